@@ -1,0 +1,39 @@
+"""The errors a user can meet. Each message says what was expected, what was found, and what to do next."""
+
+from __future__ import annotations
+
+
+class IclEmbedError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(IclEmbedError):
+    """A setting is unknown, out of range, or contradicts another setting."""
+
+
+class SourceError(IclEmbedError):
+    """A source could not be fetched, or what arrived is not what the card promised."""
+
+
+class DataError(IclEmbedError):
+    """A record, file or data set breaks a rule; the message names file, row and field."""
+
+
+class StoreError(IclEmbedError):
+    """An artefact is missing, damaged, locked, or could not be written."""
+
+
+class PoolError(IclEmbedError):
+    """The example pool is empty, locked, or asked for something it does not hold."""
+
+
+class ModelError(IclEmbedError):
+    """A model folder is incomplete or cannot do what was asked of it."""
+
+
+class TrainingError(IclEmbedError):
+    """Training cannot start, continue, or be trusted."""
+
+
+class EvaluationError(IclEmbedError):
+    """An evaluation cannot run, or its result cannot be trusted."""

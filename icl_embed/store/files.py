@@ -1,0 +1,74 @@
+"""Bytes that survive a crash: hashing, fsync, atomic replacement."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from icl_embed.errors import StoreError
+
+CHUNK_BYTES = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, as 64 hex digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def fsync_path(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Raises
+        StoreError: the disk refused (full, read-only); the old content is still there.
+    """
+    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+        fsync_path(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every regular file below a folder, in sorted order. Links are refused.
+
+    Raises
+        StoreError: the folder holds a symbolic link.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise StoreError(f"{path} is a link; artefacts hold plain files only")
+        if path.is_file():
+            yield path
+
+
+def inside(root: Path, name: str) -> Path:
+    """The path of ``name`` below ``root``, refusing every way out (absolute, ``..``, NUL, ``~``).
+
+    Raises
+        StoreError: the name leaves the root.
+    """
+    if not name or "\0" in name or name.startswith(("/", "~")) or ".." in Path(name).parts:
+        raise StoreError(f"the file name {name!r} would leave {root}")
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise StoreError(f"the file name {name!r} would leave {root}")
+    return path
