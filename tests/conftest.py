@@ -14,3 +14,15 @@ os.environ.update(
     PREFECT_LOCAL_STORAGE_PATH=f"{_HOME}/prefect-results",
     TOKENIZERS_PARALLELISM="false",
 )
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+from tests.tiny_models import build_model  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A 4-layer Llama-type model folder."""
+    return build_model(tmp_path_factory.mktemp("tiny") / "model", layers=4)
