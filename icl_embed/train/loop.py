@@ -1,0 +1,138 @@
+"""The loop around the step: resume, log, save, stop when asked."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from icl_embed.config import OptimizerConfig
+from icl_embed.train.checkpoint import Checkpoints
+from icl_embed.train.engine import Engine
+from icl_embed.train.metrics import METRICS_NAME, MetricsLog
+from icl_embed.train.place import Place
+from icl_embed.train.schedule import learning_rate
+from icl_embed.train.step import Objective, StepReport, train_step
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended."""
+
+    steps_done: int
+    resumed_from: int
+    is_complete: bool
+
+
+def run_training(
+    objective: Objective,
+    *,
+    optimizer: OptimizerConfig,
+    work_dir: Path,
+    seed: int,
+    identity: Mapping[str, Any],
+    place: Place,
+) -> TrainingResult:
+    """Train to the last step, from the newest whole checkpoint in ``work_dir``.
+
+    All randomness is a function of (seed, step, rank), so a run that was killed and resumed computes exactly
+    what an uninterrupted one does. On SIGTERM the current step is finished and saved.
+
+    Raises
+        TrainingError: a checkpoint of a different run, or a loss or gradient that is not finite.
+    """
+    engine = Engine(objective.model, optimizer, place)
+    checkpoints = Checkpoints(work_dir / "checkpoints", identity, optimizer.keep_checkpoints)
+    first = checkpoints.restore(engine, place)
+    if place.is_first and first:
+        logger.info("resumed after step %d of %d", first, optimizer.steps)
+    log = MetricsLog(work_dir / METRICS_NAME, first) if place.is_first else None
+    done = first
+    with _stop_requests() as stop:
+        while done < optimizer.steps:
+            started = time.perf_counter()
+            torch.manual_seed(_step_seed(seed, done, place.rank))
+            rate = learning_rate(optimizer, done)
+            report = train_step(objective, engine, done, rate, place)
+            done += 1
+            if log:
+                line = _line(done, report, rate, time.perf_counter() - started)
+                log.write(line)
+                _announce(line, optimizer.steps)
+            stopping = bool(place.sum(torch.tensor([float(stop.asked)], device=place.device)).item())
+            if stopping or done % optimizer.save_every == 0 or done == optimizer.steps:
+                checkpoints.save(engine, done, place)
+            if stopping:
+                break
+    return TrainingResult(done, first, done == optimizer.steps)
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return hash((seed, step, rank)) & 0x7FFF_FFFF  # hashes of integers are the same in every process
+
+
+def _line(step: int, report: StepReport, rate: float, seconds: float) -> dict[str, Any]:
+    return {
+        "step": step,
+        "loss": report.loss,
+        "grad_norm": report.grad_norm,
+        "learning_rate": rate,
+        "seconds": round(seconds, 4),
+        **derive(report.sums, seconds),
+    }
+
+
+def derive(sums: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """Readable rates from the sums an objective reports; whatever has no rate is passed on."""
+    values = dict(sums)
+    queries = values.pop("queries", 0.0)
+    if "tokens" in values:
+        tokens = values.pop("tokens")
+        values["tokens_per_second"] = round(tokens / seconds, 1)
+        values["useful_token_share"] = round(tokens / max(1.0, values.pop("padded_tokens")), 4)
+    if queries:
+        for name in ("examples", "examples_dropped", "accuracy"):
+            if name in values:
+                values[f"{name}_per_query" if name != "accuracy" else name] = round(
+                    values.pop(name) / queries, 4
+                )
+    return values
+
+
+def _announce(line: Mapping[str, Any], steps: int) -> None:
+    logger.info(
+        "step %d/%d  loss %.4f  lr %.2e  %.2f s", line["step"], steps, line["loss"], line["learning_rate"],
+        line["seconds"],
+    )  # fmt: skip
+
+
+@dataclass
+class _Stop:
+    asked: bool = False
+
+
+@contextmanager
+def _stop_requests() -> Iterator[_Stop]:
+    """Turn the first SIGTERM into a polite request; the second one ends the process at once."""
+    stop = _Stop()
+
+    def ask(_number: int, _frame: object) -> None:
+        if stop.asked:
+            sys.exit(143)
+        stop.asked = True
+
+    previous = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,110 @@
+"""Where a process stands in a distributed job: its rank, its device, and what it may say to the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from icl_embed.model.dtype import resolve_device, resolve_dtype
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among the ranks of a job."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes the files."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """This rank's slice of ``count`` items; the ranks' slices are equal and in rank order."""
+        size = count // self.world_size
+        return range(self.rank * size, (self.rank + 1) * size)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The element-wise sum over ranks."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows of all ranks in rank order, [W·B, …]; gradients flow back to the rank that sent them."""
+        if self.world_size == 1:
+            return rows
+        gathered: Tensor = _Gather.apply(rows, self)
+        return gathered
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward adds up every rank's gradient for a row."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, place: Place) -> Tensor:
+        ctx.place, ctx.size = place, len(rows)
+        parts = [torch.empty_like(rows) for _ in range(place.world_size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0].contiguous()
+        dist.all_reduce(total)
+        start = ctx.place.rank * ctx.size
+        return total[start : start + ctx.size], None
+
+
+@contextmanager
+def enter(*, device: str, dtype: str, threads: int = 0) -> Iterator[Place]:
+    """Join the job that torchrun describes in the environment; alone, a job of one.
+
+    The dtype is probed by rank 0 and told to the others, so that all ranks compute alike.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(threads or max(1, available_cores() // local_size))
+    where = resolve_device(device)
+    if where.type == "cuda":
+        where = torch.device("cuda", local_rank)
+        torch.cuda.set_device(where)
+    _join(rank, world_size, "nccl" if where.type == "cuda" else "gloo")
+    try:
+        choice = [resolve_dtype(dtype, where)] if rank == 0 else [None]
+        if world_size > 1:
+            dist.broadcast_object_list(choice, src=0)
+        yield Place(rank, world_size, where, choice[0] or torch.float32)
+    finally:
+        dist.destroy_process_group()
+
+
+def _join(rank: int, world_size: int, backend: str) -> None:
+    # DeepSpeed wants a process group even for one rank; a lone process meets itself in memory.
+    if "MASTER_ADDR" in os.environ:
+        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    else:
+        store = dist.HashStore()
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))

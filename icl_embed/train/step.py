@@ -1,0 +1,52 @@
+"""One training step: fetch, forward, loss, backward and clip, update. Everything else hangs outside."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from icl_embed.errors import TrainingError
+from icl_embed.train.engine import Engine
+from icl_embed.train.place import Place
+
+
+class Objective(Protocol):
+    """What is trained: a model and a loss that depends on the step alone."""
+
+    model: torch.nn.Module
+
+    def loss(self, step: int, place: Place) -> tuple[Tensor, dict[str, float]]:
+        """This rank's share of the loss (the sum over ranks is the global loss) and sums for the log."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did, summed over ranks."""
+
+    loss: float
+    grad_norm: float
+    sums: dict[str, float]
+
+
+def train_step(objective: Objective, engine: Engine, step: int, rate: float, place: Place) -> StepReport:
+    """Run one step on every rank.
+
+    Raises
+        TrainingError: the loss is not finite (nothing was updated), or the gradient is not.
+    """
+    loss, sums = objective.loss(step, place)
+    names = sorted(sums)
+    totals = torch.tensor([loss.detach().item(), *(sums[name] for name in names)], dtype=torch.float64)
+    global_loss, *values = place.sum(totals.to(place.device)).tolist()
+    if not math.isfinite(global_loss):
+        raise TrainingError(f"the loss of step {step} is {global_loss}; no weight was changed by this step")
+    engine.backward(loss)
+    grad_norm = engine.step(rate)
+    if not math.isfinite(grad_norm):
+        raise TrainingError(f"the gradient norm of step {step} is {grad_norm}; go back to the last checkpoint")
+    return StepReport(global_loss, grad_norm, dict(zip(names, values, strict=True)))
