@@ -1,0 +1,203 @@
+"""Wheels, zips and tarballs, read member by member.
+
+Nothing is ever unpacked: names are checked and only used to look members up, contents are read through caps
+on size and on the compression ratio, links and devices are refused. ``outer.tar.gz!inner.txt`` names a
+member of an archive that is itself a member.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from icl_embed.errors import SourceError
+from icl_embed.sources.fetched import MAX_RATIO, RATIO_FLOOR_BYTES, Fetched
+from icl_embed.store.files import CHUNK_BYTES, fsync_path
+
+MAX_MEMBER_BYTES = 512 << 20  # of a member that is read into memory
+MAX_TOTAL_BYTES = 1 << 30  # of all members of one source together
+MAX_MEMBERS = 200_000
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+Member = tuple[str, int, int]  # name, size as declared, stored size (0 where a tarball does not say)
+OpenMember = Callable[[str], IO[bytes]]
+
+
+def read_members(archive: Path, patterns: Sequence[str]) -> list[Fetched]:
+    """The members whose names match, in the order of their names.
+
+    Raises
+        SourceError: not an archive, damaged, a pattern without a match, a name that leaves the archive, a
+            member over the caps.
+    """
+    with archive.open("rb") as handle:
+        found = _read(handle, archive.name, patterns)
+    total = sum(item.num_bytes for item in found)
+    if total > MAX_TOTAL_BYTES:
+        raise SourceError(f"the members of {archive.name} hold {total} bytes, more than {MAX_TOTAL_BYTES}")
+    return sorted(found, key=lambda item: item.name)
+
+
+def extract_member(archive: Path, member: str, target: Path, *, max_bytes: int = 16 << 30) -> None:
+    """Copy one member to ``target``, atomically, without holding it in memory.
+
+    Raises
+        SourceError: as in ``read_members``, or the disk refuses; ``target`` is then as it was.
+    """
+    temporary = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open("rb") as handle, temporary.open("wb") as output:
+            for name, chunks in _select(handle, archive.name, [member], max_bytes):
+                if name != member:
+                    raise SourceError(f"{member!r} is a pattern; one member is extracted by its exact name")
+                output.writelines(chunks)
+            output.flush()
+            os.fsync(output.fileno())
+        temporary.replace(target)
+        fsync_path(target.parent)
+    except OSError as error:
+        raise SourceError(f"cannot write {target}: {error.strerror or error}; nothing was changed") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(handle: IO[bytes], archive: str, patterns: Sequence[str]) -> list[Fetched]:
+    plain = [pattern for pattern in patterns if "!" not in pattern]
+    found = [
+        Fetched(name, data=b"".join(chunks))
+        for name, chunks in (_select(handle, archive, plain, MAX_MEMBER_BYTES) if plain else ())
+    ]
+    inner: dict[str, list[str]] = {}
+    for pattern in patterns:
+        outer, separator, rest = pattern.partition("!")
+        if separator:
+            inner.setdefault(outer, []).append(rest)
+    for outer, rests in inner.items():
+        for name, chunks in _select(handle, archive, [outer], MAX_MEMBER_BYTES):
+            beneath = _read(io.BytesIO(b"".join(chunks)), f"{archive}!{name}", rests)
+            found += [Fetched(f"{name}!{item.name}", data=item.data) for item in beneath]
+    return found
+
+
+def _select(
+    handle: IO[bytes], archive: str, patterns: Sequence[str], max_bytes: int
+) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """(name, chunks of its content) of each matching member; chunks must be used before the next member."""
+    handle.seek(0)
+    try:
+        with _opened(handle, archive) as (members, open_member):
+            names = _matching([name for name, _, _ in members], patterns, archive)
+            for name, size, stored in members:
+                if name in names:
+                    _check_size(f"{name} in {archive}", size, stored, max_bytes)
+                    yield name, _chunks(open_member(name), name, size)
+    except DAMAGE as error:
+        raise SourceError(
+            f"{archive} is damaged or not a zip, wheel or tarball: {error}; delete it and fetch again"
+        ) from error
+
+
+@contextmanager
+def _opened(handle: IO[bytes], archive: str) -> Iterator[tuple[list[Member], OpenMember]]:
+    if zipfile.is_zipfile(handle):
+        with zipfile.ZipFile(handle) as zipped:
+            infos = {info.filename: info for info in zipped.infolist() if not info.is_dir()}
+            members = [(name, info.file_size, info.compress_size) for name, info in infos.items()]
+            yield _checked(members, archive), lambda name: zipped.open(infos[name])
+        return
+    limit = max(RATIO_FLOOR_BYTES, MAX_RATIO * handle.seek(0, io.SEEK_END))
+    handle.seek(0)
+    with tarfile.open(fileobj=handle, mode="r:*") as tar:
+        files: dict[str, tarfile.TarInfo] = {}
+        total = 0
+        for item in tar:
+            total += item.size
+            if total > limit or len(files) > MAX_MEMBERS:
+                raise SourceError(f"{archive} grows beyond {limit} bytes or {MAX_MEMBERS} members; refused")
+            if item.isfile():  # links and devices do not exist for us
+                files[item.name] = item
+
+        def open_member(name: str) -> IO[bytes]:
+            opened = tar.extractfile(files[name])
+            if opened is None:
+                raise SourceError(f"{name} in {archive} is not a plain file")
+            return opened
+
+        yield _checked([(name, item.size, 0) for name, item in files.items()], archive), open_member
+
+
+def _checked(members: list[Member], archive: str) -> list[Member]:
+    if len(members) > MAX_MEMBERS:
+        raise SourceError(f"{archive} has {len(members)} members, more than {MAX_MEMBERS}")
+    for name, _, _ in members:
+        parts = PurePosixPath(name).parts
+        if not parts or "\0" in name or "\\" in name or name.startswith(("/", "~")) or ".." in parts:
+            raise SourceError(
+                f"{archive} has a member called {name!r}, which leaves the archive; refused whole"
+            )
+    return members
+
+
+def _check_size(what: str, size: int, stored: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise SourceError(f"{what} says it holds {size} bytes, more than the {max_bytes} allowed")
+    if stored and size > RATIO_FLOOR_BYTES and size > MAX_RATIO * stored:
+        raise SourceError(f"{what} would grow from {stored} to {size} bytes: a decompression bomb; refused")
+
+
+def _chunks(opened: IO[bytes], name: str, size: int) -> Iterator[bytes]:
+    """The content, which must be exactly as long as the archive declares."""
+    seen = 0
+    with opened:
+        while chunk := opened.read(CHUNK_BYTES):
+            seen += len(chunk)
+            if seen > size:
+                raise SourceError(f"{name} is longer than the {size} bytes its archive declares; refused")
+            yield chunk
+    if seen != size:
+        raise SourceError(f"{name} is truncated: {seen} bytes, expected {size}")
+
+
+def _matching(names: Iterable[str], patterns: Sequence[str], archive: str) -> set[str]:
+    names = list(names)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        hits = [name for name in names if matches(name, pattern)]
+        if not hits:
+            wanted = PurePosixPath(pattern).suffix
+            near = [name for name in names if PurePosixPath(name).suffix == wanted] or names
+            shown = ", ".join(sorted(near)[:12]) + (" …" if len(near) > 12 else "")
+            raise SourceError(f"{archive} has no member {pattern!r}; it has: {shown or 'none'}")
+        chosen.update(hits)
+    return chosen
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name fits a glob: ``*`` and ``?`` stay within a folder, ``**`` crosses folders."""
+    return _compiled(pattern).fullmatch(name) is not None
+
+
+@lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    pieces = re.split(r"(\*\*/?|\*|\?|\[[^\]/]*\])", pattern)
+    translated = []
+    for piece in pieces:
+        if piece == "**/":
+            translated.append("(?:.*/)?")
+        elif piece in ("**", "*", "?"):
+            translated.append({"**": ".*", "*": "[^/]*", "?": "[^/]"}[piece])
+        elif piece.startswith("[") and piece.endswith("]") and len(piece) > 2:
+            translated.append("[" + piece[1:-1].replace("\\", r"\\").replace("!", "^", 1) + "]")
+        else:
+            translated.append(re.escape(piece))
+    return re.compile("".join(translated), re.DOTALL)
