@@ -184,6 +184,8 @@ class EvaluateConfig(Section):
     example_seed: int = 0
     prompt: PromptConfig = PromptConfig()
     batch_tokens: Count = Field(8192, description="padded tokens per encoding batch")
+    label_experiments: Count = Field(10, description="classifiers fitted per data set (mteb's default)")
+    cluster_sets: Count = Field(40, description="bootstrap sets of texts that are clustered")
     bootstrap_resamples: Count = 2000
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
     baselines: tuple[Literal["bm25", "base"], ...] = ("bm25", "base")

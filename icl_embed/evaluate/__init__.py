@@ -1,0 +1,1 @@
+"""Evaluation through mteb: zero-shot and few-shot, with baselines and intervals."""

@@ -1,0 +1,69 @@
+"""The examples of a task: chosen from the pool, never from what is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from icl_embed.config import EvaluateConfig
+from icl_embed.errors import EvaluationError, PoolError
+from icl_embed.evaluate.task_data import EvaluationInput, SearchData, TaskData, query_texts
+from icl_embed.examples import Example
+
+LABEL_KINDS = ("classification", "clustering")
+
+
+def examples_for(
+    dataset: EvaluationInput, data: TaskData, pool_dir: Path | None, config: EvaluateConfig
+) -> tuple[tuple[Example, ...], str]:
+    """The task's examples, or none and the reason why there are none.
+
+    Raises
+        EvaluationError: the pool gave an example that is part of the test split.
+    """
+    if pool_dir is None:
+        return (), "no example pool was given"
+    from icl_embed.pool.examples import choose_examples
+
+    forbidden = evaluated_texts(data)
+    try:
+        chosen = choose_examples(
+            pool_dir, dataset.name, config.shots, config.example_seed, exclude_texts=sorted(forbidden)
+        )
+    except PoolError as error:
+        return (), str(error)
+    if not chosen:
+        return (), f"the pool holds no eligible examples of {dataset.name}"
+    refuse_leaks(dataset, chosen, forbidden)
+    return tuple(chosen), ""
+
+
+def evaluated_texts(data: TaskData) -> set[str]:
+    """Every text that may not appear in an example: test queries, and the passages that answer them."""
+    texts = set(query_texts(data))
+    if isinstance(data, SearchData):
+        texts.update(data.passages[name] for names in data.relevant.values() for name in names)
+    return texts
+
+
+def refuse_leaks(dataset: EvaluationInput, examples: Sequence[Example], forbidden: Iterable[str]) -> None:
+    """Refuse examples that repeat an evaluated text, up to case and spacing.
+
+    The response of a label task is a label's name and may occur in a test text.
+
+    Raises
+        EvaluationError: an example leaks.
+    """
+    known = {_plain(text) for text in forbidden}
+    for number, example in enumerate(examples):
+        shown = [example.query] if dataset.kind in LABEL_KINDS else [example.query, example.response]
+        for text in shown:
+            if _plain(text) in known:
+                raise EvaluationError(
+                    f"{dataset.name}: example {number} shows a text of the test split ({text[:60]!r}); "
+                    "its score would be worthless, rebuild the pool"
+                )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

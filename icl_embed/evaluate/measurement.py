@@ -1,0 +1,138 @@
+"""A measurement: the values of one model in one setting on one data set, and how they make one score.
+
+Four ways lead from values to a score, and each has its own honest interval:
+
+- ``mean``: one value per query (nDCG@10, average precision, accuracy); queries are resampled.
+- ``spearman``: one predicted similarity per pair and its gold score; pairs are resampled.
+- ``average_precision``: one predicted similarity per pair and its 0/1 label; pairs are resampled.
+- ``replicates``: the values already are the score on bootstrap resamples (mteb's clustering draws its sets
+  of texts with replacement), so the interval is read off them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl_embed.errors import EvaluationError
+from icl_embed.evaluate.statistics import (
+    Difference,
+    Interval,
+    Statistic,
+    average_precision_of,
+    bootstrap,
+    mean_of,
+    paired_difference,
+    percentile_interval,
+    point_estimate,
+    spearman_of,
+)
+
+Aggregation = Literal["mean", "spearman", "average_precision", "replicates"]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made."""
+
+    resamples: int = 2000
+    confidence: float = 0.95
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The values behind one score.
+
+    Attributes
+        dataset: name of the data set; measurements are compared only within one.
+        aggregation: how the values become one score.
+        ids: one stable identity per value.
+        values: one number per identity.
+        targets: gold score or label per identity, for the statistics that need one.
+    """
+
+    dataset: str
+    aggregation: Aggregation
+    ids: tuple[str, ...]
+    values: tuple[float, ...]
+    targets: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the lengths and the identities.
+
+        Raises
+            EvaluationError: nothing was measured, or an identity appears twice.
+        """
+        if not self.ids:
+            raise EvaluationError(f"{self.dataset}: nothing was measured; the test split is empty")
+        if len(set(self.ids)) != len(self.ids):
+            twice = next(name for name in self.ids if self.ids.count(name) > 1)
+            raise EvaluationError(f"{self.dataset}: the test identity {twice!r} appears more than once")
+        if len(self.values) != len(self.ids) or len(self.targets or self.ids) != len(self.ids):
+            raise EvaluationError(f"{self.dataset}: {len(self.ids)} identities, {len(self.values)} values")
+
+    @property
+    def point(self) -> float:
+        """The score."""
+        return point_estimate(self._statistic(), len(self.ids))
+
+    def replicates(self, how: Bootstrap) -> NDArray[np.float64]:
+        """The score on resampled items [R]; paired between measurements of the same items."""
+        if self.aggregation == "replicates":
+            generator = np.random.default_rng(self._seed(how))
+            return np.asarray(self.values)[generator.integers(len(self.values), size=how.resamples)]
+        return bootstrap(self._statistic(), len(self.ids), resamples=how.resamples, seed=self._seed(how))
+
+    def interval(self, how: Bootstrap) -> Interval:
+        """The score with its interval."""
+        drawn = np.asarray(self.values) if self.aggregation == "replicates" else self.replicates(how)
+        return percentile_interval(self.point, drawn, how.confidence)
+
+    def _statistic(self) -> Statistic:
+        if self.aggregation in ("mean", "replicates"):
+            return mean_of(self.values)
+        if self.targets is None:
+            raise EvaluationError(f"{self.dataset}: {self.aggregation} needs gold values beside predictions")
+        make = spearman_of if self.aggregation == "spearman" else average_precision_of
+        return make(self.values, self.targets)
+
+    def _seed(self, how: Bootstrap) -> int:
+        # Data sets are independent samples: each has its own stream, shared by all models and settings.
+        return zlib.crc32(f"{how.seed}:{self.dataset}".encode())
+
+
+def compare(first: Measurement, second: Measurement, how: Bootstrap) -> Difference:
+    """First minus second, item by item.
+
+    Raises
+        EvaluationError: they were not measured on the same items.
+    """
+    if (first.dataset, first.ids, first.aggregation) != (second.dataset, second.ids, second.aggregation):
+        raise EvaluationError(
+            f"cannot compare {first.dataset} ({len(first.ids)} items, {first.aggregation}) with "
+            f"{second.dataset} ({len(second.ids)} items, {second.aggregation}): not the same test items"
+        )
+    points = (first.point, second.point)
+    return paired_difference(points, (first.replicates(how), second.replicates(how)), how.confidence)
+
+
+def average(measurements: list[Measurement], how: Bootstrap) -> Interval:
+    """The plain average over data sets, with an interval over their items (not over data sets)."""
+    point = float(np.mean([item.point for item in measurements]))
+    drawn = np.mean([item.replicates(how) for item in measurements], axis=0)
+    return percentile_interval(point, drawn, how.confidence)
+
+
+def average_difference(pairs: list[tuple[Measurement, Measurement]], how: Bootstrap) -> Difference:
+    """The average over data sets of first minus second, items paired within each data set."""
+    points = [float(np.mean([side.point for side in sides])) for sides in zip(*pairs, strict=True)]
+    drawn = [np.mean([side.replicates(how) for side in sides], axis=0) for sides in zip(*pairs, strict=True)]
+    for first, second in pairs:
+        if first.ids != second.ids:
+            raise EvaluationError(f"cannot compare two runs of {first.dataset}: not the same test items")
+    return paired_difference((points[0], points[1]), (drawn[0], drawn[1]), how.confidence)

@@ -1,0 +1,177 @@
+"""The evaluation artefact: its files, written and read in one place.
+
+- ``scores.json``: one entry per setting with mean, interval, tokens and seconds, and what is absent and why.
+- ``per_query.parquet``: the values behind each score (setting, query_id, value, target).
+- ``examples.json``: the exact examples of each setting.
+- ``mteb/<setting>.json``: mteb's own result.
+- ``top_passages.parquet`` (retrieval): what a reranker starts from.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from icl_embed.config import Kind
+from icl_embed.errors import EvaluationError
+from icl_embed.evaluate.measurement import Aggregation, Measurement
+from icl_embed.examples import Example
+
+SCORES_NAME = "scores.json"
+VALUES_NAME = "per_query.parquet"
+EXAMPLES_NAME = "examples.json"
+TOP_PASSAGES_NAME = "top_passages.parquet"
+
+ZERO_SHOT = "zero-shot"
+FEW_SHOT = "few-shot"
+BM25 = "bm25"
+
+
+@dataclass(frozen=True)
+class SettingScore:
+    """One model in one setting on one data set.
+
+    Attributes
+        mean, low, high: the score and its interval, as fractions of one.
+        num_queries: test items behind the score (clustering: sets of texts).
+        query_tokens_mean: tokens of a query with everything before it; None for BM25.
+        seconds: the whole run; vectors shared with an earlier setting cost nothing here.
+        query_seconds, passage_seconds: encoding alone; None for BM25.
+        encoded_queries: texts encoded as queries in ``query_seconds``.
+    """
+
+    setting: str
+    shots: int
+    mean: float
+    low: float
+    high: float
+    num_queries: int
+    seconds: float
+    query_tokens_mean: float | None = None
+    query_seconds: float | None = None
+    passage_seconds: float | None = None
+    encoded_queries: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Absence:
+    """A setting that was not measured, and why."""
+
+    setting: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class EvaluationScores:
+    """The content of ``scores.json``."""
+
+    dataset: str
+    kind: Kind
+    model: str
+    model_fingerprint: str
+    metric: str
+    aggregation: Aggregation
+    trained_on: bool
+    confidence: float
+    results: tuple[SettingScore, ...]
+    absent: tuple[Absence, ...] = ()
+
+    def of(self, setting: str) -> SettingScore | None:
+        """The score of a setting, if it was measured."""
+        return next((result for result in self.results if result.setting == setting), None)
+
+
+def write_scores(folder: Path, scores: EvaluationScores) -> None:
+    """Write ``scores.json``."""
+    text = json.dumps(asdict(scores), indent=1, allow_nan=False)
+    (folder / SCORES_NAME).write_text(text, encoding="utf-8")
+
+
+def read_scores(folder: Path) -> EvaluationScores:
+    """Read ``scores.json``.
+
+    Raises
+        EvaluationError: missing, or not what this version writes.
+    """
+    path = folder / SCORES_NAME
+    try:
+        fields = json.loads(path.read_bytes())
+        fields["results"] = tuple(SettingScore(**result) for result in fields["results"])
+        fields["absent"] = tuple(Absence(**absence) for absence in fields["absent"])
+        scores = EvaluationScores(**fields)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise EvaluationError(f"{path} is not an evaluation's scores: {error}") from error
+    if scores.kind not in get_args(Kind):
+        raise EvaluationError(f"{path}: unknown kind {scores.kind!r}, expected one of {get_args(Kind)}")
+    return scores
+
+
+def write_values(folder: Path, measurements: dict[str, Measurement]) -> None:
+    """Write the values of all settings to ``per_query.parquet``."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: dict[str, list[Any]] = {"setting": [], "query_id": [], "value": [], "target": []}
+    for setting, measured in measurements.items():
+        rows["setting"] += [setting] * len(measured.ids)
+        rows["query_id"] += measured.ids
+        rows["value"] += measured.values
+        rows["target"] += measured.targets or [None] * len(measured.ids)
+    fields = [
+        ("setting", pa.string()),
+        ("query_id", pa.string()),
+        ("value", pa.float64()),
+        ("target", pa.float64()),
+    ]
+    pq.write_table(pa.table(rows, schema=pa.schema(fields)), folder / VALUES_NAME)
+
+
+def read_measurements(folder: Path, scores: EvaluationScores) -> dict[str, Measurement]:
+    """The measurement of each setting, in the order of ``scores.json``.
+
+    Raises
+        EvaluationError: missing, or without the values of a setting.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / VALUES_NAME
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise EvaluationError(f"cannot read {path}: {error}") from error
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault(row["setting"], []).append(row)
+    measurements = {}
+    for result in scores.results:
+        items = grouped.get(result.setting, [])
+        targets = tuple(item["target"] for item in items)
+        measurements[result.setting] = Measurement(
+            scores.dataset,
+            scores.aggregation,
+            tuple(item["query_id"] for item in items),
+            tuple(item["value"] for item in items),
+            None if None in targets else targets,
+        )
+    return measurements
+
+
+def write_examples(folder: Path, examples: dict[str, dict[str, Any]]) -> None:
+    """Write ``examples.json``: per setting the instruction and the examples shown, in order."""
+    text = json.dumps(examples, indent=1, ensure_ascii=False)
+    (folder / EXAMPLES_NAME).write_text(text, encoding="utf-8")
+
+
+def read_examples(folder: Path, setting: str = FEW_SHOT) -> tuple[Example, ...]:
+    """The examples of a setting; none when it had none."""
+    try:
+        shown = json.loads((folder / EXAMPLES_NAME).read_bytes()).get(setting, {}).get("examples", [])
+        return tuple(Example(item["query"], item["response"]) for item in shown)
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise EvaluationError(f"{folder / EXAMPLES_NAME} is not a list of examples: {error}") from error

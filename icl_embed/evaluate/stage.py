@@ -1,0 +1,272 @@
+"""The evaluation stage: one model on one data set, all its settings, into one artefact folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from icl_embed.config import EvaluateConfig
+from icl_embed.errors import EvaluationError
+from icl_embed.evaluate.encoding import CachingEncoder, Effort, Encoder, Setting
+from icl_embed.evaluate.few_shot import examples_for
+from icl_embed.evaluate.measurement import Bootstrap
+from icl_embed.evaluate.mteb_run import TaskRun, run_bm25, run_encoder
+from icl_embed.evaluate.mteb_tasks import MAIN_SCORES
+from icl_embed.evaluate.scores import (
+    BM25,
+    FEW_SHOT,
+    ZERO_SHOT,
+    Absence,
+    EvaluationScores,
+    SettingScore,
+    write_examples,
+    write_scores,
+    write_values,
+)
+from icl_embed.evaluate.task_data import (
+    EvaluationInput,
+    SearchData,
+    TaskData,
+    query_texts,
+    read_task_data,
+)
+from icl_embed.evaluate.tokens import TokenCount, count_query_tokens
+from icl_embed.evaluate.top_passages import write_top_passages
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+WARM_UP_QUERIES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluatedModel:
+    """A model to evaluate: its name in tables, its fingerprint, its folder."""
+
+    name: str
+    fingerprint: str
+    folder: Path
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """One setting after its run."""
+
+    setting: Setting
+    run: TaskRun
+    seconds: float
+    effort: Effort = dataclasses.field(default_factory=Effort)
+    tokens: TokenCount | None = None
+
+
+def evaluate_model(
+    dataset: EvaluationInput,
+    model: EvaluatedModel,
+    config: EvaluateConfig,
+    out_dir: Path,
+    *,
+    pool_dir: Path | None,
+    seed: int,
+    require_few_shot: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Evaluate a model folder zero-shot and few-shot; returns counts for the manifest.
+
+    The prompt budgets are the evaluation's, so that all models see the same texts. A task without eligible
+    examples has its few-shot setting recorded as absent, with the reason.
+
+    Raises
+        EvaluationError: the data or a vector cannot be used, an example leaks, or few-shot is required
+            and not possible.
+        ModelError: the model folder cannot be loaded.
+    """
+    from icl_embed.model.embedder import Embedder
+
+    loaded = Embedder.load(model.folder, device=model.device, dtype=model.dtype)
+    settings = loaded.settings.model_copy(update={"prompt": config.prompt})
+    return evaluate_encoder(
+        dataset,
+        dataclasses.replace(loaded, settings=settings),
+        config,
+        out_dir,
+        model=model,
+        pool_dir=pool_dir,
+        seed=seed,
+        require_few_shot=require_few_shot,
+        progress=progress,
+    )
+
+
+def evaluate_encoder(  # noqa: PLR0913 - the stage's whole context, passed once
+    dataset: EvaluationInput,
+    encoder: Encoder,
+    config: EvaluateConfig,
+    out_dir: Path,
+    *,
+    model: EvaluatedModel,
+    pool_dir: Path | None,
+    seed: int,
+    require_few_shot: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Evaluate a loaded encoder; see ``evaluate_model``."""
+    data = read_task_data(dataset)
+    examples, reason = examples_for(dataset, data, pool_dir, config)
+    if require_few_shot and not examples:
+        raise EvaluationError(f"{dataset.name}: few-shot evaluation is required, but {reason}")
+    settings = [Setting(ZERO_SHOT, dataset.instruction)]
+    if examples:
+        settings.append(Setting(FEW_SHOT, dataset.instruction, examples))
+    cached = CachingEncoder(encoder, config.batch_tokens)
+    measured = []
+    for setting in settings:
+        if progress:
+            progress(f"{model.name} on {dataset.name}, {setting.name}")
+        measured.append(_measure(dataset, data, cached, setting, model=model, config=config))
+    absent = () if examples else (Absence(FEW_SHOT, reason),)
+    scores = _summarise(dataset, model.name, model.fingerprint, measured, absent, config=config, seed=seed)
+    return _write(out_dir, data, scores, measured)
+
+
+def evaluate_bm25(
+    dataset: EvaluationInput, config: EvaluateConfig, out_dir: Path, *, seed: int
+) -> dict[str, Any]:
+    """Evaluate BM25 on a retrieval or reranking data set; returns counts for the manifest.
+
+    Raises
+        EvaluationError: the data set is of another kind, or its data cannot be used.
+    """
+    import bm25s
+
+    from icl_embed.evaluate.bm25 import DESCRIPTION
+
+    data = read_task_data(dataset)
+    if not isinstance(data, SearchData):
+        raise EvaluationError(f"{dataset.name}: BM25 ranks passages; it cannot do {dataset.kind}")
+    version = f"bm25s-{bm25s.__version__}"
+    started = time.perf_counter()
+    run = run_bm25(dataset, data, version=version, config=config)
+    run = dataclasses.replace(run, notes={"method": DESCRIPTION})
+    measured = [_Measured(Setting(BM25, ""), run, time.perf_counter() - started)]
+    scores = _summarise(dataset, "bm25", version, measured, (), config=config, seed=seed)
+    return _write(out_dir, data, scores, measured)
+
+
+def _measure(
+    dataset: EvaluationInput,
+    data: TaskData,
+    encoder: CachingEncoder,
+    setting: Setting,
+    *,
+    model: EvaluatedModel,
+    config: EvaluateConfig,
+) -> _Measured:
+    # The first calls of a process pay for allocations and kernel choice; they are not the setting's cost.
+    encoder.encoder.encode_queries(
+        query_texts(data)[:WARM_UP_QUERIES], instruction=setting.instruction, examples=setting.examples
+    )
+    encoder.effort = Effort()
+    started = time.perf_counter()
+    run = run_encoder(
+        dataset,
+        data,
+        encoder,
+        setting,
+        model_name=model.name,
+        model_fingerprint=model.fingerprint,
+        config=config,
+    )
+    seconds = time.perf_counter() - started
+    tokens = count_query_tokens(encoder.encoder.prompts, query_texts(data), setting)
+    if tokens.examples_dropped:
+        logger.warning(
+            "%s: %d of %d examples do not fit in %d tokens and are not shown",
+            dataset.name,
+            tokens.examples_dropped,
+            len(setting.examples),
+            config.prompt.total_tokens,
+        )
+    return _Measured(setting, run, seconds, encoder.effort, tokens)
+
+
+def _summarise(
+    dataset: EvaluationInput,
+    model_name: str,
+    model_fingerprint: str,
+    measured: list[_Measured],
+    absent: tuple[Absence, ...],
+    *,
+    config: EvaluateConfig,
+    seed: int,
+) -> EvaluationScores:
+    how = Bootstrap(config.bootstrap_resamples, config.confidence, seed)
+    return EvaluationScores(
+        dataset=dataset.name,
+        kind=dataset.kind,
+        model=model_name,
+        model_fingerprint=model_fingerprint,
+        metric=MAIN_SCORES[dataset.kind],
+        aggregation=measured[0].run.measurement.aggregation,
+        trained_on=dataset.trained_on,
+        confidence=config.confidence,
+        results=tuple(_setting_score(item, how) for item in measured),
+        absent=absent,
+    )
+
+
+def _setting_score(measured: _Measured, how: Bootstrap) -> SettingScore:
+    interval = measured.run.measurement.interval(how)
+    tokens, effort = measured.tokens, measured.effort
+    notes = dict(measured.run.notes)
+    if tokens and tokens.examples_dropped:
+        notes["examples_dropped"] = tokens.examples_dropped
+    return SettingScore(
+        setting=measured.setting.name,
+        shots=tokens.examples_shown if tokens else 0,
+        mean=measured.run.measurement.point,
+        low=interval.low,
+        high=interval.high,
+        num_queries=len(measured.run.measurement.ids),
+        seconds=round(measured.seconds, 4),
+        query_tokens_mean=tokens.mean if tokens else None,
+        query_seconds=round(effort.query_seconds, 4) if tokens else None,
+        passage_seconds=round(effort.passage_seconds, 4) if tokens else None,
+        encoded_queries=effort.queries,
+        notes=notes,
+    )
+
+
+def _write(
+    out_dir: Path, data: TaskData, scores: EvaluationScores, measured: list[_Measured]
+) -> dict[str, Any]:
+    (out_dir / "mteb").mkdir(parents=True, exist_ok=True)
+    write_scores(out_dir, scores)
+    write_values(out_dir, {item.setting.name: item.run.measurement for item in measured})
+    write_examples(out_dir, {item.setting.name: _shown(item.setting) for item in measured})
+    for item in measured:
+        text = json.dumps(item.run.result, indent=1, ensure_ascii=False)
+        (out_dir / "mteb" / f"{item.setting.name}.json").write_text(text, encoding="utf-8")
+    if isinstance(data, SearchData) and data.candidates is None:
+        # The last setting is the few-shot one, if there is one.
+        write_top_passages(out_dir, data, measured[-1].run.ranking)
+    return _counts(scores)
+
+
+def _shown(setting: Setting) -> dict[str, Any]:
+    examples = [{"query": example.query, "response": example.response} for example in setting.examples]
+    return {"instruction": setting.instruction, "examples": examples}
+
+
+def _counts(scores: EvaluationScores) -> dict[str, Any]:
+    return {
+        "queries": scores.results[0].num_queries,
+        "scores": {result.setting: round(result.mean, 4) for result in scores.results},
+        "absent": {absence.setting: absence.reason for absence in scores.absent},
+    }
