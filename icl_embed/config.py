@@ -155,6 +155,10 @@ class TrainConfig(Section):
     batch_size: Count = Field(16, description="queries per step over all ranks")
     num_negatives: CountOrZero = Field(3, description="hard negatives per query that enter the loss")
     temperature: float = Field(0.02, gt=0.0, description="paper section 3.3")
+    label_target: Literal["label", "text", "mixed"] = Field(
+        "mixed", description="positive of a label task: the label's text, another text of it, or by turns"
+    )
+    batch_tokens: Count = Field(8192, description="padded tokens per forward pass")
     examples: ExamplesConfig = ExamplesConfig()
     prompt: PromptConfig = PromptConfig()
     lora: LoraConfig = LoraConfig()

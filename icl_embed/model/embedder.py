@@ -53,8 +53,17 @@ class Embedder:
         self.prompts = PromptBuilder(self.tokenizer, self.settings.prompt)
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "auto", dtype: str = "auto") -> Embedder:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        settings: EmbedderSettings | None = None,
+    ) -> Embedder:
         """Load a model folder: one of ours, or any causal language model in Hugging Face format.
+
+        ``settings`` replaces those saved with the model, e.g. to try an untrained model with other budgets.
 
         Raises
             ModelError: the folder is incomplete or not readable.
@@ -62,7 +71,7 @@ class Embedder:
         folder = Path(folder)
         place = resolve_device(device)
         model, tokenizer = load_backbone(folder, device=place, dtype=resolve_dtype(dtype, place))
-        return cls(model, tokenizer, read_settings(folder), fingerprint_of(folder))
+        return cls(model, tokenizer, settings or read_settings(folder), fingerprint_of(folder))
 
     @property
     def dimension(self) -> int:

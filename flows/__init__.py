@@ -1,0 +1,1 @@
+"""What happens, in which order. One file per flow; read ``full_pipeline`` first."""

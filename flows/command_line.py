@@ -1,0 +1,92 @@
+"""``icl-embed``: run flows, see what would run, look at every artefact."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from icl_embed.errors import IclEmbedError
+from icl_embed.evaluate.command_line import app as eval_app
+from icl_embed.pool.command_line import app as pool_app
+from icl_embed.sources.command_line import app as data_app
+from icl_embed.store.command_line import app as store_app
+
+app = typer.Typer(
+    help="Few-shot text embedders: data, training and evaluation in one pipeline.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data_app, name="data")
+app.add_typer(pool_app, name="pool")
+app.add_typer(eval_app, name="eval")
+app.add_typer(store_app, name="store")
+console = Console()
+
+PresetOption = Annotated[str, typer.Option("--preset", "-p", help="name in flows/presets, or a TOML file")]
+SetOption = Annotated[list[str], typer.Option("--set", "-s", help="override, e.g. train.temperature=0.05")]
+
+
+@app.command(
+    "run",
+    epilog="Examples: icl-embed run full-pipeline --preset laptop | "
+    "icl-embed run train-embedder --here --set train.optimizer.learning_rate=2e-4",
+)
+def run_flow(
+    flow: Annotated[str, typer.Argument(help="full-pipeline, build-pool, train-embedder, …")] = "full-pipeline",
+    preset: PresetOption = "demo",
+    overrides: SetOption = [],  # noqa: B006 - typer copies it
+    here: Annotated[bool, typer.Option("--here", help="in this process, without a server")] = False,
+) -> None:
+    """Run a flow: on the Prefect server and its workers, or in this process with --here."""
+    from flows import starting
+
+    if here:
+        result = starting.run_here(flow, preset, overrides)
+        console.print(f"\n[bold]{escape(flow)} is done[/bold]\n{escape(str(result))}", soft_wrap=True)
+    else:
+        starting.run_deployed(flow, preset, overrides, console)
+
+
+@app.command("plan", epilog="Example: icl-embed plan --preset demo --set train.optimizer.learning_rate=2e-4")
+def show_plan(preset: PresetOption = "demo", overrides: SetOption = []) -> None:  # noqa: B006
+    """Dry run: per stage CACHED or RUN, and which part of its key changed."""
+    from icl_embed.pipeline.plan import plan
+    from icl_embed.pipeline.run import open_run
+
+    run = open_run(preset, overrides)
+    table = Table("", "stage", "for", "fingerprint", "why", box=None)
+    stages = plan(run.store, run.keys)
+    for stage in stages:
+        state = "[green]CACHED[/green]" if stage.is_cached else "[yellow]RUN[/yellow]"
+        key = stage.key
+        table.add_row(state, key.stage, escape(key.label), key.fingerprint, escape(stage.reason))
+    console.print(table)
+    console.print(f"{sum(not stage.is_cached for stage in stages)} of {len(stages)} stages would run")
+
+
+@app.command("ui", epilog="Example: icl-embed ui --port 4201")
+def serve_ui(port: Annotated[int, typer.Option(help="port of the Prefect server")] = 4200) -> None:
+    """Start a Prefect server and a worker on this machine, deploy every flow, and stay until Ctrl-C."""
+    from flows import serving
+
+    serving.serve(port, console)
+
+
+def main() -> None:
+    """Entry point: typed errors become one readable message and exit code 2."""
+    # Libraries that cannot know better: no telemetry, no tokenizer threads under our own processes.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        app()
+    except IclEmbedError as error:
+        Console(stderr=True).print(f"[red]{type(error).__name__}[/red] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,29 @@
+"""Flow: distil the lightweight reranker and measure it on the embedder's results."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.build_pool import prepare_data
+from flows.evaluate_checkpoint import evaluate
+from flows.train_embedder import train
+from icl_embed.pipeline.run import Run, open_run
+from tasks import evaluation, training
+from tasks.policies import run_stage
+
+
+@flow(name="distill-reranker", task_runner=ThreadPoolTaskRunner(max_workers=4))
+def distill_reranker(preset: str = "demo", overrides: list[str] | None = None) -> str:
+    """Train and evaluate the reranker, building whatever it needs first."""
+    run = open_run(preset, overrides or [])
+    prepare_data(run)
+    train(run)
+    evaluate(run)
+    return distill(run)
+
+
+def distill(run: Run) -> str:
+    """Training and evaluation of the reranker; returns the reference of its scores."""
+    run_stage(training.train_reranker, run, run.keys.reranker)
+    return run_stage(evaluation.evaluate_reranker, run, run.keys.reranker_evaluation)

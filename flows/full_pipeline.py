@@ -1,0 +1,34 @@
+"""Flow: the whole way from sources to a report. Start reading here."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.logging import get_run_logger
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.build_pool import prepare_data
+from flows.distill_reranker import distill
+from flows.evaluate_checkpoint import evaluate
+from flows.train_embedder import train
+from icl_embed.pipeline.run import open_run
+from tasks import evaluation
+from tasks.policies import run_stage
+
+
+@flow(name="full-pipeline", task_runner=ThreadPoolTaskRunner(max_workers=4))
+def full_pipeline(preset: str = "demo", overrides: list[str] | None = None) -> str:
+    """Data, pool, negatives, training, evaluation, reranker, report; returns the report's path.
+
+    Parameters
+        preset: a name from flows/presets, or the path of a TOML file.
+        overrides: settings on top of the preset, e.g. ``["train.optimizer.learning_rate=1e-4"]``.
+    """
+    run = open_run(preset, overrides or [])
+    prepare_data(run)
+    train(run)
+    evaluate(run)
+    distill(run)
+    run_stage(evaluation.write_report, run, run.keys.report)
+    page = run.artefact(run.keys.report).path / "index.html"
+    get_run_logger().info("report: %s", page)
+    return str(page)

@@ -1,0 +1,25 @@
+"""Flow: everything an embedder needs, then its training."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.build_pool import prepare_data
+from icl_embed.pipeline.run import Run, open_run
+from tasks import data, training
+from tasks.policies import run_stage
+
+
+@flow(name="train-embedder", task_runner=ThreadPoolTaskRunner(max_workers=4))
+def train_embedder(preset: str = "demo", overrides: list[str] | None = None) -> str:
+    """Train an embedder, building whatever it needs first."""
+    run = open_run(preset, overrides or [])
+    prepare_data(run)
+    return train(run)
+
+
+def train(run: Run) -> str:
+    """Base model and training; returns the embedder's reference."""
+    run_stage(data.fetch_base_model, run, run.keys.base_model)
+    return run_stage(training.train_embedder, run, run.keys.embedder)

@@ -1,0 +1,107 @@
+"""How each stage is built from its key: the one table that joins the graph to the rooms.
+
+A builder reads its settings from the *key*, not from the config: what is used is exactly what was hashed.
+Only what cannot change a result (paths, processes, progress) comes from the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from icl_embed.config import ModelConfig, NegativesConfig, PoolConfig
+from icl_embed.pipeline.measure import (
+    build_evaluation,
+    build_report_stage,
+    build_reranker_evaluation,
+)
+from icl_embed.pipeline.run import Run
+from icl_embed.pipeline.training import OnLine, build_embedder, build_reranker
+from icl_embed.store import Artefact, StageKey
+
+Counts = Mapping[str, Any]
+
+
+def build(run: Run, key: StageKey, on_line: OnLine | None = None) -> Artefact:
+    """The artefact of a key: verified if it is there, produced if not.
+
+    Parameters
+        on_line: called with every line that a long subprocess prints.
+
+    Raises
+        StoreError: an input is missing or damaged, the artefact is locked, or the disk refuses.
+        IclEmbedError: whatever the stage itself refuses.
+    """
+    if key.stage in _TRAINERS:
+        trainer = _TRAINERS[key.stage]
+        return run.store.build(key, lambda out_dir: trainer(run, key, out_dir, on_line))
+    builder = _BUILDERS[key.stage]
+    return run.store.build(key, lambda out_dir: builder(run, key, out_dir))
+
+
+def _build_base_model(run: Run, key: StageKey, out_dir: Path) -> Counts:
+    from icl_embed.model.base import fetch_base_model
+
+    return fetch_base_model(ModelConfig(**key.settings), run.config.paths.downloads, out_dir)
+
+
+def _build_dataset(run: Run, key: StageKey, out_dir: Path) -> Counts:
+    from icl_embed.corpus.dataset import build_dataset
+
+    return build_dataset(run.card(key.label), run.config.paths.downloads, out_dir, **key.settings["caps"])
+
+
+def _build_pool(run: Run, key: StageKey, out_dir: Path) -> Counts:
+    from icl_embed.pool.build import PoolInput, build_pool
+
+    inputs = []
+    for name in key.inputs:
+        card, artefact = run.card(name), run.input(key, name)
+        inputs.append(
+            PoolInput(
+                name=name,
+                kind=card.kind,
+                instruction=card.instruction,
+                folder=artefact.path,
+                trained=name in key.settings["trained"],
+                fingerprint=artefact.fingerprint,
+            )
+        )
+    return build_pool(inputs, PoolConfig(**key.settings["pool"]), out_dir, seed=key.settings["seed"])
+
+
+def _build_negatives(run: Run, key: StageKey, out_dir: Path) -> Counts:
+    from icl_embed.pool.negatives import mine_negatives
+
+    embed = None
+    if "base-model" in key.inputs:
+        from icl_embed.model.embedder import Embedder
+
+        embedder = Embedder.load(run.input(key, "base-model").path)
+
+        def embed(texts: list[str], instruction: str | None) -> Any:
+            if instruction is None:
+                return embedder.encode_passages(texts)
+            return embedder.encode_queries(texts, instruction=instruction)
+
+    config = NegativesConfig(**key.settings["negatives"])
+    return mine_negatives(
+        run.input(key, "pool").path, out_dir, config, seed=key.settings["seed"], embed=embed
+    )
+
+
+_BUILDERS: Mapping[str, Callable[[Run, StageKey, Path], Counts]] = {
+    "base-model": _build_base_model,
+    "dataset": _build_dataset,
+    "pool": _build_pool,
+    "negatives": _build_negatives,
+    "evaluation": build_evaluation,
+    "reranker-evaluation": build_reranker_evaluation,
+    "report": build_report_stage,
+}
+
+_TRAINERS: Mapping[str, Callable[[Run, StageKey, Path, OnLine | None], Counts]] = {
+    "embedder": build_embedder,
+    "reranker": build_reranker,
+}

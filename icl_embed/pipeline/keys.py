@@ -1,0 +1,199 @@
+"""The key of every stage, computed from the config alone.
+
+A key holds exactly what the stage reads. Raise a stage's version when its code changes what it produces.
+Paths, numbers of processes and checkpoint intervals are left out: they do not change a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from icl_embed.config import RunConfig, Section
+from icl_embed.model.settings import EmbedderSettings
+from icl_embed.sources.card import Card
+from icl_embed.store import StageKey
+
+VERSIONS: Mapping[str, int] = {
+    "base-model": 1,
+    "dataset": 1,
+    "pool": 1,
+    "negatives": 1,
+    "embedder": 1,
+    "evaluation": 1,
+    "reranker": 1,
+    "reranker-evaluation": 1,
+    "report": 1,
+}
+
+# Kinds whose test queries are answered by ranking passages: what BM25 and a reranker can do.
+RANKING_KINDS = frozenset({"retrieval", "reranking"})
+
+NO_RESULT = {"launch": True, "optimizer": {"save_every", "keep_checkpoints"}}
+
+
+@dataclass(frozen=True)
+class PipelineKeys:
+    """The keys of one run, in the order in which stages can be built."""
+
+    base_model: StageKey
+    datasets: dict[str, StageKey]
+    pool: StageKey
+    negatives: StageKey
+    embedder: StageKey
+    evaluations: dict[tuple[str, str], StageKey]  # (system, data set)
+    reranker: StageKey
+    reranker_evaluation: StageKey
+    report: StageKey
+
+    def __iter__(self) -> Iterator[StageKey]:
+        yield self.base_model
+        yield from self.datasets.values()
+        yield self.pool
+        yield self.negatives
+        yield self.embedder
+        yield from self.evaluations.values()
+        yield self.reranker
+        yield self.reranker_evaluation
+        yield self.report
+
+
+def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKeys:
+    """All keys of a run."""
+    names = dict.fromkeys((*config.data.train, *config.data.evaluate))
+    cards = {name: catalog[name] for name in names}
+    base = _key("base-model", _dump(config.model, {"dtype": True}), label=config.model.name)
+    datasets = {name: dataset_key(config, card) for name, card in cards.items()}
+    pool = pool_key(config, cards, datasets)
+    negatives = negatives_key(config, base, pool)
+    embedder = embedder_key(config, base, negatives)
+    systems = {"bm25": None, "base": base, "trained": embedder}
+    wanted = [name for name in systems if name == "trained" or name in config.evaluate.baselines]
+    evaluations = {
+        (system, name): evaluation_key(config, system, systems[system], cards[name], datasets[name], pool)
+        for name in config.data.evaluate
+        for system in wanted
+        if system != "bm25" or cards[name].kind in RANKING_KINDS
+    }
+    reranker = reranker_key(config, base, negatives)
+    ranked = {
+        name: key
+        for (system, name), key in evaluations.items()
+        if system == "trained" and cards[name].kind in RANKING_KINDS
+    }
+    reranked = _key(
+        "reranker-evaluation",
+        {
+            "rerank": _dump(config.rerank, {**NO_RESULT, "lora": True}),
+            "evaluate": _dump(config.evaluate),
+            "seed": config.seed,
+        },
+        {"reranker": _ref(reranker), **{name: _ref(key) for name, key in ranked.items()}},
+        label=config.preset,
+    )
+    inputs = [base, *datasets.values(), pool, negatives, embedder, *evaluations.values(), reranker, reranked]
+    report = _key(
+        "report",
+        {"config": _dump(config, {"paths": True})},
+        {f"{key.stage}:{key.label}": _ref(key) for key in inputs},
+        label=config.preset,
+    )
+    return PipelineKeys(
+        base, datasets, pool, negatives, embedder, evaluations, reranker, reranked, report
+    )
+
+
+def dataset_key(config: RunConfig, card: Card) -> StageKey:
+    """Rows of one card: its content-deciding part and the size caps."""
+    caps = _dump(config.data, {"train": True, "evaluate": True})
+    return _key("dataset", {"card": card.settings(), "caps": caps}, label=card.name)
+
+
+def pool_key(
+    config: RunConfig, cards: Mapping[str, Card], datasets: Mapping[str, StageKey]
+) -> StageKey:
+    """The pool: every data set, which of them are trained on, and the cleaning rules."""
+    trained = sorted(name for name in cards if name in config.data.train)
+    settings = {"pool": _dump(config.pool), "trained": trained, "seed": config.seed}
+    return _key("pool", settings, {name: _ref(key) for name, key in datasets.items()}, label=config.preset)
+
+
+def negatives_key(config: RunConfig, base: StageKey, pool: StageKey) -> StageKey:
+    """Mined negatives; the base model is an input only when it is used."""
+    inputs = {"pool": _ref(pool)}
+    if "dense" in config.negatives.methods:
+        inputs["base-model"] = _ref(base)
+    return _key(
+        "negatives", {"negatives": _dump(config.negatives), "seed": config.seed}, inputs, label=config.preset
+    )
+
+
+def embedder_key(config: RunConfig, base: StageKey, negatives: StageKey) -> StageKey:
+    """The trained embedder."""
+    settings = {
+        "train": _dump(config.train, NO_RESULT),
+        "embedder": embedder_settings(config).model_dump(mode="json"),
+        "dtype": config.model.dtype,
+        "seed": config.seed,
+    }
+    return _key(
+        "embedder", settings, {"base-model": _ref(base), "negatives": _ref(negatives)}, label=config.preset
+    )
+
+
+def evaluation_key(
+    config: RunConfig,
+    system: str,
+    model: StageKey | None,
+    card: Card,
+    dataset: StageKey,
+    pool: StageKey,
+) -> StageKey:
+    """Scores of one system on one data set; BM25 has no model and sees no examples."""
+    inputs = {"dataset": _ref(dataset)}
+    if model is not None:
+        inputs |= {"model": _ref(model), "pool": _ref(pool)}
+    settings = {
+        "system": system,
+        "dataset": card.name,
+        "evaluate": _dump(config.evaluate, {"baselines": True}),
+        "trained_on": card.name in config.data.train,
+        "dtype": config.model.dtype,
+        "seed": config.seed,
+    }
+    return _key("evaluation", settings, inputs, label=f"{system} on {card.name}")
+
+
+def reranker_key(config: RunConfig, base: StageKey, negatives: StageKey) -> StageKey:
+    """The distilled reranker."""
+    read_later = {"top_k": True, "max_queries": True, "cutoff_layer": True}
+    settings = {
+        "rerank": _dump(config.rerank, {**NO_RESULT, **read_later}),
+        "dtype": config.model.dtype,
+        "seed": config.seed,
+    }
+    return _key(
+        "reranker", settings, {"base-model": _ref(base), "negatives": _ref(negatives)}, label=config.preset
+    )
+
+
+def embedder_settings(config: RunConfig) -> EmbedderSettings:
+    """How the trained embedder will be used: evaluation budgets, training's attention and pooling."""
+    return EmbedderSettings(
+        attention=config.model.attention, pooling=config.model.pooling, prompt=config.evaluate.prompt
+    )
+
+
+def _key(
+    stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str] | None = None, *, label: str
+) -> StageKey:
+    return StageKey(stage, VERSIONS[stage], settings, inputs or {}, label)
+
+
+def _dump(section: Section, exclude: Any = None) -> dict[str, Any]:
+    return section.model_dump(mode="json", exclude=exclude)
+
+
+def _ref(key: StageKey) -> str:
+    return f"{key.stage}/{key.fingerprint}"

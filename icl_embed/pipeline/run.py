@@ -1,0 +1,90 @@
+"""One run: a resolved config, its store, its cards, and the keys of everything it will make."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from icl_embed.config import RunConfig, load_config
+from icl_embed.errors import ConfigError
+from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys
+from icl_embed.sources.card import Card, load_catalog
+from icl_embed.store import Artefact, StageKey, Store
+
+PRESETS_DIR = Path(__file__).resolve().parents[2] / "flows" / "presets"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a stage may need besides its key."""
+
+    config: RunConfig
+    catalog: dict[str, Card]
+
+    @cached_property
+    def store(self) -> Store:
+        """The store of this run."""
+        return Store(self.config.paths.store)
+
+    @cached_property
+    def keys(self) -> PipelineKeys:
+        """The keys of every stage."""
+        return pipeline_keys(self.config, self.catalog)
+
+    def artefact(self, key: StageKey) -> Artefact:
+        """A built artefact, verified."""
+        return self.store.get(key.stage, key.fingerprint)
+
+    def input(self, key: StageKey, role: str) -> Artefact:
+        """The artefact that plays ``role`` among a key's inputs, verified."""
+        stage, _, fingerprint = key.inputs[role].partition("/")
+        return self.store.get(stage, fingerprint)
+
+    def card(self, name: str) -> Card:
+        """A card by name.
+
+        Raises
+            ConfigError: there is no such card; the nearest names are suggested.
+        """
+        return find_card(self.catalog, name)
+
+
+def open_run(preset: str = "demo", overrides: Sequence[str] = ()) -> Run:
+    """Read a preset (a name from flows/presets, or a TOML file) with overrides, and the catalog.
+
+    Raises
+        ConfigError: unknown preset, invalid value, invalid card, or a card the config names does not exist.
+    """
+    config = load_config(find_preset(preset), overrides)
+    catalog = load_catalog([config.paths.catalog])
+    for name in (*config.data.train, *config.data.evaluate):
+        find_card(catalog, name)
+    return Run(config, catalog)
+
+
+def find_preset(name: str) -> Path:
+    """The file of a preset.
+
+    Raises
+        ConfigError: neither a file nor a known name.
+    """
+    if name.endswith(".toml"):
+        return Path(name)
+    known = sorted(path.stem for path in PRESETS_DIR.glob("*.toml"))
+    if name not in known:
+        raise ConfigError(
+            f"there is no preset {name!r}; known are {', '.join(known)}, or give the path of a .toml file"
+        )
+    return PRESETS_DIR / f"{name}.toml"
+
+
+def find_card(catalog: dict[str, Card], name: str) -> Card:
+    """A card by name, or an error that suggests near names."""
+    if name in catalog:
+        return catalog[name]
+    near = difflib.get_close_matches(name, catalog, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(catalog))}"
+    raise ConfigError(f"there is no data card {name!r}; {hint}")

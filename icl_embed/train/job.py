@@ -1,0 +1,53 @@
+"""A training job as a file: what the launcher writes and every rank reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from icl_embed.config import Section, TrainConfig
+from icl_embed.errors import TrainingError
+from icl_embed.model.settings import EmbedderSettings
+from icl_embed.store.files import write_atomically
+
+
+class Job(Section):
+    """What every training job needs."""
+
+    fingerprint: str
+    seed: int
+    model_dir: Path
+    rows_path: Path
+    work_dir: Path
+    out_dir: Path
+    dtype: str = "auto"
+
+
+class EmbedderJob(Job):
+    """Train an embedder."""
+
+    train: TrainConfig
+    settings: EmbedderSettings
+
+
+JobType = TypeVar("JobType", bound=Job)
+
+
+def write_job(job: Job, path: Path) -> Path:
+    """Write a job file and return its path."""
+    write_atomically(path, job.model_dump_json(indent=1).encode())
+    return path
+
+
+def read_job(path: Path, kind: type[JobType]) -> JobType:
+    """Read a job file.
+
+    Raises
+        TrainingError: unreadable or not a job of this kind.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise TrainingError(f"cannot read the job {path}: {error}") from error

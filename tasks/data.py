@@ -1,0 +1,35 @@
+"""Prefect tasks that bring data and models here."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from icl_embed.pipeline.build import build
+from icl_embed.pipeline.run import Run
+from icl_embed.store import StageKey
+from tasks import policies
+from tasks.references import reference
+
+
+@task(name="fetch-base-model", **policies.FETCH)
+def fetch_base_model(run: Run, key: StageKey) -> str:
+    """Fetch, verify and convert the base model."""
+    return reference(build(run, key))
+
+
+@task(name="build-dataset", **policies.FETCH)
+def build_dataset(run: Run, key: StageKey) -> str:
+    """Fetch and verify one card's source and read it into rows."""
+    return reference(build(run, key))
+
+
+@task(name="build-pool", **policies.COMPUTE)
+def build_pool(run: Run, key: StageKey) -> str:
+    """Clean, deduplicate and decontaminate all data sets into the example pool."""
+    return reference(build(run, key))
+
+
+@task(name="mine-negatives", **policies.COMPUTE)
+def mine_negatives(run: Run, key: StageKey) -> str:
+    """Mine hard negatives for every training pair."""
+    return reference(build(run, key))

@@ -1,0 +1,35 @@
+"""Prefect tasks that measure, and the report."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+
+from icl_embed.pipeline.build import build
+from icl_embed.pipeline.run import Run
+from icl_embed.store import StageKey
+from tasks import policies
+from tasks.references import reference
+
+
+@task(name="evaluate", **policies.COMPUTE)
+def evaluate(run: Run, key: StageKey) -> str:
+    """Score one system on one data set, zero-shot and few-shot."""
+    with policies.accelerator_slot():
+        return reference(build(run, key))
+
+
+@task(name="evaluate-reranker", **policies.COMPUTE)
+def evaluate_reranker(run: Run, key: StageKey) -> str:
+    """Rerank the embedder's top passages at every depth and width."""
+    with policies.accelerator_slot():
+        return reference(build(run, key))
+
+
+@task(name="write-report", **policies.COMPUTE)
+def write_report(run: Run, key: StageKey) -> str:
+    """Write the report, and show its Markdown in the UI."""
+    artefact = build(run, key)
+    markdown = (artefact.path / "report.md").read_text(encoding="utf-8")
+    create_markdown_artifact(markdown, key="report", description=f"report {artefact.fingerprint}")
+    return reference(artefact)
