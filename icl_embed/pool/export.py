@@ -1,0 +1,78 @@
+"""The pool's Parquet files: what readers use while, and after, the database is written.
+
+Order is fixed by the queries and row groups by this module, so equal content gives equal bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from icl_embed.pool.database import Connection, read_script
+
+ROW_GROUP_ROWS = 65_536
+
+TEXTS = pa.list_(pa.string())
+SCORES = pa.list_(pa.float64())
+EXPORTS = {
+    "train": pa.schema(
+        {
+            "pair_id": pa.string(),
+            "dataset": pa.string(),
+            "kind": pa.string(),
+            "instruction": pa.string(),
+            "query": pa.string(),
+            "positive": pa.string(),
+            "negatives": TEXTS,
+            "label": pa.string(),
+            "response": pa.string(),
+            "positive_score": pa.float64(),
+            "negative_scores": SCORES,
+            "weight": pa.float64(),
+        }
+    ),
+    "examples": pa.schema(
+        {
+            "dataset": pa.string(),
+            "kind": pa.string(),
+            "instruction": pa.string(),
+            "query": pa.string(),
+            "response": pa.string(),
+            "label": pa.string(),
+            "rank": pa.int32(),
+        }
+    ),
+    "passages": pa.schema({"dataset": pa.string(), "passage": pa.string()}),
+    "relations": pa.schema({"dataset": pa.string(), "query": pa.string(), "passage": pa.string()}),
+}
+
+
+def export_all(connection: Connection, folder: Path) -> dict[str, int]:
+    """Write every export; return its number of rows by name."""
+    return {name: _export(connection, name, folder / f"{name}.parquet") for name in EXPORTS}
+
+
+def _export(connection: Connection, name: str, path: Path) -> int:
+    schema, num_rows = EXPORTS[name], 0
+    pending: list[pa.Table] = []
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        reader = connection.sql(read_script(f"export/{name}")).to_arrow_reader(ROW_GROUP_ROWS)
+        for batch in reader:
+            pending.append(pa.table(batch).cast(schema))
+            num_rows += batch.num_rows
+            pending = _write_full_groups(writer, pending)
+        rest = pa.concat_tables([*pending, schema.empty_table()])
+        writer.write_table(rest.combine_chunks(), row_group_size=ROW_GROUP_ROWS)
+    return num_rows
+
+
+def _write_full_groups(writer: pq.ParquetWriter, pending: list[pa.Table]) -> list[pa.Table]:
+    """DuckDB's batches have any size; ours must not depend on it."""
+    table = pa.concat_tables(pending)
+    start = 0
+    while table.num_rows - start >= ROW_GROUP_ROWS:
+        writer.write_table(table.slice(start, ROW_GROUP_ROWS).combine_chunks(), row_group_size=ROW_GROUP_ROWS)
+        start += ROW_GROUP_ROWS
+    return [table.slice(start)] if start < table.num_rows else []

@@ -1,0 +1,152 @@
+"""What the build did to each data set, counted from the pool's own tables, and the limits it must keep."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from icl_embed.config import PoolConfig
+from icl_embed.errors import PoolError
+from icl_embed.pool.database import Connection, fetch_all, fetch_count
+
+logger = logging.getLogger(__name__)
+
+REASONS = {
+    "empty_query": "the query has no visible character",
+    "label_missing": "a label kind without label text",
+    "positive_missing": "no positive, or one without a visible character",
+    "score_missing": "an sts or pair_classification row without a finite score",
+    "too_short": "the query is shorter than pool.min_characters",
+    "too_long": "query or positive is longer than pool.max_characters",
+    "positive_equals_query": "both sides are the same text",
+    "evaluated_exact": "a side equals a dev or test text of any data set",
+    "evaluated_ngram": "a side shares a long word run with a dev or test text of any data set",
+    "label_conflict": "the same text has two labels; none of its rows is kept",
+    "exact_duplicate": "the same pair came before",
+    "near_duplicate": "a nearly equal query (sts: pair) came before",
+}
+
+
+def collect(connection: Connection, config: PoolConfig) -> dict[str, Any]:
+    """The content of ``statistics.json``, JSON types only, per data set in order of name."""
+    columns = "dataset, kind, trained, num_pairs, weight"
+    sources = fetch_all(connection, f"SELECT {columns} FROM sources ORDER BY dataset")  # noqa: S608
+    datasets = {}
+    for name, kind, trained, num_pairs, weight in sources:
+        datasets[name] = {
+            "kind": kind,
+            "trained": trained,
+            "weight": weight,
+            "rows": _counts(connection, "splits", "split", name),
+            "rows_out": _kept_rows(connection, name),
+            "pairs_in": sum(_counts(connection, "pairs", "is_positive", name).values()),
+            "pairs_out": num_pairs,
+            "pairs_not_positive": _not_positive(connection, name),
+            "rejected": _counts(connection, "pairs", "reason", name),
+            "decontamination": _decontamination(connection, name),
+            "negatives_given": _outcomes(connection, "negatives", name),
+            "passages": _outcomes(connection, "passages", name),
+            "examples": _outcomes(connection, "examples", name),
+        }
+    return {
+        "datasets": datasets,
+        "reasons": REASONS,
+        "notes": {
+            "decontamination": (
+                "exact: a side of the pair equals an evaluated text up to case and white space; "
+                f"ngram: it shares {config.decontamination_ngram} words in a row with one (both may hold). "
+                "exact_only: pairs whose sides are all shorter than that run, which only the exact "
+                "comparison can catch"
+            ),
+        },
+    }
+
+
+def check_limits(statistics: dict[str, Any], config: PoolConfig) -> None:
+    """Refuse a pool that lost too much, or holds nothing to train on.
+
+    Raises
+        PoolError: names the data set and the reasons.
+    """
+    kept = 0
+    for name, found in statistics["datasets"].items():
+        lost = sum(found["rejected"].values())
+        share = lost / max(1, found["pairs_in"])
+        if share > config.max_dropped_fraction:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in found["rejected"].items())
+            message = f"data set {name}: {lost} of {found['pairs_in']} training pairs rejected ({reasons})"
+            if found["trained"]:
+                limit = config.max_dropped_fraction
+                raise PoolError(f"{message}; allowed is {limit:.0%}: mend the data, or raise "
+                                "pool.max_dropped_fraction")  # fmt: skip
+            logger.warning("%s; it is evaluated only, and has fewer examples to choose from", message)
+        if found["trained"]:
+            kept += found["pairs_out"]
+            if not found["pairs_out"]:
+                raise PoolError(f"data set {name} has no training pair left; take it out of data.train")
+    if not kept:
+        raise PoolError("the pool is empty: name at least one data set with training rows in data.train")
+
+
+def _counts(connection: Connection, table: str, column: str, dataset: str) -> dict[str, int]:
+    rows = fetch_all(
+        connection,
+        f"SELECT {column}, count(*) FROM {table} "  # noqa: S608 (names come from this module)
+        f"WHERE dataset = ? AND {column} IS NOT NULL GROUP BY ALL ORDER BY ALL",
+        [dataset],
+    )
+    return {str(value): count for value, count in rows}
+
+
+def _outcomes(connection: Connection, table: str, dataset: str) -> dict[str, int]:
+    rows = fetch_all(
+        connection,
+        f"SELECT coalesce(reason, ' kept'), count(*) FROM {table} "  # noqa: S608 (as above)
+        "WHERE dataset = ? GROUP BY ALL ORDER BY ALL",
+        [dataset],
+    )
+    return {"kept": 0} | {reason.strip(): count for reason, count in rows}
+
+
+def _kept_rows(connection: Connection, dataset: str) -> int:
+    query = "SELECT count(DISTINCT row_id) FROM pairs WHERE dataset = ? AND reason IS NULL AND is_positive"
+    return fetch_count(connection, query, [dataset])
+
+
+def _not_positive(connection: Connection, dataset: str) -> int:
+    query = "SELECT count(*) FROM pairs WHERE dataset = ? AND reason IS NULL AND NOT is_positive"
+    return fetch_count(connection, query, [dataset])
+
+
+def _decontamination(connection: Connection, dataset: str) -> dict[str, Any]:
+    """Counted over all training pairs, whatever else they were rejected for."""
+    counted = fetch_all(
+        connection,
+        """
+        SELECT count_if(evaluated_exact), count_if(evaluated_ngram),
+               count_if(evaluated_ngram AND NOT evaluated_exact), count_if(exact_only)
+        FROM judged WHERE dataset = ?
+        """,
+        [dataset],
+    )
+    matches = fetch_all(
+        connection,
+        """
+        SELECT e.dataset, count(DISTINCT j.pair_id)
+        FROM judged AS j JOIN sources AS s ON s.dataset = j.dataset
+        JOIN texts AS t ON t.match_id = j.query_match
+             OR (NOT has_labels(s.kind) AND t.match_id = j.positive_match)
+        JOIN evaluation_texts AS e ON e.text_id = t.text_id
+        WHERE j.dataset = ? AND j.evaluated_exact
+        GROUP BY ALL ORDER BY ALL
+        """,
+        [dataset],
+    )
+    exact, ngram, ngram_only, exact_only = counted[0]
+    return {
+        "exact": exact,
+        "ngram": ngram,
+        "ngram_without_exact": ngram_only,
+        "exact_only": exact_only,
+        "exact_by_evaluated_dataset": dict(matches),
+    }
