@@ -52,7 +52,7 @@ class Table(Part):
 
     files: tuple[str, ...] = Field(("**",), min_length=1, description="globs over the source's files")
     format: Format = Field("auto", description="auto: by the file name's ending, before .gz")
-    encoding: Literal["utf-8", "latin-1", "cp1252"] = "utf-8"
+    encoding: Literal["utf-8", "utf-8-sig", "latin-1", "cp1252"] = "utf-8"
     records: str = Field("", description="where records are: an XML element, or a path in JSON or YAML")
     fields: dict[FieldName, str] = Field({}, description="name → path; empty keeps the record's own fields")
     columns: tuple[str, ...] = Field((), description="csv, tsv: the columns of a file without header")

@@ -1,0 +1,133 @@
+"""A record: what every reader gives, whatever the format, and how its faults are told.
+
+A record is a dict of field name → text, number, list, mapping or nothing. Four fields are always there:
+``_file`` (the file's name), ``_stem`` and ``_folder`` (parts of it) and ``_number`` (line or place, from 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from icl_embed.errors import DataError
+
+Record = dict[str, Any]
+MISSING = object()
+SUFFIXES = frozenset(
+    ".gz .jsonl .ndjson .json .csv .tsv .txt .parquet .arrow .xml .yaml .yml .py".split()
+)  # what a stem loses
+
+
+def place_fields(file: str, number: int) -> Record:
+    """The fields that say where a record comes from."""
+    path = PurePosixPath(file.rpartition("!")[2])
+    stem = path.name
+    while PurePosixPath(stem).suffix in SUFFIXES:
+        stem = PurePosixPath(stem).stem
+    return {"_file": file, "_stem": stem, "_folder": path.parent.name, "_number": number}
+
+
+def where(record: Mapping[str, Any]) -> str:
+    """Where a record comes from, for messages: ``file, record 7``."""
+    return f"{record.get('_file', '?')}, record {record.get('_number', '?')}"
+
+
+def fault(file: str, number: int, reason: str) -> DataError:
+    """An unreadable record."""
+    return DataError(f"{file}, record {number}: {reason}")
+
+
+class Tolerance:
+    """Counts unreadable records, and gives up when they are more than the declared share."""
+
+    def __init__(self, share: float, file: str) -> None:
+        self._share, self._file = share, file
+        self._first: DataError | None = None
+        self.malformed = 0
+        self.read = 0
+
+    def reject(self, error: DataError) -> None:
+        """Count a malformed record.
+
+        Raises
+            DataError: none is tolerated.
+        """
+        self.malformed += 1
+        self._first = self._first or error
+        if self._share == 0.0:
+            raise error
+
+    def settle(self) -> None:
+        """Judge a whole file.
+
+        Raises
+            DataError: more than the tolerated share was malformed; the first one is quoted.
+        """
+        total = self.read + self.malformed
+        if self._first is not None and self.malformed > self._share * total:
+            raise DataError(
+                f"{self._file}: {self.malformed} of {total} records are malformed, more than "
+                f"max_malformed = {self._share:g} allows; the first: {self._first}"
+            ) from self._first
+
+
+def at_path(value: Any, path: str) -> Any:
+    """The value at a dotted path (``a.0.b``; ``*`` maps over a list), or ``MISSING``."""
+    steps = path.split(".") if path else []
+    for index, step in enumerate(steps):
+        if step == "*":
+            if not isinstance(value, list):
+                return MISSING
+            rest = ".".join(steps[index + 1 :])
+            return [found for item in value if (found := at_path(item, rest)) is not MISSING]
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return MISSING
+    return value
+
+
+def entries(value: Any, path: str, file: str) -> list[Any]:
+    """The records at a dotted path: ``*`` is every element of a list, or every {key, value} of a mapping.
+
+    Raises
+        DataError: the path does not exist, or ``*`` meets a single value.
+    """
+    found = [value]
+    for step in path.split(".") if path else []:
+        found = [item for parent in found for item in _step(parent, step, path, file)]
+    return found
+
+
+def _step(parent: Any, step: str, path: str, file: str) -> list[Any]:
+    if step != "*":
+        inner = at_path(parent, step)
+        if inner is MISSING:
+            shown = (
+                ", ".join(map(str, list(parent)[:8])) if isinstance(parent, dict) else type(parent).__name__
+            )
+            raise DataError(f"{file}: the path {path!r} fails at {step!r}; what is there: {shown}")
+        return [inner]
+    if isinstance(parent, dict):
+        return [{"key": key, "value": value} for key, value in parent.items()]
+    if isinstance(parent, list):
+        return parent
+    raise DataError(f"{file}: the path {path!r} has a * where there is a single {type(parent).__name__}")
+
+
+def select(value: Any, fields: Mapping[str, str], file: str, number: int) -> Record:
+    """A record out of a parsed JSON or YAML value.
+
+    Raises
+        DataError: the value is not a mapping and no fields say what to take from it.
+    """
+    place = place_fields(file, number)
+    if fields:
+        found = {name: at_path(value, path) for name, path in fields.items()}
+        return {name: item for name, item in found.items() if item is not MISSING} | place
+    if not isinstance(value, dict):
+        raise fault(file, number, f"expected an object with named fields, found {type(value).__name__}")
+    return {**value, **place}
