@@ -1,0 +1,155 @@
+"""From a card and its files to rows and passages: tables, joins, templates, relations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from icl_embed.corpus.layouts import Mapping, mapping_of
+from icl_embed.corpus.read import read_table
+from icl_embed.corpus.records import Record, where
+from icl_embed.corpus.rows import Collected, Passage, Row, checked_by_kind, normalised, stable_hash
+from icl_embed.corpus.templates import (
+    exploded,
+    fulfils,
+    joined,
+    label_by_rules,
+    number_of,
+    numbers_of,
+    text_of,
+    texts_of,
+)
+from icl_embed.errors import DataError
+from icl_embed.sources.card import Card
+from icl_embed.sources.card_rows import Rows
+from icl_embed.sources.fetched import Fetched
+
+
+def collect(card: Card, files: Sequence[Fetched]) -> Collected:
+    """The checked rows and passages of a data set, not yet split, in file order.
+
+    Raises
+        DataError: a file, record or field is not what the card says; the message names it.
+        SourceError: a compressed file is damaged.
+    """
+    return _Collector(card, files).collect()
+
+
+@dataclass
+class _Collector:
+    card: Card
+    files: Sequence[Fetched]
+
+    def collect(self) -> Collected:
+        mapping = mapping_of(self.card)
+        rejected: Counter[str] = Counter()
+        tables: dict[str, list[Record]] = {}
+        for name, table in mapping.tables.items():
+            tables[name], malformed = read_table(self.files, table)
+            if malformed:
+                rejected["malformed record"] += malformed
+        main = mapping.rows.table or next(iter(tables))
+        selected = _selected(tables[main], mapping.rows, tables, rejected)
+        rows = [row for record in selected for row in self._rows(record, mapping)]
+        if mapping.negatives is not None:
+            rows = _with_relations(
+                self.card.kind, rows, mapping, tables[mapping.negatives.table or main], rejected
+            )
+        checked = checked_by_kind(self.card.kind, (row for row, _ in rows), rejected)
+        passages = self._passages(mapping, tables, main) if mapping.corpus else []
+        return Collected(checked, passages, +rejected)
+
+    def _rows(self, record: Record, mapping: Mapping) -> Iterator[tuple[Row, str]]:
+        """The record's row, and the key of its relations (if the card has any)."""
+        rows, splits = mapping.rows, mapping.splits
+        label = text_of(rows.label, record) if rows.label else label_by_rules(record, rows.label_rules)
+        positive_scores = numbers_of(rows.positive_scores, record)
+        negative_scores = numbers_of(rows.negative_scores, record)
+        row = Row(
+            query=text_of(rows.query, record),
+            positives=tuple(texts_of(rows.positives, record)),
+            negatives=tuple(texts_of(rows.negatives, record)),
+            label=rows.labels.get(label, label) or None,
+            score=number_of(rows.score, record),
+            positive_scores=None if positive_scores is None else tuple(positive_scores),
+            negative_scores=None if negative_scores is None else tuple(negative_scores),
+            group=text_of(splits.group, record) if splits.method == "hash" and splits.group else "",
+            given=text_of(splits.value, record) if splits.method == "given" else "",
+        )
+        yield row, text_of(mapping.negatives.same, record) if mapping.negatives is not None else ""
+
+    def _passages(self, mapping: Mapping, tables: dict[str, list[Record]], main: str) -> list[Passage]:
+        corpus, splits = mapping.corpus, mapping.splits
+        assert corpus is not None  # noqa: S101 — the caller asked
+        group = splits.group if splits.method == "hash" and not corpus.shared else ""
+        given = splits.value if splits.method == "given" and not corpus.shared else ""
+        found: dict[str, Passage] = {}
+        for record in tables[corpus.table or main]:
+            text = text_of(corpus.text, record) if fulfils(record, corpus.where) else ""
+            if text and text not in found:
+                found[text] = Passage(
+                    text, text_of(group, record) if group else "", text_of(given, record) if given else ""
+                )
+        if not found:
+            raise DataError(
+                f"the corpus of {self.card.name} is empty; do [corpus] where and text fit the data?"
+            )
+        return list(found.values())
+
+
+def _selected(
+    records: Sequence[Record], rows: Rows, tables: dict[str, list[Record]], rejected: Counter[str]
+) -> list[Record]:
+    """Exploded, joined, then filtered."""
+    stream: Iterator[Record] = iter(records)
+    if rows.explode:
+        stream = exploded(stream, rows.explode)
+    for join in rows.joins:
+        stream = joined(stream, join, tables[join.table], rejected)
+    kept = []
+    for record in stream:
+        if fulfils(record, rows.where):
+            kept.append(record)
+        else:
+            rejected["left out by where"] += 1
+    if not kept:
+        first = f"; the first was {where(records[0])}" if records else ""
+        raise DataError(
+            f"no record is left of {len(records)}: do explode, joins and where fit the data?{first}"
+        )
+    return kept
+
+
+def _with_relations(
+    kind: str,
+    rows: Sequence[tuple[Row, str]],
+    mapping: Mapping,
+    records: Sequence[Record],
+    rejected: Counter[str],
+) -> list[tuple[Row, str]]:
+    """Rows with negatives from the records that share their key, chosen by hash.
+
+    For pair_classification each row becomes two: (query, positive, 1) and (query, a negative, 0).
+    """
+    relation = mapping.negatives
+    assert relation is not None  # noqa: S101 — the caller asked
+    by_key: dict[str, list[str]] = {}
+    for record in records:
+        by_key.setdefault(text_of(relation.same, record), []).append(text_of(relation.text, record))
+    positives: dict[str, set[str]] = {}
+    for row, _ in rows:
+        positives.setdefault(normalised(row.query), set()).update(normalised(text) for text in row.positives)
+    result = []
+    for row, key in rows:
+        forbidden = positives[normalised(row.query)] | {normalised(row.query)}
+        others = {text: None for text in by_key.get(key, ()) if text and normalised(text) not in forbidden}
+        chosen = sorted(others, key=lambda text: stable_hash(f"{row.query}\0{text}"))[: relation.limit]
+        if len(chosen) < relation.minimum:
+            rejected["too few related negatives"] += 1
+        elif kind == "pair_classification":
+            result += [(replace(row, score=1.0), key)]
+            result += [(replace(row, positives=(text,), score=0.0), key) for text in chosen]
+        else:
+            result.append((replace(row, negatives=(*row.negatives, *chosen)), key))
+    return result

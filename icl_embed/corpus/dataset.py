@@ -1,0 +1,160 @@
+"""The dataset stage: one card → ``rows.parquet`` (and ``corpus.parquet`` for retrieval), verified and capped.
+
+A pure function of the card, its files and the caps: the same bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from icl_embed.corpus.collect import collect
+from icl_embed.corpus.layouts import mapping_of
+from icl_embed.corpus.rows import Passage, normalised, stable_hash
+from icl_embed.corpus.splits import SHARED_SPLIT, Split, check_disjoint, split_data
+from icl_embed.errors import DataError
+from icl_embed.sources.card import Card
+from icl_embed.sources.card_rows import SPLIT_NAMES
+from icl_embed.sources.fetch import fetch
+from icl_embed.sources.fetched import Progress
+
+logger = logging.getLogger(__name__)
+
+ROWS_FILE = "rows.parquet"
+CORPUS_FILE = "corpus.parquet"
+
+
+def build_dataset(
+    card: Card,
+    downloads: Path,
+    output: Path,
+    *,
+    max_train_rows: int,
+    max_test_queries: int,
+    max_test_passages: int,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Fetch, read, map, split, cap and write one data set.
+
+    The caps take the rows whose hashes are smallest, so a smaller cap gives a subset. Of a corpus, every
+    positive of a kept row is kept, and others are added up to ``max_test_passages``.
+
+    Returns
+        counts: ``rows`` and ``passages`` per split, ``available`` rows before the caps, ``labels``, and
+        ``rejected`` records per reason.
+
+    Raises
+        SourceError: the files cannot be had.
+        DataError: they are not what the card says.
+    """
+    files = fetch(card, downloads, progress=progress)
+    collected = collect(card, files)
+    mapping = mapping_of(card)
+    shared = bool(mapping.corpus and mapping.corpus.shared)
+    split = split_data(collected, mapping.splits, shared_corpus=shared)
+    available = {name: len(rows) for name, rows in split.rows.items()}
+    caps = {"train": max_train_rows, "dev": max_test_queries, "test": max_test_queries}
+    split.rows = {
+        name: sorted(rows, key=lambda row: (row.order, row.query))[: caps[name]]
+        for name, rows in split.rows.items()
+    }
+    if card.kind == "retrieval":
+        split.passages = _corpus(split, max_test_passages, shared=shared)
+        check_disjoint(split, shared_corpus=shared)
+        _write_corpus(split, output)
+    _write_rows(split, output)
+    counts: dict[str, Any] = {
+        "rows": {name: len(rows) for name, rows in split.rows.items()},
+        "available": available,
+        "rejected": dict(sorted(collected.rejected.items())),
+    }
+    if card.kind == "retrieval":
+        counts["passages"] = {name: len(passages) for name, passages in split.passages.items()}
+    labels = {row.label for rows in split.rows.values() for row in rows if row.label}
+    if labels:
+        counts["labels"] = len(labels)
+    logger.info("data set %s: %s", card.name, counts)
+    return counts
+
+
+def _corpus(split: Split, limit: int, *, shared: bool) -> dict[str, list[Passage]]:
+    """Per split (or for all): the positives and negatives of its rows, then distractors by hash."""
+    result: dict[str, list[Passage]] = {}
+    for name in [SHARED_SPLIT] if shared else SPLIT_NAMES:
+        rows = [row for part in SPLIT_NAMES if shared or part == name for row in split.rows[part]]
+        needed = {text: None for row in rows for text in row.positives}
+        foreign = _texts_of_others(split, name) if not shared else frozenset()
+        offered = {text: None for row in rows for text in row.negatives if normalised(text) not in foreign}
+        offered |= {passage.text: None for passage in split.passages.get(name, ())}
+        room = max(0, limit - len(needed))
+        distractors = sorted((text for text in offered if text not in needed), key=stable_hash)[:room]
+        result[name] = [Passage(text) for text in sorted((*needed, *distractors), key=stable_hash)]
+    return result
+
+
+def _texts_of_others(split: Split, name: str) -> frozenset[str]:
+    others = [row for part in SPLIT_NAMES if part != name for row in split.rows[part]]
+    texts = {normalised(text) for row in others for text in (row.query, *row.positives)}
+    return frozenset(
+        texts
+        | {normalised(p.text) for part in SPLIT_NAMES if part != name for p in split.passages.get(part, ())}
+    )
+
+
+def _write_rows(split: Split, output: Path) -> None:
+    import pyarrow as pa
+
+    schema = pa.schema(
+        [
+            pa.field("row_id", pa.string(), nullable=False),
+            pa.field("split", pa.string(), nullable=False),
+            pa.field("query", pa.string(), nullable=False),
+            pa.field("positives", pa.list_(pa.string()), nullable=False),
+            pa.field("negatives", pa.list_(pa.string()), nullable=False),
+            ("label", pa.string()),
+            ("score", pa.float64()),
+            ("positive_scores", pa.list_(pa.float64())),
+            ("negative_scores", pa.list_(pa.float64())),
+        ]
+    )
+    records = [
+        {
+            "row_id": f"{name}-{number:06d}",
+            "split": name,
+            "query": row.query,
+            "positives": row.positives,
+            "negatives": row.negatives,
+            "label": row.label,
+            "score": row.score,
+            "positive_scores": row.positive_scores,
+            "negative_scores": row.negative_scores,
+        }
+        for name in SPLIT_NAMES
+        for number, row in enumerate(split.rows[name])
+    ]
+    _write(pa.Table.from_pylist(records, schema=schema), output / ROWS_FILE)
+
+
+def _write_corpus(split: Split, output: Path) -> None:
+    import pyarrow as pa
+
+    schema = pa.schema(
+        [pa.field(name, pa.string(), nullable=False) for name in ("passage_id", "split", "text")]
+    )
+    records = [
+        {"passage_id": f"{name}-p{number:06d}", "split": name, "text": passage.text}
+        for name, passages in split.passages.items()
+        for number, passage in enumerate(passages)
+    ]
+    _write(pa.Table.from_pylist(records, schema=schema), output / CORPUS_FILE)
+
+
+def _write(table: Any, path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path, compression="zstd")
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error

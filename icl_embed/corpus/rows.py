@@ -1,0 +1,198 @@
+"""Rows and passages: what the records of a data set mean, by kind."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from icl_embed.errors import DataError
+
+
+def normalised(text: str) -> str:
+    """The form in which two texts count as the same: NFKC, case folded, white space collapsed."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def stable_hash(text: str) -> int:
+    """64 bits that are the same on every machine and in every run."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the contract, before it has an id. ``group`` and ``given`` serve the split only."""
+
+    query: str
+    positives: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
+    label: str | None = None
+    score: float | None = None
+    positive_scores: tuple[float, ...] | None = None
+    negative_scores: tuple[float, ...] | None = None
+    group: str = ""
+    given: str = ""
+
+    @property
+    def order(self) -> int:
+        """Where the row comes in its split: by hash, so that a cap takes a random and stable sample."""
+        return stable_hash("\0".join((self.query, *self.positives, self.label or "", repr(self.score))))
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A passage of a retrieval corpus."""
+
+    text: str
+    group: str = ""
+    given: str = ""
+
+
+@dataclass
+class Collected:
+    """Rows and passages of a data set, and why records were left out."""
+
+    rows: list[Row]
+    passages: list[Passage] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+def checked_by_kind(kind: str, rows: Iterable[Row], rejected: Counter[str]) -> list[Row]:
+    """Drop and count the rows that are no use for their kind, and merge duplicates.
+
+    Raises
+        DataError: scores that are not aligned with their texts, or a pair label other than 0 and 1.
+    """
+    kept = []
+    for row in rows:
+        reason = _why_useless(kind, row)
+        if reason:
+            rejected[reason] += 1
+        else:
+            kept.append(_without_false_negatives(row, rejected))
+    if kind in ("classification", "clustering"):
+        return _consistent_labels(kept, rejected)
+    if kind in ("retrieval", "reranking"):
+        kept = _merged_by_query(kept, rejected)
+        return [row for row in kept if kind == "retrieval" or _has_negatives(row, rejected)]
+    return _distinct_pairs(kept, rejected)
+
+
+def _why_useless(kind: str, row: Row) -> str:
+    if not row.query:
+        return "empty query"
+    if kind in ("classification", "clustering"):
+        return "" if row.label else "no label"
+    if not row.positives:
+        return "no positive"
+    pair = kind in ("sts", "pair_classification")
+    if pair and row.score is None:
+        return "no score"
+    if kind == "pair_classification" and row.score not in (0.0, 1.0):
+        raise DataError(f"a pair's score must be 0 or 1, found {row.score} for {row.query[:60]!r}")
+    same = {normalised(row.query)} >= {normalised(text) for text in row.positives}
+    return "query equals its positive" if same else ""
+
+
+def _without_false_negatives(row: Row, rejected: Counter[str]) -> Row:
+    """Without negatives that equal the query or a positive, or come twice; scores stay aligned."""
+    _check_aligned(row)
+    forbidden = {normalised(text) for text in (row.query, *row.positives)}
+    kept = []
+    for index, negative in enumerate(row.negatives):
+        form = normalised(negative)
+        if form in forbidden or not form:
+            rejected["negative equals query, positive or another negative"] += 1
+        else:
+            forbidden.add(form)
+            kept.append(index)
+    if len(kept) == len(row.negatives):
+        return row
+    scores = row.negative_scores
+    return replace(
+        row,
+        negatives=tuple(row.negatives[i] for i in kept),
+        negative_scores=None if scores is None else tuple(scores[i] for i in kept),
+    )
+
+
+def _check_aligned(row: Row) -> None:
+    for what, texts, scores in (
+        ("positive", row.positives, row.positive_scores),
+        ("negative", row.negatives, row.negative_scores),
+    ):
+        if scores is not None and len(scores) != len(texts):
+            raise DataError(
+                f"{len(scores)} {what} scores for {len(texts)} {what}s of the query {row.query[:60]!r}"
+            )
+
+
+def _consistent_labels(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
+    """One row per text; a text with two labels teaches nothing and is dropped."""
+    labels: dict[str, set[str | None]] = {}
+    for row in rows:
+        labels.setdefault(normalised(row.query), set()).add(row.label)
+    seen: set[str] = set()
+    kept = []
+    for row in rows:
+        form = normalised(row.query)
+        if len(labels[form]) > 1:
+            rejected["same text with two labels"] += 1
+        elif form in seen:
+            rejected["duplicate"] += 1
+        else:
+            seen.add(form)
+            kept.append(row)
+    return kept
+
+
+def _merged_by_query(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
+    """One row per query, with all its positives and negatives."""
+    merged: dict[str, Row] = {}
+    for row in rows:
+        form = normalised(row.query)
+        first = merged.get(form)
+        merged[form] = row if first is None else _merge(first, row)
+    rejected["merged into a row with the same query"] += len(rows) - len(merged)
+    return [_without_false_negatives(row, rejected) for row in merged.values()]
+
+
+def _merge(first: Row, second: Row) -> Row:
+    if first.given != second.given:
+        return first  # the same query in two splits of the source: the split rule decides below
+    positives = tuple(dict.fromkeys((*first.positives, *second.positives)))
+    negatives = tuple(dict.fromkeys((*first.negatives, *second.negatives)))
+    return replace(
+        first, positives=positives, negatives=negatives, positive_scores=None, negative_scores=None
+    )
+
+
+def _has_negatives(row: Row, rejected: Counter[str]) -> bool:
+    if not row.negatives:
+        rejected["no negative"] += 1
+    return bool(row.negatives)
+
+
+def _distinct_pairs(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
+    """One row per unordered pair of texts; pairs with two scores are dropped."""
+    scores: dict[tuple[str, ...], set[float | None]] = {}
+    for row in rows:
+        scores.setdefault(_pair_key(row), set()).add(row.score)
+    seen: set[tuple[str, ...]] = set()
+    kept = []
+    for row in rows:
+        key = _pair_key(row)
+        if len(scores[key]) > 1:
+            rejected["same pair with two scores"] += 1
+        elif key in seen:
+            rejected["duplicate"] += 1
+        else:
+            seen.add(key)
+            kept.append(row)
+    return kept
+
+
+def _pair_key(row: Row) -> tuple[str, ...]:
+    return tuple(sorted(normalised(text) for text in (row.query, *row.positives)))

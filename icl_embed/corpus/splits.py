@@ -1,0 +1,194 @@
+"""Train, dev and test, so that no text is in two of them.
+
+A text counts as the same after normalisation (NFKC, case, white space). Queries, positives and the passages
+of corpora that are not shared are all looked at; labels are not, since every split has the same ones.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from icl_embed.corpus.rows import Collected, Passage, Row, normalised, stable_hash
+from icl_embed.errors import DataError
+from icl_embed.sources.card_rows import SPLIT_NAMES, SplitName, Splits
+
+SHARED_SPLIT = "all"  # the split of a corpus that all splits search
+
+
+@dataclass
+class Split:
+    """Rows and passages by split."""
+
+    rows: dict[str, list[Row]]
+    passages: dict[str, list[Passage]]
+
+
+def split_data(collected: Collected, splits: Splits, *, shared_corpus: bool) -> Split:
+    """Give every row and passage to a split, by the card's rule.
+
+    Raises
+        DataError: a promised split came out empty, or (a bug, then) a text is in two splits.
+    """
+    passages = [] if shared_corpus else collected.passages
+    if splits.method == "given":
+        result = _given(collected.rows, passages, splits, collected.rejected, shared=shared_corpus)
+    elif splits.method == "text":
+        result = _by_text(collected.rows, passages, splits, collected.rejected)
+    else:
+        result = _by_component(collected.rows, passages, splits)
+    if shared_corpus:
+        result.passages = {SHARED_SPLIT: collected.passages}
+    _check_promises(result, splits)
+    check_disjoint(result, shared_corpus=shared_corpus)
+    return result
+
+
+def check_disjoint(split: Split, *, shared_corpus: bool) -> None:
+    """Prove that no text is in two splits; of shared corpora, that no query is.
+
+    Raises
+        DataError: one is.
+    """
+    owner: dict[str, str] = {}
+    for name in SPLIT_NAMES:
+        texts = {form for row in split.rows[name] for form in _forms(row, queries_only=shared_corpus)}
+        texts |= {normalised(passage.text) for passage in split.passages.get(name, ())}
+        for form in sorted(texts):
+            if owner.setdefault(form, name) != name:
+                raise DataError(f"the text {form[:80]!r} is in the splits {owner[form]} and {name}")
+
+
+def _forms(row: Row, *, queries_only: bool = False) -> list[str]:
+    return [normalised(text) for text in ((row.query,) if queries_only else (row.query, *row.positives))]
+
+
+def _empty() -> Split:
+    return Split({name: [] for name in SPLIT_NAMES}, {name: [] for name in SPLIT_NAMES})
+
+
+def _draw(key: str, splits: Splits) -> SplitName:
+    """The split of a key: its hash as a number in [0, 1) against the fractions."""
+    place = stable_hash(f"split:{key}") / 2**64
+    train, dev, _ = splits.fractions()
+    return "train" if place < train else "dev" if place < train + dev else "test"
+
+
+def _by_component(rows: Sequence[Row], passages: Sequence[Passage], splits: Splits) -> Split:
+    """Whatever shares a group or a text hangs together, and goes to one split as a whole."""
+    forest = _Forest()
+    for row in rows:
+        forest.join([*_group_key(row.group), *(f"text:{form}" for form in _forms(row))])
+    for passage in passages:
+        forest.join([*_group_key(passage.group), f"text:{normalised(passage.text)}"])
+    names = forest.names()
+    result = _empty()
+    for row in rows:
+        result.rows[_draw(names[forest.root(f"text:{normalised(row.query)}")], splits)].append(row)
+    for passage in passages:
+        result.passages[_draw(names[forest.root(f"text:{normalised(passage.text)}")], splits)].append(passage)
+    return result
+
+
+def _group_key(group: str) -> list[str]:
+    return [f"group:{group}"] if group else []
+
+
+class _Forest:
+    """Union-find over keys."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+
+    def root(self, key: str) -> str:
+        """The representative of a key's component."""
+        root = key
+        while self._parent[root] != root:
+            root = self._parent[root]
+        while self._parent[key] != root:
+            self._parent[key], key = root, self._parent[key]
+        return root
+
+    def join(self, keys: Iterable[str]) -> None:
+        """Put the keys into one component."""
+        first = ""
+        for key in keys:
+            self._parent.setdefault(key, key)
+            if first:
+                self._parent[self.root(key)] = self.root(first)
+            first = first or key
+
+    def names(self) -> dict[str, str]:
+        """Representative → the component's smallest key: a name that does not depend on the order of rows."""
+        names: dict[str, str] = {}
+        for key in self._parent:
+            root = self.root(key)
+            names[root] = min(names.get(root, key), key)
+        return names
+
+
+def _by_text(
+    rows: Sequence[Row], passages: Sequence[Passage], splits: Splits, rejected: Counter[str]
+) -> Split:
+    result = _empty()
+    for row in rows:
+        names = {_draw(f"text:{form}", splits) for form in _forms(row)}
+        if len(names) == 1:
+            result.rows[names.pop()].append(row)
+        else:
+            rejected["texts of two splits"] += 1
+    for passage in passages:
+        result.passages[_draw(f"text:{normalised(passage.text)}", splits)].append(passage)
+    return result
+
+
+def _given(
+    rows: Sequence[Row],
+    passages: Sequence[Passage],
+    splits: Splits,
+    rejected: Counter[str],
+    *,
+    shared: bool,
+) -> Split:
+    """As the source says; of a text in two splits the later one (train < dev < test) keeps it."""
+    result = _empty()
+    taken: set[str] = set()
+    for name in reversed(SPLIT_NAMES):
+        mine: set[str] = set()
+        for row in rows:
+            if splits.split_of(row.given) != name:
+                continue
+            forms = _forms(row, queries_only=shared)
+            if taken.isdisjoint(forms):
+                result.rows[name].append(row)
+                mine.update(forms)
+            else:
+                rejected["text also in a later split"] += 1
+        for passage in passages:
+            form = normalised(passage.text)
+            if splits.split_of(passage.given) == name and form not in taken:
+                result.passages[name].append(passage)
+                mine.add(form)
+        taken |= mine
+    unused = sum(splits.split_of(row.given) is None for row in rows)
+    if unused:
+        rejected["of a split that the card does not use"] += unused
+    return result
+
+
+def _check_promises(split: Split, splits: Splits) -> None:
+    """A fraction above nothing promises rows; under ``given`` one split with rows is enough."""
+    if splits.method == "given":
+        if not any(split.rows.values()):
+            raise DataError(
+                "no row belongs to a split; do the names in [splits] train, dev, test fit the source?"
+            )
+        return
+    for name, fraction in zip(SPLIT_NAMES, splits.fractions(), strict=True):
+        if fraction and not split.rows[name]:
+            sizes = ", ".join(f"{key} {len(rows)}" for key, rows in split.rows.items())
+            raise DataError(
+                f"the {name} split is empty although its fraction is {fraction:g} ({sizes}): the rows hang "
+                'together by shared texts or groups; choose a finer group, or method = "text"'
+            )
