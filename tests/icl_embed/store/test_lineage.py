@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from icl_embed.errors import StoreError
+from icl_embed.store import Artefact, StageKey, Store
+from icl_embed.store.command_line import app
+from icl_embed.store.key import explain_difference
+from icl_embed.store.lineage import ancestors, find
+from icl_embed.store.sweep import find_garbage, remove
+
+CARD = {"card": {"source": {"kind": "pypi", "package": "cwe2", "filename": "cwe2.whl", "sha256": "ab" * 32}}}
+
+
+def build(store: Store, stage: str, settings: dict[str, object], *inputs: Artefact, label: str = "") -> Artefact:
+    references = {f"{one.stage}-{n}": f"{one.stage}/{one.fingerprint}" for n, one in enumerate(inputs)}
+
+    def produce(folder: Path) -> dict[str, int]:
+        (folder / "x").write_text(stage)
+        return {}
+
+    return store.build(StageKey(stage, 1, settings, references, label), produce)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def chain(store: Store, seed: int) -> Artefact:
+    dataset = build(store, "dataset", CARD, label="cwe")
+    pool = build(store, "pool", {"seed": seed}, dataset)
+    score = build(store, "evaluation", {"seed": seed}, pool, dataset, label=f"trained on cwe {seed}")
+    return build(store, "report", {"seed": seed}, score, label="demo")
+
+
+def test_lineage_leads_from_a_report_to_the_source_file(store: Store) -> None:
+    report = chain(store, 1)
+    found = [(one.depth, one.manifest.stage, one.is_repeated) for one in ancestors(store, report) if one.manifest]
+    assert found == [
+        (0, "report", False),
+        (1, "evaluation", False),
+        (2, "dataset", False),
+        (2, "pool", False),
+        (3, "dataset", True),
+    ]
+    printed = CliRunner().invoke(app, ["lineage", "trained on cwe 1", "--store", str(store.root)])
+    assert printed.exit_code == 0
+    assert "pypi cwe2 cwe2.whl" in printed.output
+    assert "ab" * 32 in printed.output
+
+
+def test_an_artefact_is_found_by_reference_start_or_label(store: Store) -> None:
+    report = chain(store, 1)
+    assert find(store, f"report/{report.fingerprint}") == report
+    assert find(store, report.fingerprint[:8]) == report
+    assert find(store, "demo") == report
+    with pytest.raises(StoreError, match="store ls"):
+        find(store, "nothing")
+    with pytest.raises(StoreError, match="several"):
+        find(store, "")
+
+
+def test_garbage_is_what_kept_reports_do_not_need(store: Store) -> None:
+    import time
+
+    old = chain(store, 1)
+    time.sleep(1.1)  # manifests count seconds
+    new = chain(store, 2)
+    leftover = store.root / "pool" / "123.partial-9"
+    leftover.mkdir()
+    garbage = find_garbage(store, keep_reports=1)
+    gone = {one.path for one in garbage}
+    assert old.path in gone
+    assert leftover in gone
+    assert len(gone) == 4  # old report, old score, old pool, the leftover; the shared data set stays
+    remove(garbage)
+    assert all(one.manifest for one in ancestors(store, new))
+
+
+def test_nothing_is_garbage_before_the_first_report(store: Store) -> None:
+    build(store, "dataset", CARD)
+    assert find_garbage(store, keep_reports=1) == []
+
+
+def test_verify_fails_and_names_the_damaged_artefact(store: Store) -> None:
+    report = chain(store, 1)
+    assert CliRunner().invoke(app, ["verify", "--store", str(store.root)]).exit_code == 0
+    (report.path / "x").write_text("y")
+    result = CliRunner().invoke(app, ["verify", "--store", str(store.root)])
+    assert result.exit_code == 1
+    assert f"report/{report.fingerprint} damaged" in result.output
+
+
+def test_a_difference_between_keys_is_named_with_both_values() -> None:
+    old = {"settings": {"train": {"rate": 0.1, "steps": 5}}, "inputs": {"pool": "a"}}
+    new = {"settings": {"train": {"rate": 0.2, "steps": 5}}, "inputs": {"pool": "b"}}
+    assert explain_difference(new, old) == ['inputs.pool: "a" → "b"', "settings.train.rate: 0.1 → 0.2"]

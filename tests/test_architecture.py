@@ -1,0 +1,114 @@
+"""The house rules that a machine can check: who may import whom, one door per library, sizes."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(path for room in ("flows", "tasks", "icl_embed") for path in (ROOT / room).rglob("*.py"))
+
+# room -> rooms it may import besides itself and the foundation
+FOUNDATION = {"errors", "config", "examples", "store", "prompts"}
+ALLOWED = {
+    "errors": set(),
+    "examples": set(),
+    "config": {"errors"},
+    "prompts": {"config", "errors", "examples"},
+    "store": {"errors"},
+    "sources": FOUNDATION,
+    "corpus": FOUNDATION | {"sources"},
+    "pool": FOUNDATION | {"corpus"},
+    "model": FOUNDATION | {"sources"},
+    "launch": FOUNDATION,
+    "train": FOUNDATION | {"model", "launch"},
+    "rerank": FOUNDATION | {"model", "train", "launch", "evaluate"},
+    "evaluate": FOUNDATION | {"model", "pool"},
+    "report": FOUNDATION | {"evaluate", "train"},
+    "pipeline": FOUNDATION
+    | {"sources", "corpus", "pool", "model", "launch", "train", "rerank", "evaluate", "report"},
+}
+DOORS = {
+    "prefect": ("flows/", "tasks/"),
+    "duckdb": ("icl_embed/pool/",),
+    "deepspeed": ("icl_embed/train/engine.py",),
+    "mteb": ("icl_embed/evaluate/mteb_",),
+    "peft": ("icl_embed/model/lora.py", "icl_embed/rerank/"),
+    "pypi_simple": ("icl_embed/sources/",),
+    "huggingface_hub": ("icl_embed/sources/hub.py",),
+    "bm25s": ("icl_embed/pool/", "icl_embed/evaluate/bm25.py"),
+    "datasketch": ("icl_embed/corpus/",),
+}
+BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 50
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if module.count(".") else ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_imports_point_downwards(path: Path) -> None:
+    name = relative(path)
+    for module in imports(path):
+        if name.startswith("icl_embed/"):
+            assert not module.startswith(("flows", "tasks")), f"{name} imports {module}"
+            room = name.removeprefix("icl_embed/").split("/")[0].removesuffix(".py")
+            target = room_of(module) if module.startswith("icl_embed.") else ""
+            if room in ALLOWED and target in ALLOWED and target != room:
+                assert target in ALLOWED[room], f"{name} ({room}) imports {module} ({target})"
+        if name.startswith("tasks/"):
+            assert not module.startswith("flows"), f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_each_foreign_library_has_one_door(library: str) -> None:
+    users = [relative(path) for path in FILES if any(m.split(".")[0] == library for m in imports(path))]
+    assert users, f"nobody imports {library}: drop it from DOORS and from pyproject.toml"
+    outside = [name for name in users if not name.startswith(DOORS[library])]
+    assert not outside, f"{library} is imported outside its door: {outside}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_FILE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_names_say_something(path: Path) -> None:
+    assert path.stem not in BANNED_NAMES
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_nothing_unpickles_or_trusts_remote_code(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in {"pickle.load", "pickle.loads", "torch.load", "eval", "exec"}, name
+            for keyword in node.keywords:
+                if keyword.arg == "trust_remote_code":
+                    assert ast.unparse(keyword.value) == "False"
+                if keyword.arg == "shell":
+                    assert ast.unparse(keyword.value) == "False"
