@@ -51,17 +51,17 @@ class _Collector:
                 rejected["malformed record"] += malformed
         main = mapping.rows.table or next(iter(tables))
         selected = _selected(tables[main], mapping.rows, tables, rejected)
-        rows = [row for record in selected for row in self._rows(record, mapping)]
+        keyed = [self._row(record, mapping) for record in selected]
+        rows = [row for row, _ in keyed]
         if mapping.negatives is not None:
-            rows = _with_relations(
-                self.card.kind, rows, mapping, tables[mapping.negatives.table or main], rejected
-            )
-        checked = checked_by_kind(self.card.kind, (row for row, _ in rows), rejected)
+            relatives = tables[mapping.negatives.table or main]
+            rows = _with_relations(self.card.kind, keyed, mapping, relatives, rejected)
+        checked = checked_by_kind(self.card.kind, rows, rejected)
         passages = self._passages(mapping, tables, main) if mapping.corpus else []
         return Collected(checked, passages, +rejected)
 
-    def _rows(self, record: Record, mapping: Mapping) -> Iterator[tuple[Row, str]]:
-        """The record's row, and the key of its relations (if the card has any)."""
+    def _row(self, record: Record, mapping: Mapping) -> tuple[Row, list[str]]:
+        """The record's row, and the keys of its relations (if the card has any)."""
         rows, splits = mapping.rows, mapping.splits
         label = text_of(rows.label, record) if rows.label else label_by_rules(record, rows.label_rules)
         positive_scores = numbers_of(rows.positive_scores, record)
@@ -74,10 +74,10 @@ class _Collector:
             score=number_of(rows.score, record),
             positive_scores=None if positive_scores is None else tuple(positive_scores),
             negative_scores=None if negative_scores is None else tuple(negative_scores),
-            group=text_of(splits.group, record) if splits.method == "hash" and splits.group else "",
+            groups=tuple(texts_of(splits.group, record)) if splits.method == "hash" else (),
             given=text_of(splits.value, record) if splits.method == "given" else "",
         )
-        yield row, text_of(mapping.negatives.same, record) if mapping.negatives is not None else ""
+        return row, texts_of(mapping.negatives.same, record) if mapping.negatives is not None else []
 
     def _passages(self, mapping: Mapping, tables: dict[str, list[Record]], main: str) -> list[Passage]:
         corpus, splits = mapping.corpus, mapping.splits
@@ -89,7 +89,7 @@ class _Collector:
             text = text_of(corpus.text, record) if fulfils(record, corpus.where) else ""
             if text and text not in found:
                 found[text] = Passage(
-                    text, text_of(group, record) if group else "", text_of(given, record) if given else ""
+                    text, tuple(texts_of(group, record)), text_of(given, record) if given else ""
                 )
         if not found:
             raise DataError(
@@ -123,12 +123,12 @@ def _selected(
 
 def _with_relations(
     kind: str,
-    rows: Sequence[tuple[Row, str]],
+    rows: Sequence[tuple[Row, list[str]]],
     mapping: Mapping,
     records: Sequence[Record],
     rejected: Counter[str],
-) -> list[tuple[Row, str]]:
-    """Rows with negatives from the records that share their key, chosen by hash.
+) -> list[Row]:
+    """Rows with negatives from the records that share a key with them, chosen by hash.
 
     For pair_classification each row becomes two: (query, positive, 1) and (query, a negative, 0).
     """
@@ -136,20 +136,22 @@ def _with_relations(
     assert relation is not None  # noqa: S101 — the caller asked
     by_key: dict[str, list[str]] = {}
     for record in records:
-        by_key.setdefault(text_of(relation.same, record), []).append(text_of(relation.text, record))
+        for key in texts_of(relation.same, record):
+            by_key.setdefault(key, []).append(text_of(relation.text, record))
     positives: dict[str, set[str]] = {}
     for row, _ in rows:
         positives.setdefault(normalised(row.query), set()).update(normalised(text) for text in row.positives)
-    result = []
-    for row, key in rows:
+    result: list[Row] = []
+    for row, keys in rows:
         forbidden = positives[normalised(row.query)] | {normalised(row.query)}
-        others = {text: None for text in by_key.get(key, ()) if text and normalised(text) not in forbidden}
+        related = (text for key in keys for text in by_key.get(key, ()))
+        others = {text: None for text in related if text and normalised(text) not in forbidden}
         chosen = sorted(others, key=lambda text: stable_hash(f"{row.query}\0{text}"))[: relation.limit]
         if len(chosen) < relation.minimum:
             rejected["too few related negatives"] += 1
         elif kind == "pair_classification":
-            result += [(replace(row, score=1.0), key)]
-            result += [(replace(row, positives=(text,), score=0.0), key) for text in chosen]
+            result.append(replace(row, score=1.0))
+            result += [replace(row, positives=(text,), score=0.0) for text in chosen]
         else:
-            result.append((replace(row, negatives=(*row.negatives, *chosen)), key))
+            result.append(replace(row, negatives=(*row.negatives, *chosen)))
     return result

@@ -23,7 +23,7 @@ def stable_hash(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the contract, before it has an id. ``group`` and ``given`` serve the split only."""
+    """A row of the contract, before it has an id. ``groups`` and ``given`` serve the split only."""
 
     query: str
     positives: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Row:
     score: float | None = None
     positive_scores: tuple[float, ...] | None = None
     negative_scores: tuple[float, ...] | None = None
-    group: str = ""
+    groups: tuple[str, ...] = ()
     given: str = ""
 
     @property
@@ -46,7 +46,7 @@ class Passage:
     """A passage of a retrieval corpus."""
 
     text: str
-    group: str = ""
+    groups: tuple[str, ...] = ()
     given: str = ""
 
 

@@ -79,9 +79,9 @@ def _by_component(rows: Sequence[Row], passages: Sequence[Passage], splits: Spli
     """Whatever shares a group or a text hangs together, and goes to one split as a whole."""
     forest = _Forest()
     for row in rows:
-        forest.join([*_group_key(row.group), *(f"text:{form}" for form in _forms(row))])
+        forest.join([*_group_keys(row.groups), *(f"text:{form}" for form in _forms(row))])
     for passage in passages:
-        forest.join([*_group_key(passage.group), f"text:{normalised(passage.text)}"])
+        forest.join([*_group_keys(passage.groups), f"text:{normalised(passage.text)}"])
     names = forest.names()
     result = _empty()
     for row in rows:
@@ -91,8 +91,8 @@ def _by_component(rows: Sequence[Row], passages: Sequence[Passage], splits: Spli
     return result
 
 
-def _group_key(group: str) -> list[str]:
-    return [f"group:{group}"] if group else []
+def _group_keys(groups: Iterable[str]) -> list[str]:
+    return [f"group:{group}" for group in groups]
 
 
 class _Forest:

