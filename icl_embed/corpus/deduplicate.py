@@ -22,7 +22,7 @@ class NearDuplicates:
 
     Texts are given as match keys (``corpus.clean``). Texts shorter than a shingle are their own shingle.
 
-    Parameters
+    Takes
         threshold: Jaccard similarity of 5-character shingles from which two texts are near-duplicates.
         permutations: length of the MinHash signature; more finds more, and costs more.
     """
@@ -107,7 +107,7 @@ def jaccard(left: np.ndarray, right: np.ndarray) -> float:
 def choose_bands(threshold: float, permutations: int) -> tuple[int, int]:
     """(bands, rows): the longest rows that still find nearly all pairs at the threshold.
 
-    A pair of similarity s is proposed with probability 1 − (1 − sʳ)ᵇ. Long rows keep the candidates few.
+    A pair of similarity s is proposed with probability 1 - (1 - sʳ)ᵇ. Long rows keep the candidates few.
     """
     for rows in range(permutations, 1, -1):
         bands = permutations // rows

@@ -28,7 +28,7 @@ from icl_embed.pool.database import (
     run_script,
 )
 from icl_embed.pool.export import export_all
-from icl_embed.pool.ingest import PAGE_TEXTS, add_sources, add_texts
+from icl_embed.pool.ingest import PAGE_TEXTS, add_sources, add_texts, read_page
 from icl_embed.pool.inputs import PoolInput, Progress
 from icl_embed.pool.schema import record_lineage
 from icl_embed.pool.statistics import check_limits, collect
@@ -153,10 +153,7 @@ def _matches_of_evaluated(
     for start in range(0, total, PAGE_TEXTS):
         if progress:
             progress("keeping evaluated texts out of the examples", start, total)
-        page = connection.sql(
-            "SELECT number, text FROM numbered_texts WHERE number >= $first AND number < $last ORDER BY number",
-            params={"first": start, "last": min(start + PAGE_TEXTS, total)},
-        ).to_arrow_table()
+        page = read_page(connection, start, min(start + PAGE_TEXTS, total))
         for _, key in _named_keys(page, "number"):
             found.update(index.find(key))
     return found

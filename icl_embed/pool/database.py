@@ -25,7 +25,7 @@ from icl_embed.errors import PoolError
 DATABASE_NAME = "pool.duckdb"
 Connection = duckdb.DuckDBPyConnection
 
-_CLOSED = {
+_CLOSED: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "python_enable_replacements": "false",
     "autoinstall_known_extensions": "false",
@@ -51,7 +51,7 @@ def open_for_build(path: Path, *, memory_limit: str = "2GB", threads: int = 2) -
         PoolError: another process has the file open (named), or DuckDB refused something.
     """
     spill = path.with_name(f".{path.name}.spill")
-    config = {**_CLOSED, "memory_limit": memory_limit, "threads": str(threads), "temp_directory": str(spill)}
+    config = {**_CLOSED, "memory_limit": memory_limit, "threads": threads, "temp_directory": str(spill)}
     with _translated(path):
         connection = duckdb.connect(str(path), config=config)
         try:
@@ -71,7 +71,7 @@ def open_read_only(path: Path, *, memory_limit: str = "2GB", threads: int = 2) -
     """
     if not path.is_file():
         raise PoolError(f"there is no pool at {path}; build one with the flow build-pool")
-    config = {**_CLOSED, "memory_limit": memory_limit, "threads": str(threads), "temp_directory": ""}
+    config = {**_CLOSED, "memory_limit": memory_limit, "threads": threads, "temp_directory": ""}
     with _translated(path):
         connection = duckdb.connect(str(path), read_only=True, config=config)
         try:

@@ -25,8 +25,7 @@ _ROW_CHECKS = (
     ),
     (
         "split is not train, dev or test",
-        "SELECT dataset, row_id FROM incoming_rows "
-        "WHERE coalesce(split, '') NOT IN ('train', 'dev', 'test')",
+        "SELECT dataset, row_id FROM incoming_rows WHERE coalesce(split, '') NOT IN ('train', 'dev', 'test')",
     ),
     (
         "positive_scores needs one score per positive",
@@ -78,13 +77,16 @@ def add_texts(connection: Connection, ngram: int, progress: Progress | None) -> 
     for start in range(0, total, PAGE_TEXTS):
         if progress:
             progress("comparing texts", start, total)
-        page = connection.sql(
-            "SELECT number, text FROM numbered_texts WHERE number >= $first AND number < $last ORDER BY number",
-            params={"first": start, "last": start + PAGE_TEXTS},
-        ).to_arrow_table()
+        page = read_page(connection, start, start + PAGE_TEXTS)
         facts, ngrams = _page_facts(page, ngram)
         with arrow_input(connection, "page_facts", facts), arrow_input(connection, "page_ngrams", ngrams):
             run_script(connection, "add_facts")
+
+
+def read_page(connection: Connection, first: int, last: int) -> pa.Table:
+    """The texts numbered first ... last - 1, as columns ``number`` and ``text``."""
+    query = "SELECT number, text FROM numbered_texts WHERE number >= $first AND number < $last ORDER BY ALL"
+    return connection.sql(query, params={"first": first, "last": last}).to_arrow_table()
 
 
 def _page_facts(page: pa.Table, ngram: int) -> tuple[pa.Table, pa.Table]:
@@ -104,4 +106,3 @@ def _check_rows(connection: Connection) -> None:
     for problem, query in _ROW_CHECKS:
         for dataset, row_id in fetch_all(connection, f"{query} ORDER BY ALL LIMIT 1"):
             raise DataError(f"data set {dataset}, row {row_id}: {problem}; build the data set again")
-

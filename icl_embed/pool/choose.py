@@ -1,0 +1,117 @@
+"""Few-shot examples for a task, chosen from the pool's eligible pairs.
+
+Eligibility (train split only, nothing that an evaluation looks at, short enough) was settled when the pool
+was built. Here a seed picks among the eligible ones, so another seed is another honest draw.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from icl_embed.corpus.clean import match_keys
+from icl_embed.errors import PoolError
+from icl_embed.examples import Example
+from icl_embed.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+def choose_examples(
+    pool_dir: Path, dataset: str, count: int, seed: int, *, exclude_texts: Sequence[str] = ()
+) -> list[Example]:
+    """Draw examples for a data set; for label kinds every label comes once before any comes twice.
+
+    Takes
+        pool_dir: pool artefact.
+        dataset: name of a data set of the pool, trained or evaluated only.
+        count: how many; fewer are returned (with a warning) if fewer are eligible.
+        seed: another seed, another draw.
+        exclude_texts: neither query nor response may equal one of these, up to case and white space.
+
+    Raises
+        PoolError: no such pool or data set, or not one eligible example.
+    """
+    rows = _read_examples(pool_dir, dataset)
+    excluded = set(_keys(exclude_texts))
+    banned = [
+        {query, response} & excluded
+        for query, response in zip(
+            _keys([row["query"] for row in rows]), _keys([row["response"] for row in rows]), strict=True
+        )
+    ]
+    eligible = [row for row, hits in zip(rows, banned, strict=True) if not hits]
+    if not eligible:
+        raise PoolError(
+            f"data set {dataset}: no eligible example among {len(rows)} "
+            f"({len(excluded)} texts were excluded); evaluate it zero-shot, or give it a training split"
+        )
+    if len(eligible) < count:
+        logger.warning(
+            "data set %s has %d eligible examples, %d were asked for", dataset, len(eligible), count
+        )
+    chosen = _round_robin(eligible, f"{seed}:{dataset}")[:count]
+    return [Example(query=row["query"], response=row["response"]) for row in chosen]
+
+
+def latest_pool(store_root: Path) -> Path:
+    """Folder of the pool that was published last.
+
+    Raises
+        PoolError: the store holds no pool.
+    """
+    pools = [artefact for artefact in Store(store_root).artefacts() if artefact.stage == "pool"]
+    if not pools:
+        raise PoolError(f"the store {store_root} holds no pool; build one with the flow build-pool")
+    return pools[-1].path
+
+
+def _read_examples(pool_dir: Path, dataset: str) -> list[Mapping[str, Any]]:
+    path = pool_dir / "examples.parquet"
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise PoolError(f"there is no pool at {pool_dir}; build one with the flow build-pool") from error
+    except (pa.ArrowException, OSError) as error:
+        raise PoolError(f"{path} is damaged: {error}; build the pool again") from error
+    rows: list[Mapping[str, Any]] = table.filter(pc.field("dataset") == dataset).to_pylist()
+    if not rows:
+        known = sorted(set(table.column("dataset").to_pylist()))
+        near = difflib.get_close_matches(dataset, known, n=1, cutoff=0.0)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise PoolError(
+            f"the pool has no eligible example for the data set {dataset!r}{hint} "
+            f"It has examples for: {', '.join(known) or 'none'}"
+        )
+    return rows
+
+
+def _round_robin(rows: Iterable[Mapping[str, Any]], salt: str) -> list[Mapping[str, Any]]:
+    """Rows in hash order, one label after the other; labels in hash order too."""
+    by_label: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: _draw(salt, row["query"], row["response"])):
+        # kinds without labels answer with free text: all their rows are one class
+        label = row["response"] if row["kind"] in ("classification", "clustering") else ""
+        by_label.setdefault(label, []).append(row)
+    turns = zip_longest(
+        *(by_label[label] for label in sorted(by_label, key=lambda label: _draw(salt, label)))
+    )
+    return [row for row in chain.from_iterable(turns) if row is not None]
+
+
+def _draw(salt: str, *texts: str) -> str:
+    return hashlib.blake2b("\0".join([salt, *texts]).encode(), digest_size=16).hexdigest()
+
+
+def _keys(texts: Sequence[str]) -> list[str]:
+    keys: list[str] = match_keys(pa.array(list(texts), pa.string())).to_pylist()
+    return keys
