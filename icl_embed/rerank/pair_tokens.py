@@ -1,0 +1,92 @@
+r"""A (query, passage) pair as token ids.
+
+The string is the paper's (appendix D): ``A: {query}\nB: {passage}\n{prompt}``. Segments are tokenised on
+their own, so all that precedes the passage is the same for every candidate of a query, and the passage's
+tokens, the only ones that compression may touch, are known exactly. Truncation cuts the query to three
+quarters of the room, then the passage; the prompt is never cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from icl_embed.config import PromptConfig
+from icl_embed.errors import ConfigError, DataError
+from icl_embed.prompts import PromptBuilder, Tokens
+
+CONTAINS_ANSWER = "Predict whether passage B contains an answer to query A."
+SAME_MEANING = "Predict whether passages A and B have the same meaning."
+SAME_QUESTION = "Predict whether queries A and B are asking the same thing."
+COUNTERARGUMENT = "Predict whether argument A and counterargument B express contradictory opinions."
+
+MAX_QUERY_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class PairTokens:
+    """One pair: what precedes the passage, the passage, what follows it."""
+
+    query: Tokens
+    passage: Tokens
+    prompt: Tokens
+
+    def __len__(self) -> int:
+        return len(self.query) + len(self.passage) + len(self.prompt)
+
+
+class PairBuilder:
+    """Builds pairs for one tokenizer, length limit and prompt sentence."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int, prompt: str) -> None:
+        self._text = PromptBuilder(tokenizer, PromptConfig())
+        head, separator, between, sentence = self._text.tokenize(["A:", "\n", "B:", prompt])
+        self.pad = self._text.eos[0]
+        self._before = self._text.bos + head
+        self._between = separator + between
+        self.prompt: Tokens = separator + sentence
+        self._room = max_tokens - len(self._before) - len(self._between) - len(self.prompt)
+        if self._room < 4:
+            raise ConfigError(
+                f"max_tokens is {max_tokens}, but the prompt alone takes {max_tokens - self._room}; "
+                "raise rerank.max_tokens"
+            )
+
+    def queries(self, queries: Sequence[str]) -> list[Tokens]:
+        """Everything before the passage, for each query.
+
+        Raises
+            DataError: a query is empty.
+        """
+        _refuse_empty(queries, "query")
+        longest = int(self._room * MAX_QUERY_SHARE)
+        texts = self._text.tokenize([" " + query for query in queries])
+        return [self._before + text[:longest] + self._between for text in texts]
+
+    def pairs(self, pairs: Sequence[tuple[str, str]]) -> list[PairTokens]:
+        """Tokens of (query, passage) pairs; each distinct text is tokenised once.
+
+        Raises
+            DataError: a query or passage is empty.
+        """
+        queries = list(dict.fromkeys(query for query, _ in pairs))
+        passages = list(dict.fromkeys(passage for _, passage in pairs))
+        _refuse_empty(passages, "passage")
+        before = dict(zip(queries, self.queries(queries), strict=True))
+        texts = dict(zip(passages, self._text.tokenize([" " + text for text in passages]), strict=True))
+        fixed = len(self._before) + len(self._between)
+        return [
+            PairTokens(
+                before[query],
+                texts[passage][: self._room - (len(before[query]) - fixed)],
+                self.prompt,
+            )
+            for query, passage in pairs
+        ]
+
+
+def _refuse_empty(texts: Sequence[str], what: str) -> None:
+    for number, text in enumerate(texts):
+        if not text.strip():
+            raise DataError(f"{what} {number} of {len(texts)} is empty; there is nothing to score")

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from icl_embed.errors import ModelError
+from icl_embed.rerank.compress import make_rows
+from icl_embed.rerank.decoder import causal_mask, refuse_unknown_backbone
+from icl_embed.rerank.model import RerankerModel, ScoreHeads, heads_from_vocabulary
+from icl_embed.rerank.saved import start_from
+from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.shape import Shape
+from tests.icl_embed.rerank.conftest import CONFIG, FAMILIES, PAIRS
+
+MakeReranker = Callable[..., Reranker]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_at_layer_l_reads_the_state_after_l_layers(make_reranker: MakeReranker, family: str) -> None:
+    reranker = make_reranker(family)
+    decoder, heads = reranker.model.decoder, reranker.model.heads
+    cap = getattr(decoder.config, "final_logit_softcapping", None)
+    [tokens] = reranker.pairs.pairs(PAIRS[:1])
+    ids = torch.tensor([tokens.query + tokens.passage + tokens.prompt])
+    states = decoder(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+    for layer in (1, 2, 3, 4):
+        # transformers normalises the last state itself.
+        state = states[layer][0, -1] if layer == 4 else decoder.norm(states[layer][0, -1])
+        expected = state @ heads.by_layer[str(layer)]
+        expected = cap * torch.tanh(expected / cap) if cap else expected
+        found = reranker.score(PAIRS[:1], cutoff_layer=layer)
+        assert found[0] == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_leaving_at_layer_l_scores_like_a_model_cut_to_l_layers(
+    make_reranker: MakeReranker, family: str
+) -> None:
+    reranker = make_reranker(family)
+    for layer in (1, 3):
+        cut = make_reranker(family).model.decoder
+        cut.layers = cut.layers[:layer]
+        cut.config.num_hidden_layers = layer
+        heads = ScoreHeads([layer], 32)
+        heads.load_state_dict({f"by_layer.{layer}": reranker.model.heads.by_layer[str(layer)]})
+        model = RerankerModel(cut, heads).eval()
+        rows = make_rows(reranker.pairs.pairs(PAIRS), reranker.pairs.pad)
+        with torch.no_grad():
+            expected = model(rows, Shape(layer))
+        torch.testing.assert_close(torch.tensor(reranker.score(PAIRS, cutoff_layer=layer)), expected)
+
+
+def test_every_head_is_the_one_of_its_layer_and_not_the_first(reranker: Reranker) -> None:
+    shape = reranker.shape()
+    before = reranker.score_exits(PAIRS, shape).scores
+    with torch.no_grad():
+        reranker.model.heads.by_layer["3"].add_(1.0)
+    changed = (reranker.score_exits(PAIRS, shape).scores != before).any(axis=1)
+    assert changed.tolist() == [False, False, True, False]
+
+
+def test_an_early_exit_never_runs_deeper_layers(reranker: Reranker) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("layer 3 was run")
+
+    reranker.model.decoder.layers[2].register_forward_hook(refuse)
+    reranker.score(PAIRS, cutoff_layer=2)
+    with pytest.raises(AssertionError, match="layer 3 was run"):
+        reranker.score(PAIRS, cutoff_layer=3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_start_as_the_row_of_yes(folders: Callable[[str], Path], family: str) -> None:
+    folder = folders(family)
+    model, tokenizer, settings = start_from(folder, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
+    language_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    reranker = Reranker(model.eval(), tokenizer, settings)
+    [tokens] = reranker.pairs.pairs(PAIRS[:1])
+    ids = torch.tensor([tokens.query + tokens.passage + tokens.prompt])
+    yes = tokenizer("Yes", add_special_tokens=False)["input_ids"][0]
+    expected = language_model(input_ids=ids).logits[0, -1, yes].item()
+    assert reranker.score(PAIRS[:1])[0] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_a_tokenizer_without_yes_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "cat": 2}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="</s>")
+    with pytest.raises(ModelError, match="no single token for 'Yes'"):
+        heads_from_vocabulary(tokenizer, torch.zeros(3, 8), [1])
+
+
+def test_a_folder_without_a_language_model_head_is_refused(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folders("llama"))
+    model.base_model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folders("llama")).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"lacks lm_head\.weight"):
+        start_from(tmp_path, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_a_backbone_that_works_between_its_layers_is_refused(reranker: Reranker) -> None:
+    decoder = reranker.model.decoder
+    refuse_unknown_backbone(decoder)
+    original = decoder.forward
+
+    def scaled(*args: object, **kwargs: object) -> object:
+        output = original(*args, **kwargs)
+        output.last_hidden_state = output.last_hidden_state * 2
+        return output
+
+    decoder.forward = scaled
+    with pytest.raises(ModelError, match="does not give what its own forward gives"):
+        refuse_unknown_backbone(decoder)
+    with pytest.raises(ModelError, match="has no embed_tokens"):
+        refuse_unknown_backbone(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2"])
+def test_sliding_windows_hide_what_the_backbone_hides(make_reranker: MakeReranker, family: str) -> None:
+    reranker = make_reranker(family)
+    decoder = reranker.model.decoder
+    unlimited = reranker.score(PAIRS[1:2])[0]
+    decoder.config.sliding_window = 7
+    [tokens] = reranker.pairs.pairs(PAIRS[1:2])
+    ids = torch.tensor([tokens.query + tokens.passage + tokens.prompt])
+    state = decoder(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
+    expected = reranker.model.heads(4, state[None])
+    cap = getattr(decoder.config, "final_logit_softcapping", None)
+    expected = cap * torch.tanh(expected / cap) if cap else expected
+    found = reranker.score(PAIRS[1:2])[0]
+    assert found == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
+    assert found != pytest.approx(unlimited, rel=1e-3)
+    shared = reranker.score([PAIRS[1], PAIRS[1]])
+    assert shared == pytest.approx([found, found], rel=1e-4, abs=1e-5)
+
+
+def test_a_mask_sees_the_past_the_present_and_no_future() -> None:
+    mask = causal_mask(2, 2, window=3, implementation="sdpa", like=torch.zeros(1))
+    assert mask is not None
+    assert (mask[0, 0] == 0).tolist() == [[True, True, True, False], [False, True, True, True]]
+    assert causal_mask(4, 0, window=9, implementation="sdpa", like=torch.zeros(1)) is None
