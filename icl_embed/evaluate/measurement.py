@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -86,7 +87,7 @@ class Measurement:
         if self.aggregation == "replicates":
             generator = np.random.default_rng(self._seed(how))
             return np.asarray(self.values)[generator.integers(len(self.values), size=how.resamples)]
-        return bootstrap(self._statistic(), len(self.ids), resamples=how.resamples, seed=self._seed(how))
+        return _drawn(self, how)
 
     def interval(self, how: Bootstrap) -> Interval:
         """The score with its interval."""
@@ -104,6 +105,13 @@ class Measurement:
     def _seed(self, how: Bootstrap) -> int:
         # Data sets are independent samples: each has its own stream, shared by all models and settings.
         return zlib.crc32(f"{how.seed}:{self.dataset}".encode())
+
+
+@lru_cache(maxsize=128)
+def _drawn(measured: Measurement, how: Bootstrap) -> NDArray[np.float64]:
+    # A report compares each measurement several times; its replicates are small, drawing them is not.
+    statistic, seed = measured._statistic(), measured._seed(how)
+    return bootstrap(statistic, len(measured.ids), resamples=how.resamples, seed=seed)
 
 
 def compare(first: Measurement, second: Measurement, how: Bootstrap) -> Difference:

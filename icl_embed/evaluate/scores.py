@@ -4,7 +4,7 @@
 - ``per_query.parquet``: the values behind each score (setting, query_id, value, target).
 - ``examples.json``: the exact examples of each setting.
 - ``mteb/<setting>.json``: mteb's own result.
-- ``top_passages.parquet`` (retrieval): what a reranker starts from.
+- ``top_passages.parquet`` (retrieval, reranking): what a reranker starts from.
 """
 
 from __future__ import annotations

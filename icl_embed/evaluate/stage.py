@@ -253,7 +253,7 @@ def _write(
     for item in measured:
         text = json.dumps(item.run.result, indent=1, ensure_ascii=False)
         (out_dir / "mteb" / f"{item.setting.name}.json").write_text(text, encoding="utf-8")
-    if isinstance(data, SearchData) and data.candidates is None:
+    if isinstance(data, SearchData):
         # The last setting is the few-shot one, if there is one.
         write_top_passages(out_dir, data, measured[-1].run.ranking)
     return _counts(scores)

@@ -95,7 +95,7 @@ def test_every_kind_leaves_a_readable_folder(kind, tmp_path, encoder):
     assert [result.setting for result in scores.results] == ["zero-shot", "few-shot"]
     measurements = read_measurements(tmp_path / "out", scores)
     assert measurements["few-shot"].point == pytest.approx(scores.of("few-shot").mean)
-    assert not (tmp_path / "out" / "top_passages.parquet").exists()
+    assert (tmp_path / "out" / "top_passages.parquet").exists() == (kind == "reranking")
 
 
 def test_a_task_without_examples_is_evaluated_zero_shot_and_says_so(tmp_path, encoder):

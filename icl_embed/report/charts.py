@@ -1,0 +1,201 @@
+"""Charts as inline SVG: a loss curve, score intervals, and the reranker's cost against its quality.
+
+Colours come from the page's CSS variables, so charts follow its light and dark themes. Every text is escaped
+here, because a chart enters the page as finished markup.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+Point = tuple[float, float]
+
+LETTER, SMALL_LETTER = 7.6, 6.4  # generous widths of a letter in row labels and their details, pixels
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A value with its interval, drawn in the style of a CSS class."""
+
+    style: str
+    label: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class IntervalRow:
+    """One line of an interval chart; ``detail`` is set small under or after the label."""
+
+    label: str
+    detail: str
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class CostPoint:
+    """One way to rerank: what it costs and how good it is."""
+
+    label: str
+    cost: float
+    value: float
+    low: float
+    high: float
+    series: str
+    is_chosen: bool
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` round numbers that cover [low, high]."""
+    span = (high - low) or abs(high) or 1.0
+    rough = span / max(count, 1)
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= rough * 0.999)
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
+    return [round(index * step, 10) for index in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Maps values to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value."""
+        share = (value - self.low) / ((self.high - self.low) or 1.0)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def line_chart(
+    points: Sequence[Point], smooth: Sequence[Point], *, title: str, labels: tuple[str, str], width: int
+) -> Markup:
+    """Raw points as dots, a smoothed line over them."""
+    height, left, bottom = round(width * 0.42) + 40, 46, 34
+    xs, ys = (
+        ticks(0, max(x for x, _ in points), 6),
+        ticks(min(y for _, y in points), max(y for _, y in points)),
+    )
+    across = Axis(xs[0], xs[-1], left, width - 12)
+    up = Axis(ys[0], ys[-1], height - bottom, 12)
+    parts = [_grid(across, up, xs, ys, width), _axis_titles(labels, width, height, left)]
+    parts += [f'<circle class="dot" cx="{across(x)}" cy="{up(y)}" r="2"/>' for x, y in points]
+    path = " ".join(f"{'L' if i else 'M'}{across(x)},{up(y)}" for i, (x, y) in enumerate(smooth))
+    parts.append(f'<path class="line" d="{path}"/>')
+    return _svg(parts, width, height, title)
+
+
+def interval_chart(rows: Sequence[IntervalRow], *, title: str, width: int) -> Markup:
+    """One group of horizontal intervals per row: labels on the left where there is room, else above."""
+    is_wide = width >= 600
+    line, gap, head, gutter = 13, 14, (0 if is_wide else 20), (260 if is_wide else 10)
+    low = min((mark.low for row in rows for mark in row.marks), default=0.0)
+    high = max((mark.high for row in rows for mark in row.marks), default=100.0)
+    xs = ticks(min(low, 0.0) if low < 25 else low, high, 8 if is_wide else 5)
+    across = Axis(xs[0], xs[-1], gutter, width - 14)
+    height = 30 + sum(head + line * max(len(row.marks), 1) + gap for row in rows)
+    parts = [
+        f'<line class="grid" x1="{across(x)}" x2="{across(x)}" y1="2" y2="{height - 24}"/>'
+        f'<text class="tick" x="{across(x)}" y="{height - 8}" text-anchor="middle">{x:g}</text>'
+        for x in xs
+    ]
+    y = 12.0
+    for row in rows:
+        parts.append(_row_label(row, y, across, is_wide))
+        y += head
+        for mark in row.marks:
+            parts.append(_interval(mark, across, y))
+            y += line
+        y += gap + line * (not row.marks)
+    return _svg(parts, width, height, title)
+
+
+def cost_chart(points: Sequence[CostPoint], *, title: str, labels: tuple[str, str], width: int) -> Markup:
+    """Quality with intervals over cost; the points of a series are joined, the chosen one is ringed."""
+    height, left, bottom = round(width * 0.46) + 40, 46, 34
+    xs = ticks(0, max(point.cost for point in points), 6 if width > 500 else 4)
+    ys = ticks(min(point.low for point in points), max(point.high for point in points))
+    across, up = Axis(xs[0], xs[-1], left, width - 16), Axis(ys[0], ys[-1], height - bottom, 12)
+    parts = [_grid(across, up, xs, ys, width), _axis_titles(labels, width, height, left)]
+    for number, series in enumerate(dict.fromkeys(point.series for point in points)):
+        members = sorted((point for point in points if point.series == series), key=lambda item: item.cost)
+        path = " ".join(f"{'L' if i else 'M'}{across(p.cost)},{up(p.value)}" for i, p in enumerate(members))
+        parts.append(f'<path class="series s{number % 4}" d="{path}"/>')
+        parts += [_cost_mark(point, across, up, number % 4) for point in members]
+    return _svg(parts, width, height, title)
+
+
+def _cost_mark(point: CostPoint, across: Axis, up: Axis, style: int) -> str:
+    x, y = across(point.cost), up(point.value)
+    ring = f'<circle class="ring" cx="{x}" cy="{y}" r="9"/>' if point.is_chosen else ""
+    return (
+        f'<g class="s{style}"><title>{escape(point.label)}</title>{ring}'
+        f'<line class="whisker" x1="{x}" x2="{x}" y1="{up(point.low)}" y2="{up(point.high)}"/>'
+        f'<circle class="mark" cx="{x}" cy="{y}" r="4"/></g>'
+    )
+
+
+def _row_label(row: IntervalRow, y: float, across: Axis, is_wide: bool) -> str:
+    room = across.start - 12 if is_wide else across.end
+    label = _fit(row.label, room, LETTER)
+    if is_wide:
+        detail = (
+            f'<tspan class="axis" x="0" y="{y + 18}">{escape(_fit(row.detail, room, SMALL_LETTER))}</tspan>'
+        )
+    else:
+        rest = room - len(label) * LETTER - 10
+        detail = f'<tspan class="axis" dx="6">{escape(_fit(row.detail, rest, SMALL_LETTER))}</tspan>'
+    return f'<text class="row" x="0" y="{y + 4}"><title>{escape(row.label)}</title>{escape(label)}{detail}</text>'
+
+
+def _fit(text: str, room: float, letter: float) -> str:
+    """The text, cut with an ellipsis where it would leave its room (pixels)."""
+    letters = int(room / letter)
+    if len(text) <= letters:
+        return text
+    return text[: letters - 1] + "…" if letters > 3 else ""
+
+
+def _interval(mark: Mark, across: Axis, y: float) -> str:
+    said = f"{mark.label}: {mark.value:.1f} ({mark.low:.1f} to {mark.high:.1f})"
+    return (
+        f'<g class="{escape(mark.style)}"><title>{escape(said)}</title>'
+        f'<line class="whisker" x1="{across(mark.low)}" x2="{across(mark.high)}" y1="{y}" y2="{y}"/>'
+        f'<circle class="mark" cx="{across(mark.value)}" cy="{y}" r="4.5"/></g>'
+    )
+
+
+def _grid(across: Axis, up: Axis, xs: Sequence[float], ys: Sequence[float], width: int) -> str:
+    parts = [
+        f'<line class="grid" x1="{across.start}" x2="{across.end}" y1="{up(y)}" y2="{up(y)}"/>'
+        f'<text class="tick" x="{across.start - 7}" y="{up(y) + 4}" text-anchor="end">{y:g}</text>'
+        for y in ys
+    ]
+    every = 1 if width > 500 else 2
+    parts += [
+        f'<text class="tick" x="{across(x)}" y="{up.start + 16}" text-anchor="middle">{x:g}</text>'
+        for x in xs[::every]
+    ]
+    return "".join(parts)
+
+
+def _axis_titles(labels: tuple[str, str], width: int, height: int, left: int) -> str:
+    return (
+        f'<text class="axis" x="{width - 12}" y="{height - 3}" text-anchor="end">{escape(labels[0])}</text>'
+        f'<text class="axis" x="{left}" y="9">{escape(labels[1])}</text>'
+    )
+
+
+def _svg(parts: Sequence[str], width: int, height: float, title: str) -> Markup:
+    body = "".join(parts)  # labels are escaped above; everything else is numbers and our own class names
+    opening = f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(title)}">'
+    return Markup(f"{opening}{body}</svg>")  # noqa: S704

@@ -1,0 +1,172 @@
+"""Facts read from artefact folders: sizes, statistics, the loss curve, manifests, the machine.
+
+A file that is missing gives nothing; a file that is broken is an error, because the store verified it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icl_embed.errors import DataError
+from icl_embed.report.inputs import ReportDataset
+from icl_embed.store.manifest import MANIFEST_NAME, Manifest, read_manifest
+
+Table = tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]
+"""Column names and rows."""
+
+
+@dataclass(frozen=True)
+class DatasetSize:
+    """A data set with its rows per split and its passages."""
+
+    dataset: ReportDataset
+    rows: dict[str, int]
+    passages: int
+
+
+@dataclass(frozen=True)
+class ArtefactFact:
+    """One artefact of the run: what made it, how long it took, and whether it was there already."""
+
+    manifest: Manifest
+    was_cached: bool
+
+    @property
+    def inputs(self) -> tuple[tuple[str, str], ...]:
+        """(role, fingerprint) of each input."""
+        found = self.manifest.key.get("inputs", {})
+        return tuple((role, str(name).rpartition("/")[2]) for role, name in found.items())
+
+
+def dataset_size(dataset: ReportDataset) -> DatasetSize:
+    """Count the rows of a dataset artefact by split, and its passages.
+
+    Raises
+        DataError: a file is there and cannot be read.
+    """
+    rows = _split_counts(dataset.folder / "rows.parquet")
+    return DatasetSize(dataset, rows, sum(_split_counts(dataset.folder / "corpus.parquet").values()))
+
+
+def _split_counts(path: Path) -> dict[str, int]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        return {}
+    try:
+        counted = pq.read_table(path, columns=["split"]).column("split").value_counts().to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot read {path}: {error}; rebuild the artefact") from error
+    return {item["values"]: item["counts"] for item in counted}
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None if it is missing.
+
+    Raises
+        DataError: it is not JSON.
+    """
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not JSON: {error}; rebuild the artefact") from error
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file; none if it is missing.
+
+    Raises
+        DataError: a line is not a JSON object.
+    """
+    if not path.exists():
+        return []
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}:{number} is not a JSON object: {error}") from error
+    return lines
+
+
+def per_dataset_table(statistics: Any) -> Table | None:
+    """A table of counts with one row per data set, from ``{"datasets": {name: {...}}}`` or ``{name: {...}}``.
+
+    Nested mappings become columns of their own, so the table shows whatever the stage counted.
+    """
+    if not isinstance(statistics, Mapping):
+        return None
+    named = statistics.get("datasets", statistics)
+    if not isinstance(named, Mapping):
+        return None
+    flat = {name: _flatten(counts) for name, counts in named.items() if isinstance(counts, Mapping)}
+    columns = list(dict.fromkeys(column for counts in flat.values() for column in counts))
+    if not columns:
+        return None
+    # A reason that nothing was dropped for is noise.
+    columns = [c for c in columns if any(counts.get(c) not in (None, 0) for counts in flat.values())]
+    rows = tuple((name, *(counts.get(column, 0) for column in columns)) for name, counts in flat.items())
+    return ("data set", *(column.replace("_", " ") for column in columns)), rows
+
+
+def _flatten(counts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, value in counts.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}: ")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def read_artefacts(folders: tuple[Path, ...], cached: frozenset[str]) -> tuple[ArtefactFact, ...]:
+    """The manifests of all artefacts, in the order given; folders without one are left out."""
+    found = [read_manifest(folder) for folder in folders if (folder / MANIFEST_NAME).exists()]
+    return tuple(ArtefactFact(manifest, manifest.fingerprint in cached) for manifest in found)
+
+
+def this_machine() -> tuple[tuple[str, str], ...]:
+    """Processor, cores, memory and accelerators of the machine we run on."""
+    facts = [
+        ("processor", _processor()),
+        ("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
+        ("memory", _memory()),
+        ("accelerator", _accelerator()),
+        ("system", f"{platform.system()} {platform.release()}"),
+    ]
+    return tuple(facts)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory() -> str:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return "unknown"
+    return f"{total / 2**30:.0f} GiB"
+
+
+def _accelerator() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none"
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return ", ".join(names)

@@ -1,0 +1,273 @@
+"""The report says what the folders say, escapes what they hold, and survives what they lack."""
+
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from icl_embed.config import RunConfig
+from icl_embed.errors import DataError, EvaluationError
+from icl_embed.evaluate.measurement import Bootstrap, compare
+from icl_embed.evaluate.scores import read_measurements, read_scores
+from icl_embed.report.inputs import ReportInputs
+from icl_embed.report.page import build_report, duration
+from icl_embed.report.score_table import build_score_table
+from icl_embed.report.view import config_changes, gather, signed
+
+
+class Page(HTMLParser):
+    """Collects elements, the cells of tables by id, and checks that tags are balanced."""
+
+    VOID = ("meta", "link", "br", "circle", "line", "path")
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.elements, self.rows, self.table = [], [], {}, None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.elements.append((tag, attributes))
+        if tag == "table":
+            self.table = attributes.get("id", "")
+        if tag == "tr" and self.table is not None:
+            self.rows.setdefault(self.table, []).append([])
+        if tag in ("td", "th") and self.table is not None:
+            self.rows[self.table][-1].append("")
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+        if tag == "table":
+            self.table = None
+
+    def handle_data(self, data):
+        if self.table is not None and self.rows.get(self.table) and {"td", "th"} & set(self.stack):
+            self.rows[self.table][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def html(report):
+    return (report / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+@pytest.fixture(scope="module")
+def markdown(report):
+    return (report / "report.md").read_text(encoding="utf-8")
+
+
+def test_every_tag_is_closed_and_every_section_is_there(page):
+    assert page.stack == []
+    ids = {attributes.get("id") for _, attributes in page.elements}
+    assert {"scores", "training", "reranker", "data", "examples", "run", "lineage", "limitations"} <= ids
+
+
+def test_the_page_holds_no_script_and_asks_for_nothing(html, page):
+    assert not any(tag in ("script", "img", "iframe", "object", "embed") for tag, _ in page.elements)
+    assert "@import" not in html
+    assert "url(" not in html
+    for tag, attributes in page.elements:
+        assert not any(name.startswith("on") for name in attributes)
+        if tag == "link":
+            assert attributes["href"] == "data:,"
+        if tag == "a":
+            assert attributes["href"].startswith(("#", "https://example.org"))
+    policies = [a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+
+
+def test_hostile_text_is_shown_and_not_run(html, markdown):
+    assert "<script>" not in html
+    assert "&lt;script&gt;alert" in html
+    assert "javascript:" not in html
+    assert "<script>" not in markdown
+    assert "&lt;script&gt;alert('x')&lt;/script&gt; \\| a" in markdown
+
+
+def test_links_inside_the_page_lead_somewhere(page):
+    ids = {attributes.get("id") for _, attributes in page.elements}
+    targets = {a["href"][1:] for tag, a in page.elements if tag == "a" and a["href"].startswith("#")}
+    assert targets
+    assert targets <= ids
+
+
+def test_the_score_table_shows_every_score_of_the_folders(page, run_inputs):
+    cells = {row[0].split()[0]: row for row in page.rows["score-table"]}
+    for folder in run_inputs.evaluations:
+        scores = read_scores(folder)
+        for result in scores.results:
+            shown = f"{100 * result.mean:.1f} {100 * result.low:.1f} \N{EN DASH} {100 * result.high:.1f}"
+            assert any(" ".join(cell.split()) == shown for cell in cells[scores.dataset])
+        mark = "trained on" if scores.trained_on else "unseen"
+        assert mark in cells[scores.dataset][0]
+
+
+def test_differences_are_coloured_only_when_their_interval_excludes_zero(html, run_inputs):
+    table = table_of(run_inputs)
+    gaps = [gap for row in (*table.averages, *table.rows) for gap in row.differences.values()]
+    expected = {
+        "up": sum(gap.low > 0 for gap in gaps),
+        "down": sum(gap.high < 0 for gap in gaps),
+        "even": sum(gap.low <= 0 <= gap.high for gap in gaps),
+    }
+    assert expected["up"] > 3
+    assert expected["even"] > 2
+    assert {name: html.count(f'<span class="{name}">') for name in expected} == expected
+
+
+def table_of(inputs):
+    how = Bootstrap(inputs.config["evaluate"]["bootstrap_resamples"], 0.95, inputs.config["seed"])
+    return build_score_table(inputs.evaluations, how, base_model="base", trained_model="trained")
+
+
+def test_the_differences_are_paired(run_inputs):
+    row = next(row for row in table_of(run_inputs).rows if row.label == "medical-qa")
+    (folder,) = [
+        f
+        for f in run_inputs.evaluations
+        if (s := read_scores(f)).dataset == row.label and s.model == "trained"
+    ]
+    measured = read_measurements(folder, read_scores(folder))
+    expected = compare(measured["few-shot"], measured["zero-shot"], Bootstrap(2000, 0.95, 13))
+    assert row.differences["few-zero"] == expected
+
+
+def test_averages_leave_out_what_was_trained_on_and_what_lacks_a_setting(run_inputs):
+    table = table_of(run_inputs)
+    everything, search = table.averages
+    members = [row for row in table.rows if not row.trained_on and row.label != "trivia-facts"]
+    assert everything.label == f"Average of {len(members)} unseen sets"
+    mean = sum(row.cells["trained-few"].mean for row in members) / len(members)
+    assert everything.cells["trained-few"].mean == pytest.approx(mean)
+    assert "bm25" not in everything.cells  # BM25 cannot do all of them
+    assert {"bm25", "trained-few"} <= set(search.cells)
+
+
+def test_an_absent_setting_is_explained(markdown):
+    assert "trivia-facts: no few-shot score, because the pool holds no eligible examples" in markdown
+
+
+def test_the_exact_examples_are_shown(html):
+    assert html.count("<details>") == 8
+    assert "question 3 of medical-qa?" in html
+
+
+def test_statistics_are_tables_whatever_was_counted(page, html):
+    assert "decontamination: ngram" in html
+    assert "dropped: above ceiling" in html
+    assert "label conflict" not in html  # nothing was rejected for it
+
+
+def test_training_facts_come_from_the_log(html, markdown):
+    assert "examples per query, really used" in html
+    assert "- steps: 120" in markdown
+
+
+def test_the_reranker_table_and_curve_are_there(page, html, markdown):
+    assert [row[0] for row in page.rows["reranker-table"][1:]] == [
+        "medical-qa",
+        "trivia-facts",
+        "icd10-codes",
+    ]
+    assert "layer 6, compression 2: nDCG@10 55.8, 156.0 GFLOPs, chosen" in html
+    assert html.count('class="ring"') == 2  # one for a desk, one for a phone
+    assert "**58%** of the reranker's FLOPs saved" in markdown
+
+
+def test_lineage_names_every_artefact_and_what_was_cached(page, run_inputs):
+    rows = page.rows["lineage-table"][1:]
+    assert len(rows) == len(run_inputs.artefacts)
+    assert sum(row[-1] == "from the store" for row in rows) == 1
+
+
+def test_only_settings_that_differ_are_listed():
+    config = RunConfig.model_validate({"train": {"temperature": 0.05}, "preset": "mine"}).model_dump(
+        mode="json"
+    )
+    assert config_changes(config) == (("train.temperature", "0.05", "0.02"),)
+    assert config_changes(RunConfig().model_dump(mode="json")) == ()
+
+
+def test_limitations_follow_from_the_facts(run_inputs):
+    told = " ".join(gather(run_inputs).limitations)
+    assert "Only the first 8 layers" in told
+    assert "Training saw 1,920 queries" in told
+    assert "capped at 300 per data set" in told
+    assert "icd10-codes and tweet-mood: the train split was trained on" in told
+    whole = run_inputs.config | {"model": run_inputs.config["model"] | {"num_layers": 0}}
+    assert "layers" not in " ".join(gather(dataclasses.replace(run_inputs, config=whole)).limitations)
+
+
+def test_an_empty_run_still_gives_a_page(tmp_path):
+    counts = build_report(ReportInputs(RunConfig().model_dump(mode="json")), tmp_path)
+    assert counts["datasets"] == 0
+    text = (tmp_path / "index.html").read_text()
+    assert "This run has no evaluation." in text
+    assert Page(text).stack == []
+    assert "nan" not in text.lower().replace("nano", "")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "pool",
+        "negatives",
+        "embedder",
+        "reranker",
+        "reranker_evaluation",
+        "datasets",
+        "artefacts",
+        "evaluations",
+    ],
+)
+def test_a_missing_part_is_left_out(run_inputs, tmp_path, missing):
+    empty = () if isinstance(getattr(run_inputs, missing), tuple) else None
+    build_report(dataclasses.replace(run_inputs, **{missing: empty}), tmp_path)
+    assert Page((tmp_path / "index.html").read_text()).stack == []
+
+
+def test_folders_without_their_files_are_left_out(run_inputs, tmp_path):
+    names = ("pool", "negatives", "embedder", "reranker", "reranker_evaluation")
+    build_report(dataclasses.replace(run_inputs, **dict.fromkeys(names, tmp_path)), tmp_path / "out")
+    assert 'id="reranker"' not in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "text", "error"),
+    [
+        ("pool", "statistics.json", "{", DataError),
+        ("embedder", "metrics.jsonl", '{"step": 1, "loss": 2}\nbroken\n', DataError),
+        (
+            "reranker_evaluation",
+            "scores.json",
+            '{"datasets": [{"dataset": "a", "full_depth": {"mean": 1}}]}',
+            DataError,
+        ),
+        ("reranker_evaluation", "scores.json", "[1]", DataError),
+    ],
+)
+def test_a_broken_file_is_an_error_that_names_it(run_inputs, tmp_path, part, name, text, error):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(error, match=re.escape(str(tmp_path))):
+        build_report(dataclasses.replace(run_inputs, **{part: tmp_path}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_evaluation_is_refused(run_inputs, tmp_path):
+    with pytest.raises(EvaluationError, match="is not an evaluation's scores"):
+        build_report(dataclasses.replace(run_inputs, evaluations=(tmp_path,)), tmp_path / "out")
+
+
+def test_small_words_for_durations_and_differences():
+    assert [duration(s) for s in (0.04, 59.4, 200, 3900)] == ["0.0 s", "59 s", "3 min 20 s", "1 h 05 min"]
+    assert [signed(v) for v in (0.0312, -0.5, 0.0)] == ["+3.1", "\N{MINUS SIGN}50.0", "+0.0"]
