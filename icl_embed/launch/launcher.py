@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 60  # a stopped job finishes its step and saves before it is killed
 LINES_KEPT = 30
+FIRST_RANK = "[default0]:"  # torchrun's mark on the lines of rank 0
 
 
 class WorkerLostError(IclEmbedError):
@@ -57,9 +58,11 @@ def launch(
         if process.stdout is None:
             raise WorkerLostError("the launcher gave no output pipe")
         for line in process.stdout:
-            text = line.rstrip().removeprefix("[default0]:")
-            tail.append(text)
-            on_line(text)
+            text = line.rstrip()
+            if text.startswith(FIRST_RANK):
+                on_line(text.removeprefix(FIRST_RANK))
+            if text.startswith(FIRST_RANK) or "exitcode" in text:  # torchrun's own traceback says nothing more
+                tail.append(text.removeprefix(FIRST_RANK).strip())
         process.wait()
     finally:
         _end(process)
@@ -112,7 +115,8 @@ def _explain(code: int, work_dir: Path, tail: deque[str]) -> IclEmbedError:
         last = "\n  ".join(tail)
         return WorkerLostError(
             f"a rank died without a message (launcher exit code {code}); it may have been killed or out of "
-            f"memory. Run again to resume from the last checkpoint. Last lines:\n  {last}"
+            f"memory. Run again to resume from the last checkpoint. All logs: {work_dir / 'logs'}. "
+            f"Last lines:\n  {last}"
         )
     kind = getattr(errors, outcome["kind"], None)
     if isinstance(kind, type) and issubclass(kind, IclEmbedError):

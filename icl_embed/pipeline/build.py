@@ -13,7 +13,7 @@ from typing import Any
 from icl_embed.config import ModelConfig, NegativesConfig, PoolConfig
 from icl_embed.pipeline.measure import (
     build_evaluation,
-    build_report_stage,
+    build_report,
     build_reranker_evaluation,
 )
 from icl_embed.pipeline.run import Run
@@ -98,7 +98,7 @@ _BUILDERS: Mapping[str, Callable[[Run, StageKey, Path], Counts]] = {
     "negatives": _build_negatives,
     "evaluation": build_evaluation,
     "reranker-evaluation": build_reranker_evaluation,
-    "report": build_report_stage,
+    "report": build_report,
 }
 
 _TRAINERS: Mapping[str, Callable[[Run, StageKey, Path, OnLine | None], Counts]] = {

@@ -1,0 +1,105 @@
+"""The stages that measure, and the report over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icl_embed.config import EvaluateConfig, RerankConfig
+from icl_embed.pipeline.run import Run
+from icl_embed.store import StageKey
+
+if TYPE_CHECKING:
+    from icl_embed.evaluate.task_data import EvaluationInput
+    from icl_embed.report.inputs import ReportDataset
+
+
+def build_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
+    """Score one system on one data set."""
+    from icl_embed.evaluate.stage import EvaluatedModel, evaluate_bm25, evaluate_model
+
+    config = EvaluateConfig(**key.settings["evaluate"])
+    dataset = _evaluation_input(run, key)
+    seed = key.settings["seed"]
+    if "model" not in key.inputs:
+        return evaluate_bm25(dataset, config, out_dir, seed=seed)
+    model = run.input(key, "model")
+    evaluated = EvaluatedModel(
+        name=key.settings["system"],
+        fingerprint=model.fingerprint,
+        folder=model.path,
+        dtype=key.settings["dtype"],
+    )
+    pool_dir = run.input(key, "pool").path
+    return evaluate_model(dataset, evaluated, config, out_dir, pool_dir=pool_dir, seed=seed)
+
+
+def _evaluation_input(run: Run, key: StageKey) -> EvaluationInput:
+    from icl_embed.evaluate.task_data import EvaluationInput
+
+    card, artefact = run.card(key.settings["dataset"]), run.input(key, "dataset")
+    return EvaluationInput(
+        name=card.name,
+        kind=card.kind,
+        instruction=card.instruction,
+        folder=artefact.path,
+        fingerprint=artefact.fingerprint,
+        trained_on=key.settings["trained_on"],
+        title=card.title,
+        licence=card.licence,
+        homepage=card.homepage,
+    )
+
+
+def build_reranker_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
+    """Rerank the embedder's top passages of every ranking task."""
+    from icl_embed.evaluate.measurement import Bootstrap
+    from icl_embed.rerank.evaluate import evaluate_reranker
+
+    evaluate = EvaluateConfig(**key.settings["evaluate"])
+    roles = [role for role in key.inputs if role != "reranker"]
+    return evaluate_reranker(
+        run.input(key, "reranker").path,
+        [run.input(key, role).path for role in roles],
+        RerankConfig(**key.settings["rerank"]),
+        out_dir,
+        seed=key.settings["seed"],
+        bootstrap=Bootstrap(evaluate.bootstrap_resamples, evaluate.confidence, key.settings["seed"]),
+    )
+
+
+def build_report(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
+    """One page about everything the run made."""
+    from icl_embed.report.inputs import ReportInputs
+    from icl_embed.report.page import build_report as write_report
+
+    keys = run.keys
+    inputs = ReportInputs(
+        config=key.settings["config"],
+        datasets=tuple(_report_dataset(run, name) for name in keys.datasets),
+        pool=run.artefact(keys.pool).path,
+        negatives=run.artefact(keys.negatives).path,
+        embedder=run.artefact(keys.embedder).path,
+        evaluations=tuple(run.artefact(one).path for one in keys.evaluations.values()),
+        reranker=run.artefact(keys.reranker).path,
+        reranker_evaluation=run.artefact(keys.reranker_evaluation).path,
+        artefacts=tuple(run.artefact(one).path for one in keys if one != keys.report),
+    )
+    return write_report(inputs, out_dir)
+
+
+def _report_dataset(run: Run, name: str) -> ReportDataset:
+    from icl_embed.report.inputs import ReportDataset
+
+    card, data = run.card(name), run.config.data
+    trained, evaluated = name in data.train, name in data.evaluate
+    return ReportDataset(
+        name=name,
+        kind=card.kind,
+        role="train and evaluate" if trained and evaluated else "train" if trained else "evaluate",
+        folder=run.artefact(run.keys.datasets[name]).path,
+        title=card.title,
+        licence=card.licence,
+        homepage=card.homepage,
+    )
