@@ -23,7 +23,7 @@ def examples_for(
     """
     if pool_dir is None:
         return (), "no example pool was given"
-    from icl_embed.pool.examples import choose_examples
+    from icl_embed.pool.choose import choose_examples
 
     forbidden = evaluated_texts(data)
     try:

@@ -154,7 +154,8 @@ def _row_label(row: IntervalRow, y: float, across: Axis, is_wide: bool) -> str:
     else:
         rest = room - len(label) * LETTER - 10
         detail = f'<tspan class="axis" dx="6">{escape(_fit(row.detail, rest, SMALL_LETTER))}</tspan>'
-    return f'<text class="row" x="0" y="{y + 4}"><title>{escape(row.label)}</title>{escape(label)}{detail}</text>'
+    tooltip = f"<title>{escape(row.label)}</title>"
+    return f'<text class="row" x="0" y="{y + 4}">{tooltip}{escape(label)}{detail}</text>'
 
 
 def _fit(text: str, room: float, letter: float) -> str:

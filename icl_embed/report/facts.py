@@ -118,6 +118,20 @@ def per_dataset_table(statistics: Any) -> Table | None:
     return ("data set", *(column.replace("_", " ") for column in columns)), rows
 
 
+def pool_table(statistics: Any) -> Table | None:
+    """The pool's way from pairs in to pairs out, one row per data set; None when nothing is known."""
+    if not isinstance(statistics, Mapping) or not isinstance(statistics.get("datasets"), Mapping):
+        return per_dataset_table(statistics)
+    shown = ("pairs_in", "rejected", "pairs_not_positive", "pairs_out", "weight", "decontamination")
+    picked = {}
+    for name, counts in statistics["datasets"].items():
+        picked[name] = {part: counts[part] for part in shown if part in counts}
+        examples = counts.get("examples")
+        if isinstance(examples, Mapping):
+            picked[name]["examples"] = examples.get("kept", 0)
+    return per_dataset_table(picked)
+
+
 def _flatten(counts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, value in counts.items():

@@ -17,6 +17,7 @@ from icl_embed.report.facts import (
     Table,
     dataset_size,
     per_dataset_table,
+    pool_table,
     read_artefacts,
     read_json,
     this_machine,
@@ -117,7 +118,7 @@ def gather(inputs: ReportInputs) -> ReportView:
         few_shot_cost=_few_shot_cost(table),
         training=read_training(inputs.embedder),
         sizes=sizes,
-        pool=per_dataset_table(read_json(inputs.pool / "statistics.json")) if inputs.pool else None,
+        pool=pool_table(read_json(inputs.pool / "statistics.json")) if inputs.pool else None,
         negatives=per_dataset_table(read_json(inputs.negatives / "mining.json"))
         if inputs.negatives
         else None,
@@ -180,13 +181,13 @@ def _score_headlines(row: ScoreRow) -> list[Headline]:
         cell = row.cells[name]
         detail = f"{where}; interval {100 * cell.low:.1f} to {100 * cell.high:.1f}"
         found.append(Headline(f"{100 * cell.mean:.1f}", "", meaning, detail))
-    for key, meaning in (
-        ("few-zero", "few-shot over zero-shot"),
-        ("trained-base", "trained over base, zero-shot"),
+    for key, meaning, unit in (
+        ("few-zero", "few-shot over zero-shot", "points, trained model"),
+        ("trained-base", "trained over base", "points, both zero-shot"),
     ):
         if key in row.differences:
             gap = row.differences[key]
-            detail = f"points; interval {signed(gap.low)} to {signed(gap.high)}"
+            detail = f"{unit}; interval {signed(gap.low)} to {signed(gap.high)}"
             found.append(Headline(signed(gap.mean), "", meaning, detail))
     return found
 

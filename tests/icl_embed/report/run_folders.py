@@ -143,8 +143,11 @@ def dataset_writer(row):
 def write_statistics(folder):
     counts = {
         row[0]: {
-            "rows_in": 1800 + 7 * n,
-            "rows_out": 1500 + 3 * n,
+            "kind": row[1],
+            "trained": row[4],
+            "rows": {"train": 1800, "dev": 100, "test": 300},
+            "pairs_in": 1800 + 7 * n,
+            "pairs_out": 1500 + 3 * n,
             "rejected": {
                 "too_short": 40 + n,
                 "exact_duplicate": 120,
@@ -152,6 +155,7 @@ def write_statistics(folder):
                 "label_conflict": 0,
             },
             "decontamination": {"exact": 31, "ngram": 12 + n},
+            "examples": {"kept": 512, "too_long": 44},
             "weight": 0.111,
         }
         for n, row in enumerate(DATASETS)
