@@ -32,10 +32,10 @@ class DatasetSize:
 
 @dataclass(frozen=True)
 class ArtefactFact:
-    """One artefact of the run: what made it, how long it took, and whether it was there already."""
+    """One artefact of the run: what made it, how long it took, and whether it was there before."""
 
     manifest: Manifest
-    was_cached: bool
+    was_cached: bool | None
 
     @property
     def inputs(self) -> tuple[tuple[str, str], ...]:
@@ -142,10 +142,13 @@ def _flatten(counts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def read_artefacts(folders: tuple[Path, ...], cached: frozenset[str]) -> tuple[ArtefactFact, ...]:
+def read_artefacts(folders: tuple[Path, ...], cached: frozenset[str] | None) -> tuple[ArtefactFact, ...]:
     """The manifests of all artefacts, in the order given; folders without one are left out."""
     found = [read_manifest(folder) for folder in folders if (folder / MANIFEST_NAME).exists()]
-    return tuple(ArtefactFact(manifest, manifest.fingerprint in cached) for manifest in found)
+    return tuple(
+        ArtefactFact(manifest, None if cached is None else manifest.fingerprint in cached)
+        for manifest in found
+    )
 
 
 def this_machine() -> tuple[tuple[str, str], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class ReportInputs:
         pool, negatives, embedder, reranker, reranker_evaluation: artefact folders, None where a run has none.
         evaluations: evaluation artefact folders, any number of models.
         artefacts: every artefact folder of the run, for timings and lineage (each has a ``manifest.json``).
-        cached: fingerprints that this run took from the store and did not build.
+        cached: fingerprints that this run took from the store; None where that is not known.
         base_model, trained_model: the ``model`` names that the evaluations use.
         machine: rows of (fact, value) about the hardware; None looks at this machine.
     """
@@ -47,7 +47,7 @@ class ReportInputs:
     reranker: Path | None = None
     reranker_evaluation: Path | None = None
     artefacts: tuple[Path, ...] = ()
-    cached: frozenset[str] = field(default_factory=frozenset)
+    cached: frozenset[str] | None = None
     base_model: str = "base"
     trained_model: str = "trained"
     machine: tuple[tuple[str, str], ...] | None = None

@@ -88,6 +88,11 @@ class ReportView:
     titles: Mapping[str, str]
 
     @property
+    def knows_cached(self) -> bool:
+        """Whether we know what this run took from the store."""
+        return any(fact.was_cached is not None for fact in self.artefacts)
+
+    @property
     def build_seconds(self) -> float:
         """Seconds spent on what was not taken from the store."""
         return sum(fact.manifest.seconds for fact in self.artefacts if not fact.was_cached)

@@ -190,6 +190,23 @@ def test_lineage_names_every_artefact_and_what_was_cached(page, run_inputs):
     assert sum(row[-1] == "from the store" for row in rows) == 1
 
 
+def test_what_was_cached_is_not_guessed(run_inputs, tmp_path):
+    build_report(dataclasses.replace(run_inputs, cached=None), tmp_path)
+    for name in ("index.html", "report.md"):
+        text = (tmp_path / name).read_text()
+        assert "| built |" not in text
+        assert ">built<" not in text
+
+
+def test_markdown_tables_are_whole(markdown):
+    tables = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
+    assert len(tables) == 8
+    for table in tables:
+        lines = table.splitlines()
+        assert re.fullmatch(r"\|( -+:? \|)+", lines[1])
+        assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {lines[1].count("|")}
+
+
 def test_only_settings_that_differ_are_listed():
     config = RunConfig.model_validate({"train": {"temperature": 0.05}, "preset": "mine"}).model_dump(
         mode="json"
