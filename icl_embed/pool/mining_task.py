@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from icl_embed.corpus.clean import match_keys
 from icl_embed.errors import PoolError
 
 LABEL_KINDS = ("classification", "clustering")

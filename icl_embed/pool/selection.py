@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,9 +29,10 @@ class Candidates:
     _words: dict[int, frozenset[str]] = field(default_factory=dict)
 
     def words(self, index: int) -> frozenset[str]:
-        """The distinct words of a passage."""
+        """The distinct words of a passage, or the passage itself if it has none."""
         if index not in self._words:
-            self._words[index] = frozenset(self.keys[index].split())
+            key = self.keys[index]
+            self._words[index] = frozenset(re.findall(r"\w+", key) or [key])
         return self._words[index]
 
 
@@ -110,7 +112,7 @@ def pad_at_random(
     row: Row, taken: Sequence[int], candidates: Candidates, *, wanted: int, seed: int, tally: Tally
 ) -> list[int]:
     """Random passages of the data set for what mining could not fill, a pure function of seed and row."""
-    rng = random.Random(f"{seed}:{row.pair_id}")  # noqa: S311 (no secret depends on it)
+    rng = random.Random(f"{seed}:{row.pair_id}")
     num_passages = len(candidates.keys)
     draws = rng.sample(range(num_passages), min(num_passages, 4 * wanted + 16))
     padding: list[int] = []

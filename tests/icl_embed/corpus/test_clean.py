@@ -32,7 +32,9 @@ def test_the_stored_form_keeps_what_is_visible_and_drops_the_rest(text, stored):
     assert clean(text) == stored
 
 
-@pytest.mark.parametrize("variant", ["Tokyo  Tower", "tokyo tower", " TOKYO\n\tTOWER ", "to\u00adkyo\u00a0tower"])
+@pytest.mark.parametrize(
+    "variant", ["Tokyo  Tower", "tokyo tower", " TOKYO\n\tTOWER ", "to\u00adkyo\u00a0tower"]
+)
 def test_case_white_space_and_invisible_characters_do_not_make_a_text_different(variant):
     assert match_key(variant) == "tokyo tower"
 

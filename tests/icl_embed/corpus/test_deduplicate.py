@@ -3,7 +3,13 @@ import random
 import numpy as np
 import pytest
 
-from icl_embed.corpus.deduplicate import NearDuplicates, choose_bands, find_near_duplicates, jaccard, shingle_hashes
+from icl_embed.corpus.deduplicate import (
+    NearDuplicates,
+    choose_bands,
+    find_near_duplicates,
+    jaccard,
+    shingle_hashes,
+)
 
 
 def shingles(text: str) -> set[str]:

@@ -11,7 +11,9 @@ from icl_embed.config import PoolConfig
 from icl_embed.pool.build import build_pool
 from icl_embed.pool.inputs import PASSAGE_SCHEMA, ROW_SCHEMA, PoolInput
 
-WORDS = "amber birch cedar delta ember fjord grove heath islet jetty knoll larch maple nook oasis pine".split()
+WORDS = (
+    "amber birch cedar delta ember fjord grove heath islet jetty knoll larch maple nook oasis pine".split()
+)
 LENIENT = PoolConfig(max_dropped_fraction=1.0)
 
 
