@@ -63,6 +63,7 @@ class _Collector:
     def _row(self, record: Record, mapping: Mapping) -> tuple[Row, list[str]]:
         """The record's row, and the keys of its relations (if the card has any)."""
         rows, splits = mapping.rows, mapping.splits
+        given = text_of(splits.value, record) if splits.method == "given" else ""
         label = text_of(rows.label, record) if rows.label else label_by_rules(record, rows.label_rules)
         positive_scores = numbers_of(rows.positive_scores, record)
         negative_scores = numbers_of(rows.negative_scores, record)
@@ -75,7 +76,8 @@ class _Collector:
             positive_scores=None if positive_scores is None else tuple(positive_scores),
             negative_scores=None if negative_scores is None else tuple(negative_scores),
             groups=tuple(texts_of(splits.group, record)) if splits.method == "hash" else (),
-            given=text_of(splits.value, record) if splits.method == "given" else "",
+            given=given,
+            published=bool(given) and splits.split_of(given) in ("dev", "test"),
         )
         return row, texts_of(mapping.negatives.same, record) if mapping.negatives is not None else []
 

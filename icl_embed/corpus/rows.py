@@ -23,7 +23,8 @@ def stable_hash(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the contract, before it has an id. ``groups`` and ``given`` serve the split only."""
+    """A row of the contract, before it has an id. ``groups`` and ``given`` serve the split only;
+    ``published`` rows are the dev and test rows of somebody else's benchmark."""
 
     query: str
     positives: tuple[str, ...] = ()
@@ -34,6 +35,7 @@ class Row:
     negative_scores: tuple[float, ...] | None = None
     groups: tuple[str, ...] = ()
     given: str = ""
+    published: bool = False
 
     @property
     def order(self) -> int:
@@ -61,6 +63,9 @@ class Collected:
 
 def checked_by_kind(kind: str, rows: Iterable[Row], rejected: Counter[str]) -> list[Row]:
     """Drop and count the rows that are no use for their kind, and merge duplicates.
+
+    Labelled texts and pairs of a *published* test split are left as they are, duplicates, contradictions and
+    all, so that scores stay comparable.
 
     Raises
         DataError: scores that are not aligned with their texts, or a pair label other than 0 and 1.
@@ -93,7 +98,7 @@ def _why_useless(kind: str, row: Row) -> str:
     if kind == "pair_classification" and row.score not in (0.0, 1.0):
         raise DataError(f"a pair's score must be 0 or 1, found {row.score} for {row.query[:60]!r}")
     same = {normalised(row.query)} >= {normalised(text) for text in row.positives}
-    return "query equals its positive" if same else ""
+    return "query equals its positive" if same and not pair else ""
 
 
 def _without_false_negatives(row: Row, rejected: Counter[str]) -> Row:
@@ -133,12 +138,15 @@ def _consistent_labels(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]
     """One row per text; a text with two labels teaches nothing and is dropped."""
     labels: dict[str, set[str | None]] = {}
     for row in rows:
-        labels.setdefault(normalised(row.query), set()).add(row.label)
+        if not row.published:
+            labels.setdefault(normalised(row.query), set()).add(row.label)
     seen: set[str] = set()
     kept = []
     for row in rows:
         form = normalised(row.query)
-        if len(labels[form]) > 1:
+        if row.published:
+            kept.append(row)
+        elif len(labels[form]) > 1:
             rejected["same text with two labels"] += 1
         elif form in seen:
             rejected["duplicate"] += 1
@@ -179,12 +187,15 @@ def _distinct_pairs(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
     """One row per unordered pair of texts; pairs with two scores are dropped."""
     scores: dict[tuple[str, ...], set[float | None]] = {}
     for row in rows:
-        scores.setdefault(_pair_key(row), set()).add(row.score)
+        if not row.published:
+            scores.setdefault(_pair_key(row), set()).add(row.score)
     seen: set[tuple[str, ...]] = set()
     kept = []
     for row in rows:
         key = _pair_key(row)
-        if len(scores[key]) > 1:
+        if row.published:
+            kept.append(row)
+        elif len(scores[key]) > 1:
             rejected["same pair with two scores"] += 1
         elif key in seen:
             rejected["duplicate"] += 1

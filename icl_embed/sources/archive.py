@@ -94,16 +94,21 @@ def _select(
 ) -> Iterator[tuple[str, Iterator[bytes]]]:
     """(name, chunks of its content) of each matching member; chunks must be used before the next member."""
     handle.seek(0)
+    with _damage_told(archive), _opened(handle, archive) as (members, open_member):
+        names = _matching([name for name, _, _ in members], patterns, archive)
+        for name, size, stored in members:
+            if name in names:
+                _check_size(f"{name} in {archive}", size, stored, max_bytes)
+                yield name, _chunks(open_member(name), f"{name} in {archive}", size)
+
+
+@contextmanager
+def _damage_told(what: str) -> Iterator[None]:
     try:
-        with _opened(handle, archive) as (members, open_member):
-            names = _matching([name for name, _, _ in members], patterns, archive)
-            for name, size, stored in members:
-                if name in names:
-                    _check_size(f"{name} in {archive}", size, stored, max_bytes)
-                    yield name, _chunks(open_member(name), name, size)
+        yield
     except DAMAGE as error:
         raise SourceError(
-            f"{archive} is damaged or not a zip, wheel or tarball: {error}; delete it and fetch again"
+            f"{what} is damaged, or no zip, wheel or tarball: {error}; delete the archive and fetch it again"
         ) from error
 
 
@@ -158,7 +163,7 @@ def _check_size(what: str, size: int, stored: int, max_bytes: int) -> None:
 def _chunks(opened: IO[bytes], name: str, size: int) -> Iterator[bytes]:
     """The content, which must be exactly as long as the archive declares."""
     seen = 0
-    with opened:
+    with _damage_told(name), opened:
         while chunk := opened.read(CHUNK_BYTES):
             seen += len(chunk)
             if seen > size:

@@ -32,8 +32,11 @@ SOURCE_KINDS = ("pypi", "hub", "http", "local")  # pydantic puts the union's tag
 
 
 def _suggestion(name: str, valid: list[str]) -> str:
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else f"; valid here: {', '.join(valid)}"
+    near = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
+    if not near:
+        return f"; valid here: {', '.join(valid)}"
+    best = max(near, key=lambda word: (sorted(word) == sorted(name), word[0] == name[0], -near.index(word)))
+    return f"; did you mean {best}?"
 
 
 def _names_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

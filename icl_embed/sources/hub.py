@@ -1,43 +1,60 @@
-"""The ``hub`` source: files of a Hugging Face data set repository at one commit. The only door to the hub.
+"""The ``hub`` source: files of a Hugging Face repository at one commit. The only door to the hub.
 
 Works without a network if the commit is already in the cache (ours, or the one HF_HOME names).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from icl_embed.errors import SourceError
+from icl_embed.errors import SourceError, SourceUnreachableError
 from icl_embed.sources.archive import matches
 from icl_embed.sources.card_source import HubSource
 from icl_embed.sources.fetched import Fetched
 from icl_embed.sources.local import fetch_local
 
+# Weights as safetensors, tokenizer and settings: never pickles, never code.
+MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt")
+
 
 def fetch_hub(source: HubSource, downloads: Path) -> list[Fetched]:
-    """The matching files of the repository.
+    """The matching files of a data set repository.
 
     Raises
         SourceError: the hub cannot be reached and the commit is not cached, the repository or commit does
             not exist, or no file matches.
     """
-    snapshot, cache = _snapshot(source, downloads / "hub")
+    snapshot, cache = _snapshot(
+        source.repository, source.revision, source.files, downloads / "hub", kind="dataset"
+    )
     return fetch_local(snapshot, source.files, root=cache)
 
 
-def _snapshot(source: HubSource, cache: Path) -> tuple[Path, Path]:
+def fetch_hub_model(repository: str, revision: str, downloads: Path) -> Path:
+    """The folder of a model at a commit.
+
+    Raises
+        SourceError: as ``fetch_hub``.
+    """
+    return _snapshot(repository, revision, MODEL_FILES, downloads / "hub", kind="model")[0]
+
+
+def _snapshot(
+    repository: str, revision: str, files: Sequence[str], cache: Path, *, kind: str
+) -> tuple[Path, Path]:
     """The folder of the commit (links into the cache), and the cache that it is in."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = [pattern.replace("**/", "*").replace("**", "*") for pattern in source.files]
+    patterns = [pattern.replace("**/", "*").replace("**", "*") for pattern in files]
 
     def snapshot(folder: Path, *, offline: bool) -> Path:
         return Path(
             snapshot_download(
-                source.repository,
-                repo_type="dataset",
-                revision=source.revision,
+                repository,
+                repo_type=kind,
+                revision=revision,
                 allow_patterns=patterns,
                 cache_dir=folder,
                 local_files_only=offline,
@@ -49,15 +66,14 @@ def _snapshot(source: HubSource, cache: Path) -> tuple[Path, Path]:
             path = snapshot(folder, offline=True)
         except LocalEntryNotFoundError:
             continue
-        if any(
-            matches(file.relative_to(path).as_posix(), p) for file in path.rglob("*") for p in source.files
-        ):
+        if any(matches(file.relative_to(path).as_posix(), p) for file in path.rglob("*") for p in files):
             return path, folder
     try:
         return snapshot(cache, offline=False), cache
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SourceError(
-            f"cannot get {source.repository} at {source.revision} from the hub: {reason}. Without a network, "
+        kind_of_error = SourceUnreachableError if isinstance(error, OSError) else SourceError
+        raise kind_of_error(
+            f"cannot get {repository} at {revision} from the hub: {reason}. Without a network, "
             "download the files elsewhere and use a local source"
         ) from error

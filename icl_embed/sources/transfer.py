@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 
 from icl_embed.errors import SourceError
 from icl_embed.sources.card_source import LOOPBACK_HOSTS
@@ -87,11 +88,7 @@ class Transfer:
                 self._receive(response, partial, offset, progress)
         except requests.exceptions.InvalidSchema as error:
             raise SourceError(f"cannot fetch {shown(self.url)}: {error}") from error
-        except (
-            requests.ConnectionError,
-            requests.Timeout,
-            requests.exceptions.ChunkedEncodingError,
-        ) as error:
+        except (requests.ConnectionError, requests.Timeout) as error:
             raise _TransientError(_reason(error)) from error
         except requests.RequestException as error:
             raise SourceError(f"cannot fetch {shown(self.url)}: {_reason(error)}") from error
@@ -143,15 +140,22 @@ class Transfer:
         done = offset
         with partial.open("r+b" if offset else "wb") as output:
             output.seek(offset)
-            for chunk in response.iter_content(CHUNK_BYTES):
-                output.write(chunk)
-                done += len(chunk)
-                if done > self.max_bytes:
-                    raise SourceError(f"{self.name} is longer than the {self.max_bytes} bytes allowed")
-                if progress is not None:
-                    progress(self.name, done, expected)
+            try:
+                while chunk := response.raw.read1(
+                    CHUNK_BYTES
+                ):  # keeps every byte that arrives before a fault
+                    output.write(chunk)
+                    done += len(chunk)
+                    if done > self.max_bytes:
+                        raise SourceError(f"{self.name} is longer than the {self.max_bytes} bytes allowed")
+                    if progress is not None:
+                        progress(self.name, done, expected)
+            except urllib3.exceptions.ReadTimeoutError as error:
+                raise _TransientError("the server fell silent") from error
+            except urllib3.exceptions.HTTPError as error:
+                raise _truncated(done, expected) from error
         if expected is not None and done != expected:
-            raise _TransientError(f"truncated: {done} bytes arrived, expected {expected}")
+            raise _truncated(done, expected)
 
 
 def _accepted_offset(response: requests.Response, offset: int) -> int:
@@ -164,6 +168,10 @@ def _accepted_offset(response: requests.Response, offset: int) -> int:
     return offset
 
 
+def _truncated(done: int, expected: int | None) -> _TransientError:
+    return _TransientError(f"truncated: {done} bytes arrived, expected {expected or 'more'}")
+
+
 def _retry_after(response: requests.Response) -> float:
     value = response.headers.get("Retry-After", "")
     return float(value) if value.isdigit() else 0.0
@@ -173,13 +181,7 @@ def _reason(error: Exception) -> str:
     """The error in words, without addresses that may hold a password."""
     if isinstance(error, requests.exceptions.ReadTimeout):
         return "the server fell silent"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return f"truncated: {_without_credentials(str(error))}"
-    return f"{type(error).__name__}: {_without_credentials(str(error))}"
-
-
-def _without_credentials(text: str) -> str:
-    return re.sub(r"//[^/@\s]+@", "//", text)
+    return f"{type(error).__name__}: {re.sub(r'//[^/@ ]+@', '//', str(error))}"
 
 
 def shown(url: str) -> str:
