@@ -276,3 +276,13 @@ def test_label_texts_are_the_passages_of_label_kinds(tmp_path):
     folder = build(tmp_path, source)
     assert sorted(item["passage"] for item in read(folder, "passages")) == ["x", "y", "z"]
     assert {pair["response"] for pair in read(folder, "train")} == {"x", "y", "z"}
+
+
+def test_text_that_is_not_utf8_is_named(tmp_path):
+    source = write_dataset(tmp_path / "data", [retrieval_row(1)])
+    path = source.folder / "rows.parquet"
+    table = pq.read_table(path)
+    broken = pa.array([b"caf\xe9"], pa.binary()).view(pa.string())
+    pq.write_table(table.set_column(table.schema.get_field_index("query"), "query", broken), path)
+    with pytest.raises(DataError, match=r"rows\.parquet: the column query"):
+        build(tmp_path, source)

@@ -178,12 +178,12 @@ def test_a_build_leaves_no_scratch_files(pool):
 
 
 def test_larger_than_memory_work_spills_to_disk_and_cleans_up(tmp_path):
-    with open_for_build(tmp_path / DATABASE_NAME, memory_limit="60MB") as connection:
+    with open_for_build(tmp_path / DATABASE_NAME, memory_limit="100MB") as connection:
         connection.execute(
             "CREATE TEMP TABLE big AS "
-            "SELECT sha256(i::VARCHAR) AS x, sha256((-i)::VARCHAR) AS y FROM range(500000) AS r(i) ORDER BY x"
+            "SELECT sha256(i::VARCHAR) AS x, sha256((-i)::VARCHAR) AS y FROM range(800000) AS r(i) ORDER BY x"
         )
         spilled = connection.execute("SELECT coalesce(sum(size), 0) FROM duckdb_temporary_files()").fetchall()
         assert spilled[0][0] > 0, "the test proves nothing if memory sufficed"
-        assert connection.execute("SELECT count(DISTINCT x) FROM big").fetchall() == [(500_000,)]
+        assert connection.execute("SELECT count(DISTINCT x) FROM big").fetchall() == [(800_000,)]
     assert names_in(tmp_path) == {DATABASE_NAME}

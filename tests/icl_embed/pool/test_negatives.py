@@ -274,7 +274,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ROWS, st.sampled_from(["retrieval", "reranking", "sts", "classification"]), st.booleans())
 def test_a_mined_negative_is_never_a_positive_the_query_or_given_twice(tmp_path_factory, texts, kind, dense):
     home = tmp_path_factory.mktemp("property")
