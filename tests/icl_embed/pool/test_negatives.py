@@ -1,6 +1,5 @@
 import hashlib
 import json
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from icl_embed.config import NegativesConfig, PoolConfig
 from icl_embed.corpus.clean import match_key
 from icl_embed.errors import ConfigError, PoolError
 from icl_embed.pool.negatives import mine_negatives
-from icl_embed.pool.scoring import Bm25Scorer, DenseScorer, LabelScorer, rank_candidates, top_ranked
+from icl_embed.pool.scoring import Bm25Scorer
 from tests.icl_embed.pool.datasets import (
     build,
     labelled_rows,
@@ -66,41 +65,6 @@ def test_hardest_first_and_never_what_answers_the_query(boats):
     assert dropped["same_as_positive"] >= 2
     assert dropped["other_positive"] == 2
     assert dropped["near_duplicate_of_positive"] == 2
-
-
-def test_bm25_scores_rank_as_the_formula_says():
-    passages = ["apple pie", "apple apple tart", "plum cake", "pie"]
-    scores = Bm25Scorer(["apple pie", "plum", "unknown", ""], passages).score(0, 4)
-    counts = [Counter(text.split()) for text in passages]
-    mean = sum(map(len, (text.split() for text in passages))) / len(passages)
-    expected = np.zeros((4, 4))
-    for row_index, query in enumerate(["apple pie", "plum", "unknown", ""]):
-        for column, found in enumerate(counts):
-            for word in query.split():
-                holding = sum(word in other for other in counts)
-                idf = np.log(1 + (len(passages) - holding + 0.5) / (holding + 0.5))
-                length = 1.5 * (0.25 + 0.75 * sum(found.values()) / mean)
-                expected[row_index, column] += idf * found[word] / (found[word] + length)
-    assert scores == pytest.approx(expected, abs=1e-5)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, -1.0, 3.5]), max_size=30), st.integers(1, 12))
-def test_top_ranked_equals_a_full_sort(values, depth):
-    scores = np.array(values, np.float32)
-    expected = sorted((i for i in range(len(values)) if values[i] > 0), key=lambda i: (-values[i], i))[:depth]
-    assert top_ranked(scores, depth, 0.0).tolist() == expected
-
-
-@pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_a_score_that_is_not_finite_never_ranks(poison):
-    passages = np.eye(4, dtype=np.float32)
-    passages[2] = poison
-    scorer = DenseScorer(np.eye(4, dtype=np.float32)[:2], passages)
-    ranking = rank_candidates(scorer, depth=4, pair_query=np.array([0, 1]), pair_positive=np.array([0, 1]))
-    assert 2 not in ranking.passages
-    assert ranking.num_non_finite == 2
-    assert ranking.passages[:, 0].tolist() == [0, 1]
 
 
 def test_poisoned_vectors_are_counted_and_a_broken_embedder_is_refused(boats):
@@ -206,21 +170,6 @@ def test_label_tasks_get_the_labels_they_are_confused_with_first(tmp_path):
             "every other label, never its own"
         )
     assert counts["intents"]["rows_with_fewer"] == len(rows), "three labels cannot give seven negatives"
-
-
-def test_label_scores_are_those_of_the_most_similar_text():
-    queries = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
-    texts = np.random.default_rng(2).normal(size=(9, 4)).astype(np.float32)
-    labels = np.array([2, 0, 0, 2, 3, 3, 0, 2, 2])
-    scores = LabelScorer(DenseScorer(queries, texts), labels, 5).score(1, 4)
-    for row_index in range(3):
-        for label in range(5):
-            similar = [
-                float(queries[row_index + 1] @ text)
-                for text, own in zip(texts, labels, strict=True)
-                if own == label
-            ]
-            assert scores[row_index, label] == pytest.approx(max(similar, default=-np.inf))
 
 
 @pytest.mark.parametrize("kind", ["retrieval", "classification"])
