@@ -111,6 +111,7 @@ def test_xml_paths_look_down_up_and_outwards():
             "id": "ancestor::chapter/@id",
             "x": "see[@kind='x']",
             "kinds": "see/@kind",
+            "inside": "item/name",
         },
     )
     inner, outer = found
@@ -123,8 +124,10 @@ def test_xml_paths_look_down_up_and_outwards():
         "id": "I",
         "x": "X",
         "kinds": ["x", "y"],
+        "inside": None,
     }
     assert (outer["n"], outer["name"], outer["alt"], outer["parent"]) == ("1", "A", ["a", "aa"], None)
+    assert outer["inside"] == "B b"
 
 
 def test_xml_records_can_be_a_path():
