@@ -6,7 +6,8 @@ BIN    := $(VENV)/bin
 PRESET ?= demo
 SET    ?=
 export OMP_NUM_THREADS ?= 2
-# the CPU build of torch is enough here and a tenth of the size; set TORCH_INDEX= for CUDA builds
+# an index with CPU builds of torch saves gigabytes where no GPU is; empty means the usual index
+TORCH_INDEX ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install demo laptop plan test check slow faults bench ui clean
@@ -18,8 +19,7 @@ install: $(VENV)/.installed  ## virtual environment with every version pinned
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt pip setuptools wheel
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 

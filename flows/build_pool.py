@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from icl_embed.pipeline.run import Run, open_run
 from tasks import data
-from tasks.policies import prepared, run_stage
+from tasks.policies import DOWNLOADS, prepared, run_stage
 
 
-@flow(name="build-pool", task_runner=ThreadPoolTaskRunner(max_workers=4))
+@flow(name="build-pool", task_runner=DOWNLOADS)
 def build_pool(preset: str = "demo", overrides: list[str] | None = None) -> str:
     """Fetch the data sets of a preset, build the pool and mine hard negatives."""
     return prepare_data(open_run(preset, overrides or []))

@@ -39,14 +39,18 @@ SetOption = Annotated[list[str], typer.Option("--set", "-s", help="override, e.g
     "icl-embed run train-embedder --here --set train.optimizer.learning_rate=2e-4",
 )
 def run_flow(
-    flow: Annotated[str, typer.Argument(help="full-pipeline, build-pool, train-embedder, …")] = "full-pipeline",
+    flow: Annotated[
+        str, typer.Argument(help="full-pipeline, build-pool, train-embedder, …")
+    ] = "full-pipeline",
     preset: PresetOption = "demo",
     overrides: SetOption = [],  # noqa: B006 - typer copies it
     here: Annotated[bool, typer.Option("--here", help="in this process, without a server")] = False,
 ) -> None:
     """Run a flow: on the Prefect server and its workers, or in this process with --here."""
     from flows import starting
+    from icl_embed.pipeline.run import open_run
 
+    open_run(preset, overrides)  # a mistake in the config is told now, in one line, not by a failed run
     if here:
         result = starting.run_here(flow, preset, overrides)
         console.print(f"\n[bold]{escape(flow)} is done[/bold]\n{escape(str(result))}", soft_wrap=True)

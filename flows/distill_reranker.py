@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.build_pool import prepare_data
 from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import train
 from icl_embed.pipeline.run import Run, open_run
 from tasks import evaluation, training
-from tasks.policies import run_stage
+from tasks.policies import DOWNLOADS, run_stage
 
 
-@flow(name="distill-reranker", task_runner=ThreadPoolTaskRunner(max_workers=4))
+@flow(name="distill-reranker", task_runner=DOWNLOADS)
 def distill_reranker(preset: str = "demo", overrides: list[str] | None = None) -> str:
     """Train and evaluate the reranker, building whatever it needs first."""
     run = open_run(preset, overrides or [])

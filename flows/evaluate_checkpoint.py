@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.build_pool import prepare_data
 from flows.train_embedder import train
 from icl_embed.pipeline.run import Run, open_run
 from tasks import evaluation
-from tasks.policies import run_stage
+from tasks.policies import DOWNLOADS, run_stage
 
 
-@flow(name="evaluate-checkpoint", task_runner=ThreadPoolTaskRunner(max_workers=4))
+@flow(name="evaluate-checkpoint", task_runner=DOWNLOADS)
 def evaluate_checkpoint(preset: str = "demo", overrides: list[str] | None = None) -> list[str]:
     """Evaluate the embedder of a preset; trains it first if it does not exist."""
     run = open_run(preset, overrides or [])

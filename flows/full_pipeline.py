@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from prefect import flow
 from prefect.logging import get_run_logger
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.build_pool import prepare_data
 from flows.distill_reranker import distill
@@ -12,10 +11,10 @@ from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import train
 from icl_embed.pipeline.run import open_run
 from tasks import evaluation
-from tasks.policies import run_stage
+from tasks.policies import DOWNLOADS, run_stage
 
 
-@flow(name="full-pipeline", task_runner=ThreadPoolTaskRunner(max_workers=4))
+@flow(name="full-pipeline", task_runner=DOWNLOADS)
 def full_pipeline(preset: str = "demo", overrides: list[str] | None = None) -> str:
     """Data, pool, negatives, training, evaluation, reranker, report; returns the report's path.
 

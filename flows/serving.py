@@ -32,7 +32,9 @@ def serve(port: int, console: Console) -> None:
     os.environ["PREFECT_API_URL"] = url
     os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
     # In memory, the slots of a killed run would never be freed after a restart of the server.
-    os.environ["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] = "prefect.server.concurrency.lease_storage.filesystem"
+    os.environ["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] = (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    )
     if _answers(url):
         raise ConfigError(f"something already answers at {url}; stop it or choose another --port")
     with ExitStack() as stack:

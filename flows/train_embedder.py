@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.build_pool import prepare_data
 from icl_embed.pipeline.run import Run, open_run
 from tasks import data, training
-from tasks.policies import run_stage
+from tasks.policies import DOWNLOADS, run_stage
 
 
-@flow(name="train-embedder", task_runner=ThreadPoolTaskRunner(max_workers=4))
+@flow(name="train-embedder", task_runner=DOWNLOADS)
 def train_embedder(preset: str = "demo", overrides: list[str] | None = None) -> str:
     """Train an embedder, building whatever it needs first."""
     run = open_run(preset, overrides or [])

@@ -7,6 +7,7 @@ differs from the defaults; the resolved tree is stored with every artefact.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,12 @@ class ModelConfig(Section):
     attention: Literal["causal", "bidirectional"] = "causal"
     pooling: Literal["last", "mean"] = "last"
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto probes this machine")
+
+    @model_validator(mode="after")
+    def _hub_models_are_pinned(self) -> ModelConfig:
+        if self.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", self.version):
+            raise ValueError(f"model.version must be a 40-hex commit of the hub, found {self.version!r}")
+        return self
 
 
 class DataConfig(Section):
@@ -206,7 +213,9 @@ class RerankConfig(Section):
     compress_layers: tuple[int, ...] = Field((4,), description="compression happens entering these layers")
     compress_ratio: Literal[1, 2, 4, 8] = 2
     compress_ratios_trained: tuple[Literal[1, 2, 4, 8], ...] = (1, 2, 4)
-    cutoff_layer: CountOrZero = Field(0, description="exit used for the lightweight score; 0 picks the middle")
+    cutoff_layer: CountOrZero = Field(
+        0, description="exit used for the lightweight score; 0 picks the middle"
+    )
     num_negatives: Count = 7
     max_tokens: Count = 256
     batch_size: Count = Field(8, description="queries per step over all ranks")

@@ -44,7 +44,9 @@ class PromptBuilder:
 
     def __init__(self, tokenizer: Any, budgets: PromptConfig) -> None:
         if tokenizer.eos_token_id is None:
-            raise ModelError("the tokenizer has no EOS token; the embedding is pooled there, so one is needed")
+            raise ModelError(
+                "the tokenizer has no EOS token; the embedding is pooled there, so one is needed"
+            )
         self.tokenizer = tokenizer
         self.budgets = budgets
         self.eos: Tokens = [tokenizer.eos_token_id]

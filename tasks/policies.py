@@ -1,8 +1,8 @@
 """Every cache, retry and concurrency rule of the pipeline.
 
-Caching. A stage's artefact lives in our store under its fingerprint; the fingerprint is also the Prefect cache
-key, so the UI shows ``Cached`` exactly when the key is unchanged. A Prefect result is only a reference: before
-it is believed the artefact is verified, and a missing or damaged one is rebuilt (``refresh_cache``).
+Caching. A stage's artefact lives in our store under its fingerprint. The fingerprint is also the Prefect
+cache key, so the UI shows ``Cached`` exactly when the key is unchanged. A Prefect result is only a reference:
+before it is believed the artefact is verified, and a missing or damaged one is rebuilt (``refresh_cache``).
 
 Retrying. Only what a retry can mend: the network and lost workers. A config error fails at once.
 """
@@ -17,6 +17,7 @@ from typing import Any
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
 from icl_embed.errors import SourceError
@@ -64,6 +65,9 @@ TRAIN: dict[str, Any] = {
 }
 
 COMPUTE: dict[str, Any] = CACHED
+
+# Submitted tasks are downloads, which wait for the network; everything else is called directly.
+DOWNLOADS: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=4)
 
 
 def run_stage(task: Task[Any, str], run: Run, key: StageKey) -> str:

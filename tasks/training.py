@@ -1,10 +1,14 @@
-"""Prefect tasks that train. They must be called directly, not submitted: the kernel ties the life of the
-training processes to the thread that starts them."""  # noqa: D205, D209
+"""Prefect tasks that train.
+
+They must be called directly, not submitted: the kernel ties the life of the training processes to the thread
+that starts them.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import cast
 from uuid import UUID
 
 from prefect import task
@@ -37,8 +41,11 @@ def train_reranker(run: Run, key: StageKey) -> str:
 def follow_log(key: StageKey) -> Callable[[str], None]:
     """A listener that passes a job's lines to the run's log and its steps to a progress bar in the UI."""
     logger = get_run_logger()
-    artifact: UUID = create_progress_artifact(
-        progress=0.0, key=f"{key.stage}-progress", description=f"{key.stage} {key.fingerprint}"
+    artifact = cast(
+        UUID,  # a coroutine only for callers in an event loop
+        create_progress_artifact(
+            progress=0.0, key=f"{key.stage}-progress", description=f"{key.stage} {key.fingerprint}"
+        ),
     )
     shown = 0
 

@@ -31,7 +31,9 @@ def write_rows(path: Path, *, rows_per_set: int = 40) -> Path:
         for number in range(rows_per_set):
             label = rng.choice(LABELS) if kind == "classification" else None
             positive = label or text(9)
-            negatives = [other for other in LABELS if other != label] if label else [text(9) for _ in range(4)]
+            negatives = (
+                [other for other in LABELS if other != label] if label else [text(9) for _ in range(4)]
+            )
             rows.append(
                 {
                     "pair_id": f"{name}-{number}",

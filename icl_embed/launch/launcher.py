@@ -61,7 +61,9 @@ def launch(
             text = line.rstrip()
             if text.startswith(FIRST_RANK):
                 on_line(text.removeprefix(FIRST_RANK))
-            if text.startswith(FIRST_RANK) or "exitcode" in text:  # torchrun's own traceback says nothing more
+            if (
+                text.startswith(FIRST_RANK) or "exitcode" in text
+            ):  # torchrun's own traceback says nothing more
                 tail.append(text.removeprefix(FIRST_RANK).strip())
         process.wait()
     finally:
@@ -74,8 +76,17 @@ def launch(
 def _command(module: str, job_path: Path, work_dir: Path, config: LaunchConfig) -> list[str]:
     if config.nodes > 1:
         if not config.rendezvous:
-            raise TrainingError("launch.nodes is above 1: set launch.rendezvous to host:port of the first node")
-        where = ["--nnodes", str(config.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", config.rendezvous]
+            raise TrainingError(
+                "launch.nodes is above 1: set launch.rendezvous to host:port of the first node"
+            )
+        where = [
+            "--nnodes",
+            str(config.nodes),
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            config.rendezvous,
+        ]
     else:
         where = ["--standalone"]
     return [

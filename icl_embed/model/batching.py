@@ -15,7 +15,7 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int, *, extra_tokens: int
 
     Parameters
         lengths: tokens per sequence.
-        batch_tokens: upper limit of rows × (longest row + extra_tokens); a single longer row is a batch alone.
+        batch_tokens: upper limit of rows × (longest row + extra_tokens); a longer row is a batch of its own.
         extra_tokens: tokens that every row attends to besides its own (a shared prefix).
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))

@@ -127,15 +127,15 @@ class Embedder:
                 vectors[batch] = self.embed_tokens([sequences[row] for row in batch], prefix).cpu().numpy()
         if not np.isfinite(vectors).all():
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-            raise ModelError(f"the vector of text {bad} is not finite; the model's weights or dtype are broken")
+            raise ModelError(
+                f"the vector of text {bad} is not finite; the model's weights or dtype are broken"
+            )
         return vectors
 
     def embed_tokens(self, sequences: Sequence[Sequence[int]], prefix: Cache | None = None) -> Tensor:
         """Unit vectors [B, D] float32 of one batch of token lists; differentiable."""
         tokens, lengths = pad_right(sequences, self.prompts.eos[0])
-        states = token_states(
-            self.model, tokens, lengths, attention=self.settings.attention, prefix=prefix
-        )
+        states = token_states(self.model, tokens, lengths, attention=self.settings.attention, prefix=prefix)
         if self.settings.pooling == "mean" and prefix is not None:
             raise ModelError("mean pooling over a shared prefix is not supported yet; use pooling = last")
         return pool(states, lengths.to(states.device), self.settings.pooling)

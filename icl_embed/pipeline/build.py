@@ -6,7 +6,7 @@ Only what cannot change a result (paths, processes, progress) comes from the run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def _build_dataset(run: Run, key: StageKey, out_dir: Path) -> Counts:
 
 
 def _build_pool(run: Run, key: StageKey, out_dir: Path) -> Counts:
-    from icl_embed.pool.build import PoolInput, build_pool
+    from icl_embed.pool.build import build_pool
+    from icl_embed.pool.inputs import PoolInput
 
     inputs = []
     for name in key.inputs:
@@ -80,7 +81,7 @@ def _build_negatives(run: Run, key: StageKey, out_dir: Path) -> Counts:
 
         embedder = Embedder.load(run.input(key, "base-model").path)
 
-        def embed(texts: list[str], instruction: str | None) -> Any:
+        def embed(texts: Sequence[str], instruction: str | None) -> Any:
             if instruction is None:
                 return embedder.encode_passages(texts)
             return embedder.encode_queries(texts, instruction=instruction)

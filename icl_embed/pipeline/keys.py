@@ -87,6 +87,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         {
             "rerank": _dump(config.rerank, {**NO_RESULT, "lora": True}),
             "evaluate": _dump(config.evaluate),
+            "dtype": config.model.dtype,
             "seed": config.seed,
         },
         {"reranker": _ref(reranker), **{name: _ref(key) for name, key in ranked.items()}},
@@ -99,9 +100,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         {f"{key.stage}:{key.label}": _ref(key) for key in inputs},
         label=config.preset,
     )
-    return PipelineKeys(
-        base, datasets, pool, negatives, embedder, evaluations, reranker, reranked, report
-    )
+    return PipelineKeys(base, datasets, pool, negatives, embedder, evaluations, reranker, reranked, report)
 
 
 def dataset_key(config: RunConfig, card: Card) -> StageKey:
@@ -110,9 +109,7 @@ def dataset_key(config: RunConfig, card: Card) -> StageKey:
     return _key("dataset", {"card": card.settings(), "caps": caps}, label=card.name)
 
 
-def pool_key(
-    config: RunConfig, cards: Mapping[str, Card], datasets: Mapping[str, StageKey]
-) -> StageKey:
+def pool_key(config: RunConfig, cards: Mapping[str, Card], datasets: Mapping[str, StageKey]) -> StageKey:
     """The pool: every data set, which of them are trained on, and the cleaning rules."""
     trained = sorted(name for name in cards if name in config.data.train)
     settings = {"pool": _dump(config.pool), "trained": trained, "seed": config.seed}

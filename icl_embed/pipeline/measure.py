@@ -66,6 +66,7 @@ def build_reranker_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping
         out_dir,
         seed=key.settings["seed"],
         bootstrap=Bootstrap(evaluate.bootstrap_resamples, evaluate.confidence, key.settings["seed"]),
+        dtype=key.settings["dtype"],
     )
 
 

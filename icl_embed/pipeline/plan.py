@@ -24,7 +24,9 @@ def plan(store: Store, keys: Iterable[StageKey]) -> list[PlannedStage]:
     return [_plan_stage(store, key, latest) for key in keys]
 
 
-def _plan_stage(store: Store, key: StageKey, latest: dict[tuple[str, str], dict[str, object]]) -> PlannedStage:
+def _plan_stage(
+    store: Store, key: StageKey, latest: dict[tuple[str, str], dict[str, object]]
+) -> PlannedStage:
     damage = store.damage(key.stage, key.fingerprint)
     if not damage:
         return PlannedStage(key, is_cached=True, reason="")

@@ -77,9 +77,7 @@ def _with_checkpointing(settings: Mapping[str, Any], mine: OptimizerConfig) -> O
     )
 
 
-def _run_job(
-    module: str, job: Job, launch_config: LaunchConfig, on_line: OnLine | None
-) -> Mapping[str, Any]:
+def _run_job(module: str, job: Job, launch_config: LaunchConfig, on_line: OnLine | None) -> Mapping[str, Any]:
     job.work_dir.mkdir(parents=True, exist_ok=True)
     path = write_job(job, job.work_dir / "job.json")
     launch(module, path, job.work_dir, launch_config, on_line or logger.info)

@@ -18,7 +18,9 @@ app = typer.Typer(help="Look at artefacts, verify them, trace them, free space."
 console = Console()
 
 StoreOption = Annotated[Path, typer.Option("--store", help="the store's folder")]
-NameArgument = Annotated[str, typer.Argument(help="stage/fingerprint, the start of a fingerprint, or a label")]
+NameArgument = Annotated[
+    str, typer.Argument(help="stage/fingerprint, the start of a fingerprint, or a label")
+]
 DEFAULT_STORE = Path("store")
 
 
@@ -84,7 +86,9 @@ def lineage(name: NameArgument, store: StoreOption = DEFAULT_STORE) -> None:
 
 @app.command("gc", epilog="Example: icl-embed store gc --keep 2 --yes")
 def collect_garbage(
-    keep: Annotated[int, typer.Option(help="newest reports of each preset whose artefacts are kept", min=1)] = 3,
+    keep: Annotated[
+        int, typer.Option(help="newest reports of each preset whose artefacts are kept", min=1)
+    ] = 3,
     yes: Annotated[bool, typer.Option("--yes", help="really delete")] = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:

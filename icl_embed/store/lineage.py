@@ -78,6 +78,4 @@ _PLACE = ("package", "name", "version", "filename", "file", "url", "repository",
 
 def reachable(store: Store, roots: Iterable[Artefact]) -> set[str]:
     """References of the roots and everything they were made from."""
-    return {
-        ancestor.reference for root in roots for ancestor in ancestors(store, root) if ancestor.manifest
-    }
+    return {ancestor.reference for root in roots for ancestor in ancestors(store, root) if ancestor.manifest}

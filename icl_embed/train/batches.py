@@ -54,7 +54,11 @@ def _epoch_order(training_set: TrainingSet, epoch: int, seed: int) -> list[int]:
 
 
 def make_batch(
-    training_sets: Sequence[TrainingSet], planned: tuple[int, tuple[int, ...]], *, step: int, label_target: str
+    training_sets: Sequence[TrainingSet],
+    planned: tuple[int, tuple[int, ...]],
+    *,
+    step: int,
+    label_target: str,
 ) -> Batch:
     """The batch of one planned step."""
     chosen, numbers = planned
@@ -93,7 +97,9 @@ def draw_examples(
 def draw_same_label(training_set: TrainingSet, row: Row, *, seed: int, step: int) -> str:
     """Another text with the same label; the row's own text when it is the only one."""
     rng = random.Random(f"{seed}:{step}:{row.query}")
-    texts = [other.query for other in training_set.rows if other.label == row.label and other.query != row.query]
+    texts = [
+        other.query for other in training_set.rows if other.label == row.label and other.query != row.query
+    ]
     return rng.choice(texts) if texts else row.query
 
 

@@ -78,7 +78,7 @@ def _settings(config: OptimizerConfig, place: Place) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.max_grad_norm,
         "bf16": {"enabled": place.dtype == torch.bfloat16},
-        # bf16 sums over ranks would lose what fp32 gradients keep; LoRA gradients are small enough to send whole.
+        # Sums over ranks in bf16 would lose what fp32 keeps; LoRA gradients are small enough to send whole.
         "communication_data_type": "fp32",
         "zero_optimization": {"stage": config.zero_stage},
         "zero_allow_untested_optimizer": True,

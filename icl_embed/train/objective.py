@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,9 +127,7 @@ class EmbedderObjective:
         where = {text: number for number, text in enumerate(distinct)}
         return vectors[[where[text] for text in flat]]
 
-    def _encode(
-        self, sequences: list[list[int]], count: TokenCount, prefix: Cache | None = None
-    ) -> Tensor:
+    def _encode(self, sequences: list[list[int]], count: TokenCount, prefix: Cache | None = None) -> Tensor:
         """Vectors in the order given, computed in length-sorted batches so that little is padding."""
         lengths = [len(sequence) for sequence in sequences]
         batches = plan_batches(lengths, self.config.batch_tokens, extra_tokens=cache_length(prefix))
@@ -161,7 +158,7 @@ class EmbedderObjective:
             is_positive_P=torch.arange(len(passages)) % group == 0,
         )
         if batch.targets_labels:
-            # In-batch negatives are off for label targets (paper section 3.3): a label would count repeatedly.
+            # In-batch negatives are off for label targets (paper section 3.3): a label would count twice.
             masked |= owner[None, :] != local[:, None]
         masked[torch.arange(len(local)), local * group] = False
         return (local * group).to(device), masked.to(device)
@@ -181,5 +178,3 @@ class EmbedderObjective:
 def _check_examples_used(examples: Sequence[Example], used: int, dropped: int) -> None:
     if used + dropped != len(examples):
         raise TrainingError(f"{len(examples)} examples were drawn, {used} used and {dropped} dropped")
-
-

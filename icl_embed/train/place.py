@@ -45,7 +45,7 @@ class Place:
         """Rows of all ranks in rank order, [W·B, …]; gradients flow back to the rank that sent them."""
         if self.world_size == 1:
             return rows
-        gathered: Tensor = _Gather.apply(rows, self)
+        gathered: Tensor = _Gather.apply(rows, self)  # type: ignore[no-untyped-call]
         return gathered
 
     def wait(self) -> None:
@@ -101,7 +101,7 @@ def _join(rank: int, world_size: int, backend: str) -> None:
     if "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend, timeout=timedelta(minutes=10))
     else:
-        store = dist.HashStore()
+        store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
 
 

@@ -42,7 +42,7 @@ def read_training_sets(path: Path, *, batch_size: int) -> list[TrainingSet]:
     Raises
         TrainingError: no rows at all, or a data set too small to fill a batch.
     """
-    import pyarrow.parquet as parquet
+    from pyarrow import parquet
 
     by_name: dict[str, list[dict[str, object]]] = {}
     for record in parquet.read_table(path).to_pylist():

@@ -48,5 +48,7 @@ def train_step(objective: Objective, engine: Engine, step: int, rate: float, pla
     engine.backward(loss)
     grad_norm = engine.step(rate)
     if not math.isfinite(grad_norm):
-        raise TrainingError(f"the gradient norm of step {step} is {grad_norm}; go back to the last checkpoint")
+        raise TrainingError(
+            f"the gradient norm of step {step} is {grad_norm}; go back to the last checkpoint"
+        )
     return StepReport(global_loss, grad_norm, dict(zip(names, values, strict=True)))

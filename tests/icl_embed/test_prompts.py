@@ -32,7 +32,9 @@ def test_zero_shot_is_the_few_shot_prompt_without_examples(tokenizer) -> None:
     prompts = PromptBuilder(tokenizer, PromptConfig())
     zero, few = prompts.prefix("find", []).tokens, prompts.prefix("find", EXAMPLES).tokens
     assert few[-len(zero) :] == zero
-    assert few[: -len(zero)] == [token for shown in prompts.example_tokens("find", EXAMPLES) for token in shown]
+    assert few[: -len(zero)] == [
+        token for shown in prompts.example_tokens("find", EXAMPLES) for token in shown
+    ]
 
 
 def test_truncation_cuts_only_the_query_text(tokenizer) -> None:
@@ -62,7 +64,9 @@ def test_long_examples_are_cut_to_their_own_budgets(tokenizer) -> None:
     budgets = PromptConfig(example_query_tokens=30, example_response_tokens=5)
     prompts = PromptBuilder(tokenizer, budgets)
     [shown] = prompts.example_tokens("find", [Example("sun " * 300, "moon " * 300)])
-    assert len(shown) <= 30 + 5 + len(prompts.tokenize(["\nResponse:"])[0]) + len(prompts.tokenize(["\n\n"])[0])
+    assert len(shown) <= 30 + 5 + len(prompts.tokenize(["\nResponse:"])[0]) + len(
+        prompts.tokenize(["\n\n"])[0]
+    )
 
 
 @pytest.mark.parametrize("spelled", ["</s>", "<s>", "<pad>"])

@@ -48,7 +48,9 @@ def test_lines_arrive_live_and_only_from_the_first_rank(tmp_path: Path) -> None:
     )
     lines = [line for _, line in seen]
     assert lines == ["rank 0 line 0", "rank 0 line 1", "rank 0 line 2"]
-    assert seen[-1][0] - seen[0][0] > 0.5  # the worker pauses between lines; a buffered pipe would not show it
+    assert (
+        seen[-1][0] - seen[0][0] > 0.5
+    )  # the worker pauses between lines; a buffered pipe would not show it
     logs = " ".join(path.read_text() for path in (tmp_path / "work" / "logs").rglob("std*.log"))
     assert "rank 1 line 2" in logs
 

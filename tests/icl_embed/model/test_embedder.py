@@ -114,9 +114,15 @@ def test_saved_settings_are_used(tiny_model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("tokenizer.json", "no tokenizer"), ("config.json", r"no config\.json"), ("model.safetensors", "cannot load")],
+    [
+        ("tokenizer.json", "no tokenizer"),
+        ("config.json", r"no config\.json"),
+        ("model.safetensors", "cannot load"),
+    ],
 )
-def test_an_incomplete_folder_is_refused(tiny_model: Path, tmp_path: Path, missing: str, message: str) -> None:
+def test_an_incomplete_folder_is_refused(
+    tiny_model: Path, tmp_path: Path, missing: str, message: str
+) -> None:
     import shutil
 
     folder = tmp_path / "model"
@@ -140,7 +146,9 @@ def test_a_folder_that_asks_for_remote_code_is_refused(tiny_model: Path, tmp_pat
         Embedder.load(folder, device="cpu", dtype="float32")
 
 
-@given(lengths=st.lists(st.integers(1, 50), max_size=40), budget=st.integers(1, 400), extra=st.integers(0, 60))
+@given(
+    lengths=st.lists(st.integers(1, 50), max_size=40), budget=st.integers(1, 400), extra=st.integers(0, 60)
+)
 @settings(max_examples=100, deadline=None)
 def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int, extra: int) -> None:
     batches = plan_batches(lengths, budget, extra_tokens=extra)

@@ -13,7 +13,9 @@ from icl_embed.store.sweep import find_garbage, remove
 CARD = {"card": {"source": {"kind": "pypi", "package": "cwe2", "filename": "cwe2.whl", "sha256": "ab" * 32}}}
 
 
-def build(store: Store, stage: str, settings: dict[str, object], *inputs: Artefact, label: str = "") -> Artefact:
+def build(
+    store: Store, stage: str, settings: dict[str, object], *inputs: Artefact, label: str = ""
+) -> Artefact:
     references = {f"{one.stage}-{n}": f"{one.stage}/{one.fingerprint}" for n, one in enumerate(inputs)}
 
     def produce(folder: Path) -> dict[str, int]:
@@ -37,7 +39,9 @@ def chain(store: Store, seed: int) -> Artefact:
 
 def test_lineage_leads_from_a_report_to_the_source_file(store: Store) -> None:
     report = chain(store, 1)
-    found = [(one.depth, one.manifest.stage, one.is_repeated) for one in ancestors(store, report) if one.manifest]
+    found = [
+        (one.depth, one.manifest.stage, one.is_repeated) for one in ancestors(store, report) if one.manifest
+    ]
     assert found == [
         (0, "report", False),
         (1, "evaluation", False),

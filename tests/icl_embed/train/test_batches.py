@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 import pytest
@@ -11,7 +12,9 @@ from icl_embed.train.schedule import learning_rate
 def training_set(name: str, kind: str, size: int, weight: float = 0.5) -> TrainingSet:
     def row(number: int) -> Row:
         label = f"label {number % 3}" if kind == "classification" else ""
-        return Row(f"{name} query {number}", f"{name} passage {number}", f"response {number}", label, ("n1", "n2"))
+        return Row(
+            f"{name} query {number}", f"{name} passage {number}", f"response {number}", label, ("n1", "n2")
+        )
 
     return TrainingSet(name, kind, f"instruction {name}", weight, [row(number) for number in range(size)])
 
@@ -106,4 +109,4 @@ def test_the_learning_rate_warms_up_and_ends_where_the_schedule_says(schedule: s
     else:
         assert abs(half - 0.5) < 1e-9
         assert rates[-1] < 0.02
-        assert all(later <= earlier for earlier, later in zip(rates[3:], rates[4:], strict=False))
+        assert all(later <= earlier for earlier, later in itertools.pairwise(rates[3:]))

@@ -32,7 +32,9 @@ def one_rank(tiny_model: Path, rows: Path, tmp_path_factory: pytest.TempPathFact
     return job, metrics
 
 
-def test_two_ranks_and_one_give_the_same_loss_curve(one_rank, tiny_model: Path, rows: Path, tmp_path: Path) -> None:
+def test_two_ranks_and_one_give_the_same_loss_curve(
+    one_rank, tiny_model: Path, rows: Path, tmp_path: Path
+) -> None:
     _, alone = one_rank
     sharing = {"sharing": "per_group", "group_size": 4}
     job = make_job(tmp_path, tiny_model, rows, processes=2, examples=sharing, optimizer={"zero_stage": 2})
@@ -54,7 +56,9 @@ def test_the_published_model_is_whole_and_different_from_the_base(one_rank, tiny
     assert sum(line["examples_per_query"] for line in metrics) > 0
 
 
-def test_an_interrupted_run_resumes_to_the_same_weights(one_rank, tiny_model: Path, rows: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    one_rank, tiny_model: Path, rows: Path, tmp_path: Path
+) -> None:
     """A rank that dies between two checkpoints: the job is run again and ends bit-identical."""
     reference, metrics = one_rank
     job = make_job(tmp_path, tiny_model, rows, examples={"sharing": "per_group", "group_size": 4})
@@ -119,7 +123,9 @@ def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
         read_training_sets(write_rows(tmp_path / "none.parquet", rows_per_set=0), batch_size=8)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_update(
+    tiny_model: Path, rows: Path, tmp_path: Path
+) -> None:
     job = make_job(tmp_path, tiny_model, rows, optimizer={"learning_rate": 1e30, "warmup_steps": 0})
     with pytest.raises(TrainingError, match=r"(loss of step|gradient norm of step|not finite)"):
         run_job(job, tmp_path)
