@@ -216,7 +216,10 @@ class RerankConfig(Section):
     cutoff_layer: CountOrZero = Field(
         0, description="exit used for the lightweight score; 0 picks the middle"
     )
-    num_negatives: Count = 7
+    num_negatives: Count = Field(7, description="hard negatives per query")
+    num_easy_negatives: CountOrZero = Field(
+        0, description="positives of other queries of the batch; a short training run learns from these first"
+    )
     max_tokens: Count = 256
     batch_size: Count = Field(8, description="queries per step over all ranks")
     batch_tokens: Count = Field(8192, description="padded tokens per forward pass")

@@ -59,7 +59,7 @@ class RerankerObjective:
         """The share of this rank in the mean loss over the global batch, and sums for the log."""
         rows = self._plan[step]
         groups = [
-            draw_group(rows[number], self._config.num_negatives, seed=self._seed, step=step)
+            draw_group(rows[number], rows, self._config, seed=self._seed, step=step)
             for number in place.share(len(rows))
         ]
         tokens = self._pairs.pairs([(group.query, text) for group in groups for text in group.passages])

@@ -1,4 +1,4 @@
-"""Which pairs meet in which step: a positive and n hard negatives per query, a function of the seed."""
+"""Which pairs meet in which step: a positive and its negatives per query, a pure function of the seed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from icl_embed.config import RerankConfig
 from icl_embed.errors import TrainingError
 from icl_embed.train.batches import plan_steps
 from icl_embed.train.rows import Row, TrainingSet, read_training_sets
@@ -53,12 +54,16 @@ def plan_groups(
     return [[training_sets[chosen].rows[number] for number in numbers] for chosen, numbers in plan]
 
 
-def draw_group(row: Row, num_negatives: int, *, seed: int, step: int) -> Group:
-    """The row's positive and up to ``num_negatives`` distinct hard negatives."""
-    negatives = _negatives_of(row)
+def draw_group(row: Row, batch: Sequence[Row], config: RerankConfig, *, seed: int, step: int) -> Group:
+    """The row's positive, distinct hard negatives, and easy ones: positives of the batch's other queries."""
     rng = random.Random(f"{seed}:{step}:{row.query}:candidates")
-    drawn = rng.sample(negatives, min(num_negatives, len(negatives)))
-    return Group(row.query, (row.positive, *drawn))
+    negatives = _negatives_of(row)
+    hard = rng.sample(negatives, min(config.num_negatives, len(negatives)))
+    taken = {row.positive, *hard}
+    taken |= {other.positive for other in batch if other.query == row.query}
+    others = [text for text in dict.fromkeys(other.positive for other in batch) if text not in taken]
+    easy = rng.sample(others, min(config.num_easy_negatives, len(others)))
+    return Group(row.query, (row.positive, *hard, *easy))
 
 
 def draw_ratio(ratios: Sequence[int], *, seed: int, step: int) -> int:

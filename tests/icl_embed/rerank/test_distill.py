@@ -172,10 +172,21 @@ def test_a_step_is_a_function_of_seed_and_number(make_reranker: Callable[..., Re
         second.loss(step, HERE)[0].item() for step in (5, 0)
     ]
     row = toy_set().rows[0]
-    groups = [draw_group(row, 3, seed=1, step=step) for step in range(20)]
+    groups = [draw_group(row, [row], CONFIG, seed=1, step=step) for step in range(20)]
     assert len(set(groups)) > 1
     assert all(group.passages[0] == row.positive for group in groups)
     assert all(len(set(group.passages)) == 4 for group in groups)
+
+
+def test_easy_negatives_are_other_queries_positives_and_never_the_querys_own() -> None:
+    def row(query: str, positive: str) -> Row:
+        return Row(query, positive, "", "", ("hard one", "hard two"))
+
+    batch = [row("q", "p"), row("q", "also right"), row("r", "p"), row("s", "x"), row("t", "hard one")]
+    config = CONFIG.model_copy(update={"num_negatives": 2, "num_easy_negatives": 5})
+    group = draw_group(batch[0], batch, config, seed=0, step=0)
+    assert group.passages[0] == "p"
+    assert sorted(group.passages[1:]) == ["hard one", "hard two", "x"]
 
 
 def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
@@ -197,7 +208,7 @@ def test_only_ranking_data_with_real_negatives_is_read(tmp_path: Path) -> None:
     rows += [row("good", "retrieval", 9, ["yes"])]
     [found] = read_ranking_sets(write_rows(tmp_path / "train.parquet", rows), batch_size=2)
     assert (found.name, len(found.rows)) == ("good", 4)
-    assert draw_group(found.rows[0], 7, seed=0, step=0).passages == ("yes", "no")
+    assert draw_group(found.rows[0], found.rows, CONFIG, seed=0, step=0).passages == ("yes", "no")
     with pytest.raises(TrainingError, match="good \\(4 rows with a hard negative\\), small"):
         read_ranking_sets(tmp_path / "train.parquet", batch_size=5)
     none = write_rows(tmp_path / "none.parquet", rows[:4])
