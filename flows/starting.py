@@ -20,14 +20,13 @@ class FlowFailedError(IclEmbedError):
 
 
 def run_here(flow: str, preset: str, overrides: Sequence[str]) -> Any:
-    """Run a flow in this process with a temporary Prefect server.
+    """Run a flow in this process; its run is recorded by the configured Prefect server, or a temporary one.
 
     Raises
         ConfigError: there is no such flow.
     """
     settle_environment()
-    os.environ["PREFECT_API_URL"] = ""  # whatever a profile says: no server is needed
-    os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "true"
+    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
     return load_flow(flow)(preset=preset, overrides=list(overrides))
 
 

@@ -1,4 +1,4 @@
-"""The transformer under the embedder: load it, run it over token lists, share a prefix.
+"""The transformer under the embedder: load it, run it over token lists.
 
 Rows are padded on the right. With causal attention a real token never looks at padding, so no mask is
 needed and the fast attention kernels stay usable; with bidirectional attention a mask hides the padding.
@@ -15,10 +15,9 @@ from torch import Tensor
 
 from icl_embed.errors import ModelError
 from icl_embed.model.base import refuse_incomplete
+from icl_embed.model.shared_prefix import PrefixStates, continue_prefix
 
 logger = logging.getLogger(__name__)
-
-Cache = Any  # transformers.DynamicCache
 
 
 def load_backbone(folder: Path, *, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -48,11 +47,16 @@ def quiet_transformers() -> None:
 
 
 def token_states(
-    model: Any, tokens: Tensor, lengths: Tensor, *, attention: str = "causal", prefix: Cache | None = None
+    model: Any,
+    tokens: Tensor,
+    lengths: Tensor,
+    *,
+    attention: str = "causal",
+    prefix: PrefixStates | None = None,
 ) -> Tensor:
     """Final hidden states [B, L, D] of right-padded tokens [B, L].
 
-    With ``prefix``, the rows continue the sequence held in that cache (causal attention only).
+    With ``prefix``, each row continues that sequence (causal attention only).
     """
     tokens = tokens.to(model.device)
     if attention == "bidirectional":
@@ -62,9 +66,7 @@ def token_states(
         return states_of(model(input_ids=tokens, attention_mask=mask, use_cache=False))
     if prefix is None:
         return states_of(model(input_ids=tokens, use_cache=False))
-    return states_of(
-        model(input_ids=tokens, past_key_values=expand_cache(prefix, len(tokens)), use_cache=True)
-    )
+    return continue_prefix(model, prefix, tokens)
 
 
 def states_of(output: Any) -> Tensor:
@@ -79,29 +81,3 @@ def _see_all(tokens: Tensor, lengths: Tensor, *, states_dtype: torch.dtype) -> T
     mask = torch.zeros(padding.shape, dtype=states_dtype)
     mask.masked_fill_(padding, torch.finfo(states_dtype).min)
     return mask[:, None, None, :].expand(-1, 1, tokens.shape[1], -1).to(tokens.device)
-
-
-def encode_prefix(model: Any, tokens: list[int]) -> Cache:
-    """Keys and values of a prefix, batch size 1. Gradients flow through it unless disabled by the caller."""
-    from transformers import DynamicCache
-
-    ids = torch.tensor([tokens], device=model.device)
-    output = model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True)
-    return output.past_key_values
-
-
-def expand_cache(cache: Cache, rows: int) -> Cache:
-    """A new cache of ``rows`` rows that views the one-row cache; growing it leaves the original alone."""
-    from transformers import DynamicCache
-
-    return DynamicCache(
-        [
-            (layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
-            for layer in cache.layers
-        ]
-    )
-
-
-def cache_length(cache: Cache | None) -> int:
-    """Tokens held by a cache."""
-    return 0 if cache is None else int(cache.get_seq_length())

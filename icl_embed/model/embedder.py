@@ -19,11 +19,12 @@ from torch import Tensor
 
 from icl_embed.errors import ModelError
 from icl_embed.examples import Example
-from icl_embed.model.backbone import Cache, cache_length, encode_prefix, load_backbone, token_states
+from icl_embed.model.backbone import load_backbone, token_states
 from icl_embed.model.batching import pad_right, plan_batches
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 from icl_embed.model.pooling import pool
 from icl_embed.model.settings import EmbedderSettings, read_settings
+from icl_embed.model.shared_prefix import PrefixStates, encode_prefix
 from icl_embed.prompts import PromptBuilder
 from icl_embed.store.files import sha256_of
 
@@ -117,10 +118,10 @@ class Embedder:
         return self._encode(self.prompts.passages(texts), None, batch_tokens, show_progress)
 
     def _encode(
-        self, sequences: list[list[int]], prefix: Cache | None, batch_tokens: int, show_progress: bool
+        self, sequences: list[list[int]], prefix: PrefixStates | None, batch_tokens: int, show_progress: bool
     ) -> Vectors:
         lengths = [len(sequence) for sequence in sequences]
-        batches = plan_batches(lengths, batch_tokens, extra_tokens=cache_length(prefix))
+        batches = plan_batches(lengths, batch_tokens, extra_tokens=prefix.num_tokens if prefix else 0)
         vectors = np.empty((len(sequences), self.dimension), np.float32)
         with torch.inference_mode():
             for batch in _with_progress(batches, show_progress):
@@ -132,7 +133,7 @@ class Embedder:
             )
         return vectors
 
-    def embed_tokens(self, sequences: Sequence[Sequence[int]], prefix: Cache | None = None) -> Tensor:
+    def embed_tokens(self, sequences: Sequence[Sequence[int]], prefix: PrefixStates | None = None) -> Tensor:
         """Unit vectors [B, D] float32 of one batch of token lists; differentiable."""
         tokens, lengths = pad_right(sequences, self.prompts.eos[0])
         states = token_states(self.model, tokens, lengths, attention=self.settings.attention, prefix=prefix)

@@ -14,9 +14,9 @@ from torch import Tensor
 from icl_embed.config import TrainConfig
 from icl_embed.errors import TrainingError
 from icl_embed.examples import Example
-from icl_embed.model.backbone import Cache, cache_length, encode_prefix
 from icl_embed.model.batching import plan_batches
 from icl_embed.model.embedder import Embedder
+from icl_embed.model.shared_prefix import PrefixStates, encode_prefix
 from icl_embed.train.batches import (
     Batch,
     choose_negatives,
@@ -127,10 +127,10 @@ class EmbedderObjective:
         where = {text: number for number, text in enumerate(distinct)}
         return vectors[[where[text] for text in flat]]
 
-    def _encode(self, sequences: list[list[int]], count: TokenCount, prefix: Cache | None = None) -> Tensor:
+    def _encode(self, sequences: list[list[int]], count: TokenCount, prefix: PrefixStates | None = None) -> Tensor:
         """Vectors in the order given, computed in length-sorted batches so that little is padding."""
         lengths = [len(sequence) for sequence in sequences]
-        batches = plan_batches(lengths, self.config.batch_tokens, extra_tokens=cache_length(prefix))
+        batches = plan_batches(lengths, self.config.batch_tokens, extra_tokens=prefix.num_tokens if prefix else 0)
         parts = [self.embedder.embed_tokens([sequences[row] for row in rows], prefix) for rows in batches]
         order = torch.tensor([row for rows in batches for row in rows])
         count.real += sum(lengths)

@@ -14,6 +14,7 @@ from icl_embed.model.batching import pad_right, plan_batches
 from icl_embed.model.embedder import Embedder
 from icl_embed.model.pooling import pool
 from icl_embed.model.settings import EmbedderSettings, write_settings
+from icl_embed.model.shared_prefix import encode_prefix
 from tests.tiny_models import build_model
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma2")
@@ -69,8 +70,6 @@ def test_bidirectional_vectors_do_not_depend_on_padding_and_differ_from_causal(e
 
 
 def test_gradients_flow_through_a_shared_prefix(embedder: Embedder) -> None:
-    from icl_embed.model.backbone import encode_prefix
-
     prefix = embedder.prompts.prefix("find", EXAMPLES).tokens
     tails = embedder.prompts.query_tails("find", TEXTS)
     weight = embedder.model.layers[0].self_attn.k_proj.weight
@@ -166,3 +165,11 @@ def test_pooling_takes_the_last_real_token_or_the_mean_of_the_real_ones() -> Non
     mean = torch.stack([states[0].mean(dim=0), states[1, 0]])
     assert torch.allclose(pool(states, lengths, "last"), F.normalize(last, dim=-1))
     assert torch.allclose(pool(states, lengths, "mean"), F.normalize(mean, dim=-1))
+
+
+def test_a_prefix_beyond_the_sliding_window_is_refused(tmp_path: Path) -> None:
+    folder = build_model(tmp_path, "mistral")
+    embedder = Embedder.load(folder, device="cpu", dtype="float32")
+    embedder.model.config.sliding_window = 32
+    with pytest.raises(ModelError, match="only looks back 32"):
+        embedder.encode_queries(TEXTS, instruction="find", examples=EXAMPLES)
