@@ -1,0 +1,146 @@
+"""The whole pipeline on a tiny project: real Prefect, real DeepSpeed ranks, real mteb."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from icl_embed.pipeline.plan import plan
+from icl_embed.pipeline.run import Run, open_run
+from tests.tiny_project import build_project
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_flow(flow: str, preset: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """``icl-embed run … --here`` as a user would type it, with the project's own Prefect state."""
+    argv = [sys.executable, "-c", "from flows.command_line import main; main()", "run", flow, "--here"]
+    argv += ["--preset", str(preset)]
+    for override in overrides:
+        argv += ["--set", override]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_HOME": str(preset.parent / ".prefect"),
+        "PREFECT_LOCAL_STORAGE_PATH": str(preset.parent / ".prefect" / "storage"),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        argv, cwd=preset.parent, env=environment, capture_output=True, text=True, check=False, timeout=280
+    )
+
+
+def stages_to_run(run: Run) -> list[str]:
+    return [stage.key.stage for stage in plan(run.store, run.keys) if not stage.is_cached]
+
+
+def task_states(output: str) -> Counter[str]:
+    lines = [line for line in output.splitlines() if "Task run '" in line and "Finished in state" in line]
+    return Counter(line.split("Finished in state ")[1].split("(")[0] for line in lines)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def finished(project: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    return project, run_flow("full-pipeline", project)
+
+
+def test_one_command_ends_with_a_report(finished) -> None:
+    project, process = finished
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    run = open_run(str(project))
+    page = run.artefact(run.keys.report).path / "index.html"
+    assert str(page) in process.stdout
+    assert "<html" in page.read_text()
+    assert stages_to_run(run) == []
+    assert "ERROR" not in process.stdout + process.stderr
+
+
+def test_the_scores_say_what_was_measured(finished) -> None:
+    project, _ = finished
+    run = open_run(str(project))
+    for (system, name), key in run.keys.evaluations.items():
+        scores = json.loads((run.artefact(key).path / "scores.json").read_text())
+        settings = [result["setting"] for result in scores["results"]]
+        assert scores["trained_on"] == (name in run.config.data.train)
+        assert settings == (["bm25"] if system == "bm25" else ["zero-shot", "few-shot"]), (system, name)
+        for result in scores["results"]:
+            assert result["low"] <= result["mean"] <= result["high"]
+
+
+def test_a_second_run_takes_everything_from_the_store(finished) -> None:
+    project, _ = finished
+    again = run_flow("full-pipeline", project)
+    states = task_states(again.stdout + again.stderr)
+    assert again.returncode == 0
+    assert set(states) == {"Cached"}
+    assert states["Cached"] == len(list(open_run(str(project)).keys))
+
+
+def test_a_new_learning_rate_reruns_training_and_what_follows(finished) -> None:
+    project, _ = finished
+    run = open_run(str(project), ["train.optimizer.learning_rate=2e-3"])
+    again = Counter(stages_to_run(run))
+    assert again == {"embedder": 1, "evaluation": 3, "reranker-evaluation": 1, "report": 1}
+    [embedder] = [stage for stage in plan(run.store, run.keys) if stage.key.stage == "embedder"]
+    assert embedder.reason == "settings.train.optimizer.learning_rate: 0.001 → 0.002"
+
+
+def test_another_number_of_ranks_trains_nothing_again(finished) -> None:
+    project, _ = finished
+    run = open_run(str(project), ["train.launch.processes=1", "train.optimizer.save_every=1"])
+    assert stages_to_run(run) == ["report"]  # which prints the whole config
+
+
+def test_a_changed_card_reruns_its_own_rows_and_not_the_others(finished) -> None:
+    project, _ = finished
+    card = project.parent / "cards" / "tiny-notes.toml"
+    text = card.read_text()
+    try:
+        card.write_text(text.replace("CC0-1.0", "CC-BY-4.0"))
+        assert stages_to_run(open_run(str(project))) == []  # a licence is no content
+        card.write_text(text.replace("test = 0.3", "test = 0.2").replace("train = 0.6", "train = 0.7"))
+        run = open_run(str(project))
+        datasets = [s.key.label for s in plan(run.store, run.keys) if s.key.stage == "dataset" and not s.is_cached]
+        assert datasets == ["tiny-notes"]
+        assert "base-model" not in stages_to_run(run)
+    finally:
+        card.write_text(text)
+
+
+def test_a_damaged_artefact_is_rebuilt_and_only_that(finished) -> None:
+    project, _ = finished
+    run = open_run(str(project))
+    rows = run.artefact(run.keys.datasets["tiny-facts"]).path / "rows.parquet"
+    before = rows.read_bytes()
+    rows.write_bytes(before[:100])
+    [planned] = [stage for stage in plan(run.store, run.keys) if not stage.is_cached]
+    assert planned.reason.startswith("damaged: rows.parquet has 100 bytes")
+    again = run_flow("build-pool", project)
+    states = task_states(again.stdout + again.stderr)
+    assert again.returncode == 0
+    assert states["Completed"] == 1
+    assert rows.read_bytes() == before
+
+
+def test_a_mistake_in_the_config_is_one_line_and_exit_code_2(project: Path) -> None:
+    process = run_flow("full-pipeline", project, "train.temprature=1")
+    assert process.returncode == 2
+    assert "train.temprature" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_a_card_that_does_not_exist_is_refused_with_near_names(project: Path) -> None:
+    process = run_flow("full-pipeline", project, 'data.train=["tiny-fact"]')
+    assert process.returncode == 2
+    assert "did you mean tiny-facts" in process.stderr
