@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx
 from rich.console import Console
@@ -17,6 +18,7 @@ from flows.starting import settle_environment
 from icl_embed.errors import ConfigError
 from icl_embed.launch.processes import die_with_parent
 
+ROOT = Path(__file__).resolve().parents[1]
 WORK_POOL = "local"
 START_SECONDS = 120
 
@@ -74,7 +76,9 @@ def _prefect(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _prefect_once(*arguments: str) -> None:
-    subprocess.run([*_PREFECT, *arguments], check=True)
+    # prefect.yaml lies at the root of the checkout and names it by $PWD
+    environment = {**os.environ, "PWD": str(ROOT)}
+    subprocess.run([*_PREFECT, *arguments], check=True, cwd=ROOT, env=environment)
 
 
 _PREFECT = (sys.executable, "-m", "prefect")

@@ -13,6 +13,7 @@ from rich.console import Console
 from icl_embed.errors import ConfigError, IclEmbedError
 
 FLOWS = ("full-pipeline", "build-pool", "train-embedder", "evaluate-checkpoint", "distill-reranker")
+LOCAL_API_URL = "http://127.0.0.1:4200/api"  # where `make ui` listens
 
 
 class FlowFailedError(IclEmbedError):
@@ -50,6 +51,7 @@ def run_deployed(flow: str, preset: str, overrides: Sequence[str], console: Cons
         FlowFailedError: the run did not complete.
     """
     settle_environment()
+    os.environ.setdefault("PREFECT_API_URL", LOCAL_API_URL)
     if flow not in FLOWS:
         raise ConfigError(f"there is no flow {flow!r}; known are {', '.join(FLOWS)}")
     import httpx
@@ -57,9 +59,7 @@ def run_deployed(flow: str, preset: str, overrides: Sequence[str], console: Cons
     from prefect.exceptions import ObjectNotFound
     from prefect.settings import get_current_settings
 
-    url = get_current_settings().api.url
-    if not url:
-        raise ConfigError("no Prefect server is configured (PREFECT_API_URL); run `make ui`, or add --here")
+    url = get_current_settings().api.url or LOCAL_API_URL
     parameters = {"preset": preset, "overrides": list(overrides)}
     try:
         run: Any = run_deployment(f"{flow}/{flow}", parameters=parameters, timeout=0)

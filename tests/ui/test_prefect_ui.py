@@ -1,0 +1,127 @@
+"""``make ui`` as a user meets it: server, worker and deployments start, a run completes, the UI shows it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.tiny_project import build_project
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --virtual-time-budget=20000"
+).split()
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def icl_embed(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from flows.command_line import main; main()", *arguments]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def environment(project: Path) -> dict[str, str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = project.parent / ".prefect"
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_HOME": str(home),
+        "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    url = environment["PREFECT_API_URL"]
+    port = url.rsplit(":", 1)[1].removesuffix("/api")
+    log = tmp_path_factory.mktemp("log") / "ui.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            icl_embed("ui", "--port", port), cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
+        try:
+            deadline = time.monotonic() + 180
+            while "In another terminal" not in log.read_text():
+                assert process.poll() is None, log.read_text()[-3000:]
+                assert time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(0.5)
+            yield url
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{url}/health", timeout=2)  # nothing stays behind
+
+
+def test_every_flow_is_deployed(server: str) -> None:
+    found = httpx.post(f"{server}/deployments/filter", json={}, timeout=20).json()
+    names = {"full-pipeline", "build-pool", "train-embedder", "evaluate-checkpoint", "distill-reranker"}
+    assert {deployment["name"] for deployment in found} == names
+    [evaluation] = [one for one in found if one["name"] == "evaluate-checkpoint"]
+    assert [schedule["active"] for schedule in evaluation["schedules"]] == [False]
+
+
+def test_a_run_completes_on_the_worker_and_the_browser_shows_it(
+    server: str, project: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    argv = icl_embed("run", "build-pool", "--preset", str(project))
+    run = subprocess.run(
+        argv, cwd=project.parent, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    assert "completed" in run.stdout
+    name = run.stdout.split("flow run ")[1].split(":")[0]
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: the run completed, the page was not looked at")
+    profile = tmp_path / "profile"
+    page = subprocess.run(
+        [CHROMIUM, *QUIET, f"--user-data-dir={profile}", "--dump-dom", f"{server.removesuffix('/api')}/v2/runs"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert name in page.stdout
+
+
+def test_prefects_own_command_runs_the_deployment(
+    server: str, project: Path, environment: dict[str, str]
+) -> None:
+    argv = [sys.executable, "-m", "prefect", "deployment", "run", "build-pool/build-pool"]
+    argv += ["-p", f"preset={project}", "--watch", "--watch-interval", "1"]
+    run = subprocess.run(
+        argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+
+
+def test_a_failing_run_is_an_error_for_the_caller(
+    server: str, project: Path, environment: dict[str, str]
+) -> None:
+    argv = icl_embed("run", "build-pool", "--preset", str(project), "--set", "pool.max_dropped_fraction=0.0")
+    run = subprocess.run(
+        argv, cwd=project.parent, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert run.returncode == 2
+    assert "FlowFailedError" in run.stderr
