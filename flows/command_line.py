@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from icl_embed.corpus.command_line import app as data_app
 from icl_embed.errors import IclEmbedError
 from icl_embed.evaluate.command_line import app as eval_app
 from icl_embed.pool.command_line import app as pool_app
-from icl_embed.sources.command_line import app as data_app
 from icl_embed.store.command_line import app as store_app
 
 app = typer.Typer(

@@ -16,7 +16,8 @@ FOUNDATION = {"errors", "config", "examples", "store", "prompts"}
 ALLOWED = {
     "errors": set(),
     "examples": set(),
-    "config": {"errors"},
+    "config": set(),
+    "preset": {"config", "errors"},
     "prompts": {"config", "errors", "examples"},
     "store": {"errors"},
     "sources": FOUNDATION,
@@ -29,7 +30,7 @@ ALLOWED = {
     "evaluate": FOUNDATION | {"model", "pool"},
     "report": FOUNDATION | {"evaluate", "train"},
     "pipeline": FOUNDATION
-    | {"sources", "corpus", "pool", "model", "launch", "train", "rerank", "evaluate", "report"},
+    | {"preset", "sources", "corpus", "pool", "model", "launch", "train", "rerank", "evaluate", "report"},
 }
 DOORS = {
     "prefect": ("flows/", "tasks/"),

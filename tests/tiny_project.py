@@ -113,7 +113,9 @@ def build_project(root: Path) -> Path:
     pairs = 'positives = "{positive}"'
     write_dataset(cards, "tiny-facts", "retrieval", pairs, [fact(rng, n) for n in range(90)])
     write_dataset(cards, "tiny-notes", "retrieval", pairs, [fact(rng, n + 500) for n in range(60)])
-    write_dataset(cards, "tiny-topics", "classification", 'label = "{label}"', [topic(rng, n) for n in range(90)])
+    write_dataset(
+        cards, "tiny-topics", "classification", 'label = "{label}"', [topic(rng, n) for n in range(90)]
+    )
     scored = 'positives = "{positive}"\nscore = "{score}"'
     write_dataset(cards, "tiny-pairs", "sts", scored, [pair(rng, n) for n in range(60)])
     preset = root / "tiny.toml"
@@ -128,7 +130,10 @@ def write_dataset(cards: Path, name: str, kind: str, mapping: str, records: list
 
 def fact(rng: random.Random, number: int) -> dict[str, object]:
     words = rng.sample(WORDS, 6)
-    return {"query": f"where is {' '.join(words[:3])} {number}", "positive": f"note {number}: {' '.join(words)}"}
+    return {
+        "query": f"where is {' '.join(words[:3])} {number}",
+        "positive": f"note {number}: {' '.join(words)}",
+    }
 
 
 def topic(rng: random.Random, number: int) -> dict[str, object]:
@@ -140,4 +145,8 @@ def pair(rng: random.Random, number: int) -> dict[str, object]:
     words = rng.sample(WORDS, 6)
     score = number % 6
     other = words[: score + 1] + rng.sample(WORDS, 5 - score)
-    return {"query": f"{' '.join(words)} {number}", "positive": f"{' '.join(other)} x{number}", "score": score}
+    return {
+        "query": f"{' '.join(words)} {number}",
+        "positive": f"{' '.join(other)} x{number}",
+        "score": score,
+    }

@@ -41,8 +41,7 @@ def build_dataset(
     positive of a kept row is kept, and others are added up to ``max_test_passages``.
 
     Returns
-        counts: ``rows`` and ``passages`` per split, ``available`` rows before the caps, ``labels``, and
-        ``rejected`` records per reason.
+        ``rows`` and ``passages`` per split, ``available`` rows before the caps, ``labels``, ``rejected``.
 
     Raises
         SourceError: the files cannot be had.

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import logging
 from dataclasses import dataclass
 from typing import Any
 
+import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
 from icl_embed.errors import EvaluationError
 
+VERSION = f"bm25s-{importlib.metadata.version('bm25s')}"
 DESCRIPTION = "bm25s lucene k1=1.5 b=0.75, English stop words, no stemming"
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports every index it builds
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,6 @@ class Bm25Index:
         Raises
             EvaluationError: there are none.
         """
-        import bm25s
-
         if not passages:
             raise EvaluationError("BM25 needs at least one passage, found none")
         retriever = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
@@ -38,8 +42,6 @@ class Bm25Index:
 
     def scores(self, query: str) -> NDArray[np.float64]:
         """The score of every passage [P]; zeros when no word of the query is known."""
-        import bm25s
-
         (tokens,) = bm25s.tokenize([query], stopwords="en", return_ids=False, show_progress=False)
         known = [token for token in tokens if token in self.retriever.vocab_dict]
         if not known:

@@ -143,19 +143,16 @@ def evaluate_bm25(
     Raises
         EvaluationError: the data set is of another kind, or its data cannot be used.
     """
-    import bm25s
-
-    from icl_embed.evaluate.bm25 import DESCRIPTION
+    from icl_embed.evaluate.bm25 import DESCRIPTION, VERSION
 
     data = read_task_data(dataset)
     if not isinstance(data, SearchData):
         raise EvaluationError(f"{dataset.name}: BM25 ranks passages; it cannot do {dataset.kind}")
-    version = f"bm25s-{bm25s.__version__}"
     started = time.perf_counter()
-    run = run_bm25(dataset, data, version=version, config=config)
+    run = run_bm25(dataset, data, version=VERSION, config=config)
     run = dataclasses.replace(run, notes={"method": DESCRIPTION})
     measured = [_Measured(Setting(BM25, ""), run, time.perf_counter() - started)]
-    scores = _summarise(dataset, "bm25", version, measured, (), config=config, seed=seed)
+    scores = _summarise(dataset, "bm25", VERSION, measured, (), config=config, seed=seed)
     return _write(out_dir, data, scores, measured)
 
 

@@ -108,27 +108,32 @@ def attend(
     prefix_key = shared_prefix.keys[module.layer_idx]
     prefix_value = shared_prefix.values[module.layer_idx]
     flash = query.device.type == "cpu" and not torch.is_grad_enabled() and softcap is None
-    combine = _attend_by_flash if flash else _attend_by_formula
-    out = combine(query * scaling, key, value, prefix_key, prefix_value, softcap)
+    query = query * scaling
+    if flash:
+        out = _attend_by_flash(query, key, value, prefix_key, prefix_value)
+    else:
+        out = _attend_by_formula(query, key, value, prefix_key, prefix_value, softcap)
     return out.transpose(1, 2), None
 
 
 def _fold(query: Tensor, key_heads: int) -> Tensor:
     """[B, H, L, D] → [1, K, B·G·L, D]: all rows that meet the same key head, as one long row."""
-    grouped = query.unflatten(1, (key_heads, -1)).transpose(0, 1)
-    return grouped.reshape(1, key_heads, -1, query.shape[-1])
+    rows, heads, length, width = query.shape
+    grouped = query.reshape(rows, key_heads, heads // key_heads, length, width).transpose(0, 1)
+    return grouped.reshape(1, key_heads, -1, width)
 
 
 def _unfold(folded: Tensor, shape: torch.Size) -> Tensor:
     """Undo ``_fold`` for a tensor [1, K, B·G·L, …]: → [B, H, L, …]."""
     rows, heads, length, _ = shape
     key_heads = folded.shape[1]
-    apart = folded[0].unflatten(1, (rows, heads // key_heads, length))
-    return apart.transpose(0, 1).flatten(1, 2)
+    tail = folded.shape[3:]
+    apart = folded.reshape(key_heads, rows, heads // key_heads, length, *tail).transpose(0, 1)
+    return apart.reshape(rows, heads, length, *tail)
 
 
 def _attend_by_flash(
-    query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor, _softcap: None
+    query: Tensor, key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor
 ) -> Tensor:
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     groups = query.shape[1] // key.shape[1]
@@ -158,6 +163,6 @@ def _attend_by_formula(
     future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
     own = own.masked_fill(future, -torch.inf)
     weights = torch.cat([far, own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    far_weights, own_weights = weights.split([far.shape[-1], length], dim=-1)
-    far_out = _fold(far_weights, prefix_value.shape[1]) @ prefix_value
-    return _unfold(far_out, query.shape) + own_weights @ value
+    far_length = far.shape[-1]
+    far_out = _fold(weights[..., :far_length], prefix_value.shape[1]) @ prefix_value
+    return _unfold(far_out, query.shape) + weights[..., far_length:] @ value

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from icl_embed.config import RunConfig, load_config
+from icl_embed.config import RunConfig
 from icl_embed.errors import ConfigError
 from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys
+from icl_embed.preset import load_config
 from icl_embed.sources.card import Card, load_catalog
 from icl_embed.store import Artefact, StageKey, Store
 

@@ -9,6 +9,7 @@ Shape letters: Q queries, P passages, K ranks, B queries of a block, L labels.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,8 @@ import numpy as np
 from icl_embed.errors import PoolError
 
 Embed = Callable[[Sequence[str], str | None], np.ndarray]  # (texts, instruction or None) -> [N, D]
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports every index it builds
 
 BLOCK_SCORES = 8_000_000  # scores held at once: 32 MB
 _TOKEN_PATTERN = r"(?u)\b\w+\b"  # noqa: S105 (a word, not a secret)

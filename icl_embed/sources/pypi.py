@@ -19,7 +19,7 @@ from pypi_simple import (
     UnsupportedRepoVersionError,
 )
 
-from icl_embed.errors import SourceError
+from icl_embed.errors import SourceError, SourceUnreachableError
 from icl_embed.sources.archive import read_members
 from icl_embed.sources.card_source import PypiSource
 from icl_embed.sources.downloads import cached_file
@@ -106,7 +106,7 @@ def _project_page(package: str, endpoint: str, session: requests.Session) -> Pro
     except (UnsupportedContentTypeError, UnsupportedRepoVersionError) as error:
         raise SourceError(f"{shown(endpoint)} does not speak the simple index protocol") from error
     except requests.RequestException as error:
-        raise SourceError(f"{shown(endpoint)} does not answer ({type(error).__name__})") from error
+        raise SourceUnreachableError(f"{shown(endpoint)} does not answer ({type(error).__name__})") from error
 
 
 def _check_listing(found: DistributionPackage, sha256: str) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3
 
-from icl_embed.errors import SourceError
+from icl_embed.errors import SourceError, SourceUnreachableError
 from icl_embed.sources.card_source import LOOPBACK_HOSTS
 from icl_embed.sources.fetched import Progress
 
@@ -68,7 +68,7 @@ class Transfer:
                 return self._attempt(partial, session, progress)
             except _TransientError as error:
                 if attempt == self.patience.attempts:
-                    raise SourceError(
+                    raise SourceUnreachableError(
                         f"cannot fetch {self.name} from {shown(self.url)} after {attempt} attempts: {error}. "
                         "What arrived is kept, and the next run continues it"
                     ) from error

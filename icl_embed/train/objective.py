@@ -127,10 +127,14 @@ class EmbedderObjective:
         where = {text: number for number, text in enumerate(distinct)}
         return vectors[[where[text] for text in flat]]
 
-    def _encode(self, sequences: list[list[int]], count: TokenCount, prefix: PrefixStates | None = None) -> Tensor:
+    def _encode(
+        self, sequences: list[list[int]], count: TokenCount, prefix: PrefixStates | None = None
+    ) -> Tensor:
         """Vectors in the order given, computed in length-sorted batches so that little is padding."""
         lengths = [len(sequence) for sequence in sequences]
-        batches = plan_batches(lengths, self.config.batch_tokens, extra_tokens=prefix.num_tokens if prefix else 0)
+        batches = plan_batches(
+            lengths, self.config.batch_tokens, extra_tokens=prefix.num_tokens if prefix else 0
+        )
         parts = [self.embedder.embed_tokens([sequences[row] for row in rows], prefix) for rows in batches]
         order = torch.tensor([row for rows in batches for row in rows])
         count.real += sum(lengths)

@@ -111,7 +111,9 @@ def test_a_changed_card_reruns_its_own_rows_and_not_the_others(finished) -> None
         assert stages_to_run(open_run(str(project))) == []  # a licence is no content
         card.write_text(text.replace("test = 0.3", "test = 0.2").replace("train = 0.6", "train = 0.7"))
         run = open_run(str(project))
-        datasets = [s.key.label for s in plan(run.store, run.keys) if s.key.stage == "dataset" and not s.is_cached]
+        datasets = [
+            s.key.label for s in plan(run.store, run.keys) if s.key.stage == "dataset" and not s.is_cached
+        ]
         assert datasets == ["tiny-notes"]
         assert "base-model" not in stages_to_run(run)
     finally:

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from icl_embed.config import RunConfig, load_config
+from icl_embed.config import RunConfig
 from icl_embed.errors import ConfigError
+from icl_embed.preset import load_config
 
 PRESETS = sorted((Path(__file__).resolve().parents[2] / "flows" / "presets").glob("*.toml"))
 

@@ -96,7 +96,13 @@ def test_a_run_completes_on_the_worker_and_the_browser_shows_it(
         pytest.skip("no Chromium on this machine: the run completed, the page was not looked at")
     profile = tmp_path / "profile"
     page = subprocess.run(
-        [CHROMIUM, *QUIET, f"--user-data-dir={profile}", "--dump-dom", f"{server.removesuffix('/api')}/v2/runs"],
+        [
+            CHROMIUM,
+            *QUIET,
+            f"--user-data-dir={profile}",
+            "--dump-dom",
+            f"{server.removesuffix('/api')}/v2/runs",
+        ],
         capture_output=True,
         text=True,
         timeout=120,
