@@ -48,7 +48,7 @@ faults: install  ## kill real processes, fill real disks
 	$(BIN)/python -m pytest -m fault --timeout 900
 
 bench: install  ## measurements; results go to tests/bench/results
-	$(BIN)/python -m tests.bench.training
+	$(BIN)/python -m tests.bench.few_shot_cost
 
 ui: install  ## Prefect server, worker and deployments on this machine
 	$(BIN)/icl-embed ui

@@ -1,0 +1,95 @@
+"""The store against real kills and a really full disk."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from icl_embed.errors import StoreError
+from icl_embed.store import StageKey, Store
+
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
+
+KEY = StageKey("pool", 1, {"size": 1})
+BUILDER = """
+import sys
+from pathlib import Path
+from icl_embed.store import StageKey, Store
+
+def produce(folder):
+    for number in range(40):
+        (folder / f"{number:03d}.bin").write_bytes(bytes([number]) * 200_000)
+    return {"files": 40}
+
+print("started", flush=True)
+Store(Path(sys.argv[1])).build(StageKey("pool", 1, {"size": 1}), produce)
+print("published", flush=True)
+"""
+
+
+def test_a_build_killed_at_any_moment_is_whole_or_absent(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    interrupted = 0
+    for round_number in range(20):
+        root = tmp_path / str(round_number)
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUILDER, str(root)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(rng.uniform(0.0, 0.12))
+        process.send_signal(signal.SIGKILL)
+        rest = process.stdout.read()
+        process.wait()
+        store = Store(root)
+        folder = store.path_of(KEY.stage, KEY.fingerprint)
+        assert folder.exists() == store.is_valid(KEY), "a folder that is visible must be whole"
+        if "published" in rest:
+            assert store.is_valid(KEY)
+        else:
+            interrupted += 1
+        subprocess.run([sys.executable, "-c", BUILDER, str(root)], check=True, capture_output=True)
+        assert store.is_valid(KEY)
+    assert interrupted >= 5, "too few kills hit a running build to prove anything"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 4 MiB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    argv = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount)]
+    if os.geteuid() != 0 or subprocess.run(argv, check=False, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(small_disk: Path) -> None:
+    store = Store(small_disk)
+    small = StageKey("pool", 1, {"size": 0})
+
+    def write(megabytes: int):
+        def produce(folder: Path) -> dict[str, int]:
+            (folder / "data.bin").write_bytes(b"x" * (megabytes << 20))
+            return {"megabytes": megabytes}
+
+        return produce
+
+    store.build(small, write(1))
+    with pytest.raises(StoreError, match="No space left on device; nothing was published"):
+        store.build(KEY, write(8))
+    assert store.is_valid(small)
+    assert not store.path_of(KEY.stage, KEY.fingerprint).exists()
+    assert list((small_disk / "pool").glob("*.partial-*")) == []
+    assert store.build(KEY, write(2)).manifest.counts == {"megabytes": 2}
