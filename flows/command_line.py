@@ -58,6 +58,12 @@ def run_flow(
         starting.run_deployed(flow, preset, overrides, console)
 
 
+@pool_app.command("build", epilog="Example: icl-embed pool build --preset demo --set pool.min_characters=5")
+def build_pool(preset: PresetOption = "demo", overrides: SetOption = []) -> None:  # noqa: B006
+    """Fetch a preset's data sets, build the pool and mine hard negatives, in this process."""
+    run_flow("build-pool", preset, overrides, here=True)
+
+
 @app.command("plan", epilog="Example: icl-embed plan --preset demo --set train.optimizer.learning_rate=2e-4")
 def show_plan(preset: PresetOption = "demo", overrides: SetOption = []) -> None:  # noqa: B006
     """Dry run: per stage CACHED or RUN, and which part of its key changed."""
