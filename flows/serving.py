@@ -30,6 +30,8 @@ def serve(port: int, console: Console) -> None:
         ConfigError: the port is taken, or the server does not start.
     """
     settle_environment()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell that starts us in the background ignores SIGINT
+        signal.signal(number, signal.default_int_handler)
     url = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = url
     os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
@@ -64,7 +66,7 @@ def limit_accelerators() -> None:
 @contextmanager
 def _prefect(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A long-running Prefect command that ends with the block, or with us."""
-    process = subprocess.Popen([*_PREFECT, *arguments], preexec_fn=die_with_parent)  # noqa: PLW1509
+    process = subprocess.Popen([*_PREFECT, *arguments], preexec_fn=_become_child)  # noqa: PLW1509
     try:
         yield process
     finally:
@@ -73,6 +75,11 @@ def _prefect(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def _become_child() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    die_with_parent()
 
 
 def _prefect_once(*arguments: str) -> None:

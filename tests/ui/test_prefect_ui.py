@@ -125,7 +125,7 @@ def test_prefects_own_command_runs_the_deployment(
 def test_a_failing_run_is_an_error_for_the_caller(
     server: str, project: Path, environment: dict[str, str]
 ) -> None:
-    argv = icl_embed("run", "build-pool", "--preset", str(project), "--set", "pool.max_dropped_fraction=0.0")
+    argv = icl_embed("run", "build-pool", "--preset", str(project), "--set", "pool.min_characters=5000")
     run = subprocess.run(
         argv, cwd=project.parent, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
