@@ -81,23 +81,6 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not JSON: {error}; rebuild the artefact") from error
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON lines file; none if it is missing.
-
-    Raises
-        DataError: a line is not a JSON object.
-    """
-    if not path.exists():
-        return []
-    lines = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            lines.append(dict(json.loads(line)))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path}:{number} is not a JSON object: {error}") from error
-    return lines
-
-
 def per_dataset_table(statistics: Any) -> Table | None:
     """A table of counts with one row per data set, from ``{"datasets": {name: {...}}}`` or ``{name: {...}}``.
 
@@ -126,6 +109,11 @@ def pool_table(statistics: Any) -> Table | None:
     picked = {}
     for name, counts in statistics["datasets"].items():
         picked[name] = {part: counts[part] for part in shown if part in counts}
+        # Which evaluated set a text was found in is one column per set: too wide for a page, see pool stats.
+        found = picked[name].get("decontamination")
+        if isinstance(found, Mapping):
+            plain = {part: value for part, value in found.items() if not isinstance(value, Mapping)}
+            picked[name]["decontamination"] = plain
         examples = counts.get("examples")
         if isinstance(examples, Mapping):
             picked[name]["examples"] = examples.get("kept", 0)

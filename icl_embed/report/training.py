@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from icl_embed.report.charts import Point
-from icl_embed.report.facts import read_json_lines
+from icl_embed.train.metrics import METRICS_NAME, read_metrics
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrainingFacts:
 
 def read_training(folder: Path | None) -> TrainingFacts | None:
     """The facts of an embedder's or reranker's training; None when there is no log."""
-    lines = [line for line in read_json_lines(folder / "metrics.jsonl") if "loss" in line] if folder else []
+    lines = [line for line in read_metrics(folder / METRICS_NAME) if "loss" in line] if folder else []
     if not lines:
         return None
     points = tuple((float(line["step"]), float(line["loss"])) for line in lines)
