@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from icl_embed.errors import DataError
+
 METRICS_NAME = "metrics.jsonl"
 
 
@@ -25,8 +27,17 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a log; a line cut by a crash is left out."""
+    """All whole lines of a log, none if there is no file; a last line cut by a crash is left out.
+
+    Raises
+        DataError: a whole line is not a JSON object.
+    """
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines if line]
+    lines = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            lines.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}:{number} is not a JSON object: {error}") from error
+    return lines
