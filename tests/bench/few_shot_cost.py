@@ -28,7 +28,7 @@ from icl_embed.store.manifest import git_commit, library_versions
 
 RESULT = Path(__file__).parent / "results" / "few_shot_cost.json"
 ROUNDS = 5
-NUM_QUERIES = 128
+NUM_QUERIES = 32
 NUM_EXAMPLES = 5
 INSTRUCTION = (
     "Given a description of a software vulnerability, retrieve the weakness that it is an example of"
