@@ -138,8 +138,8 @@ def test_the_command_line_prints_scores_with_intervals(evaluated, tmp_path):
     assert "toy-retrieval" in shown.output
     assert "few-shot (2)" in shown.output
     missing = CliRunner().invoke(app, ["show", str(tmp_path)])
-    assert missing.exit_code == 1
-    assert "is not an evaluation's scores" in " ".join(missing.output.split())
+    assert isinstance(missing.exception, EvaluationError)
+    assert "is not an evaluation's scores" in str(missing.exception)
 
 
 def test_scores_of_another_shape_are_refused(tmp_path):
