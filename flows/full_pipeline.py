@@ -28,6 +28,6 @@ def full_pipeline(preset: str = "demo", overrides: list[str] | None = None) -> s
     evaluate(run)
     distill(run)
     run_stage(evaluation.write_report, run, run.keys.report)
-    page = run.artefact(run.keys.report).path / "index.html"
+    page = (run.artefact(run.keys.report).path / "index.html").resolve()
     get_run_logger().info("report: %s", page)
     return str(page)
