@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from icl_embed.corpus.command_line import app as data_app
 from icl_embed.errors import IclEmbedError
@@ -71,13 +70,13 @@ def show_plan(preset: PresetOption = "demo", overrides: SetOption = []) -> None:
     from icl_embed.pipeline.run import open_run
 
     run = open_run(preset, overrides)
-    table = Table("", "stage", "for", "fingerprint", "why", box=None)
     stages = plan(run.store, run.keys)
     for stage in stages:
-        state = "[green]CACHED[/green]" if stage.is_cached else "[yellow]RUN[/yellow]"
-        key = stage.key
-        table.add_row(state, key.stage, escape(key.label), key.fingerprint, escape(stage.reason))
-    console.print(table)
+        state = "[green]CACHED[/green]" if stage.is_cached else "[yellow]RUN   [/yellow]"
+        name = f"{stage.key.stage:<19} {escape(stage.key.label):<28}"
+        console.print(
+            f"{state} {name} [dim]{stage.key.fingerprint}[/dim] {escape(stage.reason)}", soft_wrap=True
+        )
     console.print(f"{sum(not stage.is_cached for stage in stages)} of {len(stages)} stages would run")
 
 
