@@ -18,8 +18,13 @@ os.environ.update(
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from tests.tiny_models import build_model  # noqa: E402
+
+# The same examples in every run: a change is judged by its own failures, not by the dice.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,8 @@ class CostPoint:
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About ``count`` round numbers that cover [low, high]."""
-    span = (high - low) or abs(high) or 1.0
+    nothing = 1e-9 * max(1.0, abs(low), abs(high))  # narrower than this, a range is one value
+    span = high - low if high - low > nothing else max(abs(high), nothing)
     rough = span / max(count, 1)
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= rough * 0.999)

@@ -34,6 +34,11 @@ def test_ticks_are_few_even_and_cover_the_range(first, second):
     assert max(steps, default=1) == pytest.approx(min(steps, default=1), rel=1e-3, abs=1e-8)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.0, 5e-324), (0.0, 0.0), (1e6, 1e6), (-3.0, -3.0 + 1e-15)])
+def test_a_range_of_one_value_has_ticks(low, high):
+    assert 1 <= len(ticks(low, high)) <= 8
+
+
 def test_an_axis_without_extent_does_not_divide_by_zero():
     assert Axis(3, 3, 10, 90)(3) == 10
 
