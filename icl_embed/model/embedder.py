@@ -79,6 +79,14 @@ class Embedder:
         """Length of a vector."""
         return int(self.model.config.hidden_size)
 
+    @property
+    def can_share_prefix(self) -> bool:
+        """Whether queries can continue one encoded prefix.
+
+        Under bidirectional attention the prefix sees the query, and a mean needs the prefix's states again.
+        """
+        return self.settings.attention == "causal" and self.settings.pooling == "last"
+
     def encode_queries(
         self,
         texts: Sequence[str],
@@ -98,8 +106,7 @@ class Embedder:
         tails = self.prompts.query_tails(instruction, texts)
         if not tails:
             return np.zeros((0, self.dimension), np.float32)
-        if self.settings.attention == "bidirectional":
-            # Every prefix token sees the query, so nothing can be shared.
+        if not self.can_share_prefix:
             return self._encode([prefix + tail for tail in tails], None, batch_tokens, show_progress)
         with torch.inference_mode():
             shared = encode_prefix(self.model, prefix)
@@ -137,8 +144,6 @@ class Embedder:
         """Unit vectors [B, D] float32 of one batch of token lists; differentiable."""
         tokens, lengths = pad_right(sequences, self.prompts.eos[0])
         states = token_states(self.model, tokens, lengths, attention=self.settings.attention, prefix=prefix)
-        if self.settings.pooling == "mean" and prefix is not None:
-            raise ModelError("mean pooling over a shared prefix is not supported yet; use pooling = last")
         return pool(states, lengths.to(states.device), self.settings.pooling)
 
 

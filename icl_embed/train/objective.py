@@ -169,6 +169,10 @@ class EmbedderObjective:
 
     def _refuse_prompts_without_room(self) -> None:
         """The reference trains without any example at its own documented settings; we refuse to start."""
+        if self.config.examples.sharing == "per_group" and not self.embedder.can_share_prefix:
+            raise TrainingError(
+                "examples.sharing = per_group needs causal attention and last-token pooling; use per_query"
+            )
         budgets = self.embedder.prompts.budgets
         room = budgets.total_tokens - budgets.query_tokens
         if self.config.examples.max_per_query and room < 1:

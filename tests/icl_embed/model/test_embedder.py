@@ -69,6 +69,17 @@ def test_bidirectional_vectors_do_not_depend_on_padding_and_differ_from_causal(e
     assert np.abs(together - causal).max() > 1e-3
 
 
+def test_mean_pooling_averages_the_whole_prompt(embedder: Embedder) -> None:
+    mean = Embedder(embedder.model, embedder.tokenizer, EmbedderSettings(pooling="mean"))
+    found = mean.encode_queries(TEXTS, instruction="find", examples=EXAMPLES, batch_tokens=10_000)
+    prefix = mean.prompts.prefix("find", EXAMPLES).tokens
+    for text, vector in zip(TEXTS, found, strict=True):
+        [tail] = mean.prompts.query_tails("find", [text])
+        with torch.inference_mode():
+            states = mean.model(input_ids=torch.tensor([prefix + tail])).last_hidden_state[0].float()
+        assert np.abs(F.normalize(states.mean(dim=0), dim=-1).numpy() - vector).max() < 1e-5
+
+
 def test_gradients_flow_through_a_shared_prefix(embedder: Embedder) -> None:
     prefix = embedder.prompts.prefix("find", EXAMPLES).tokens
     tails = embedder.prompts.query_tails("find", TEXTS)

@@ -136,3 +136,13 @@ def test_prompts_without_room_for_examples_are_refused(tiny_model: Path, rows: P
     embedder = Embedder.load(tiny_model, device="cpu", dtype="float32", settings=job.settings)
     with pytest.raises(TrainingError, match="leaves no room for examples"):
         EmbedderObjective(embedder, read_training_sets(rows, batch_size=8), job.train, seed=1)
+
+
+def test_groups_are_refused_where_a_prefix_cannot_be_shared(
+    tiny_model: Path, rows: Path, tmp_path: Path
+) -> None:
+    job = make_job(tmp_path, tiny_model, rows, examples={"sharing": "per_group", "group_size": 4})
+    settings = job.settings.model_copy(update={"pooling": "mean"})
+    embedder = Embedder.load(tiny_model, device="cpu", dtype="float32", settings=settings)
+    with pytest.raises(TrainingError, match="per_group needs causal attention and last-token pooling"):
+        EmbedderObjective(embedder, read_training_sets(rows, batch_size=8), job.train, seed=1)
