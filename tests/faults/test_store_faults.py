@@ -26,7 +26,7 @@ from icl_embed.store import StageKey, Store
 
 def produce(folder):
     for number in range(40):
-        (folder / f"{number:03d}.bin").write_bytes(bytes([number]) * 200_000)
+        (folder / f"{number:03d}.bin").write_bytes(bytes([number]) * 2_000_000)
     return {"files": 40}
 
 print("started", flush=True)
@@ -35,9 +35,22 @@ print("published", flush=True)
 """
 
 
+def seconds_to_build(root: Path) -> float:
+    """How long the builder works after it has said that it started."""
+    with subprocess.Popen(
+        [sys.executable, "-c", BUILDER, str(root)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        started = time.monotonic()
+        assert process.stdout.readline() == "published\n"
+        return time.monotonic() - started
+
+
 def test_a_build_killed_at_any_moment_is_whole_or_absent(tmp_path: Path) -> None:
     rng = random.Random(0)
     interrupted = 0
+    seconds = seconds_to_build(tmp_path / "whole")
     for round_number in range(20):
         root = tmp_path / str(round_number)
         process = subprocess.Popen(
@@ -45,7 +58,7 @@ def test_a_build_killed_at_any_moment_is_whole_or_absent(tmp_path: Path) -> None
         )
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(rng.uniform(0.0, 0.12))
+        time.sleep(rng.uniform(0.0, seconds))
         process.send_signal(signal.SIGKILL)
         rest = process.stdout.read()
         process.wait()
