@@ -90,6 +90,10 @@ def test_a_build_killed_in_the_middle_publishes_nothing_and_is_repeated_exactly(
 def test_twenty_builds_killed_at_random_moments(home):
     rng = random.Random(3)
     fired = 0
+    began = time.monotonic()
+    with start(home, "timed") as process:
+        assert "published" in process.stdout.read()
+    seconds = time.monotonic() - began
     for number in range(20):
-        fired += kill_and_rebuild(home, f"many-{number}", lambda _: time.sleep(rng.uniform(0.2, 3.0)))
+        fired += kill_and_rebuild(home, f"many-{number}", lambda _: time.sleep(rng.uniform(0.1, seconds)))
     assert fired >= 10, "too few kills hit a running build"
