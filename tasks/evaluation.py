@@ -9,21 +9,20 @@ from icl_embed.pipeline.build import build
 from icl_embed.pipeline.run import Run
 from icl_embed.store import StageKey
 from tasks import policies
-from tasks.references import reference
 
 
 @task(name="evaluate", **policies.COMPUTE)
 def evaluate(run: Run, key: StageKey) -> str:
     """Score one system on one data set, zero-shot and few-shot."""
     with policies.accelerator_slot():
-        return reference(build(run, key))
+        return build(run, key).reference
 
 
 @task(name="evaluate-reranker", **policies.COMPUTE)
 def evaluate_reranker(run: Run, key: StageKey) -> str:
     """Rerank the embedder's top passages at every depth and width."""
     with policies.accelerator_slot():
-        return reference(build(run, key))
+        return build(run, key).reference
 
 
 @task(name="write-report", **policies.COMPUTE)
@@ -32,4 +31,4 @@ def write_report(run: Run, key: StageKey) -> str:
     artefact = build(run, key)
     markdown = (artefact.path / "report.md").read_text(encoding="utf-8")
     create_markdown_artifact(markdown, key="report", description=f"report {artefact.fingerprint}")
-    return reference(artefact)
+    return artefact.reference

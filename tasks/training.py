@@ -19,7 +19,6 @@ from icl_embed.pipeline.build import build
 from icl_embed.pipeline.run import Run
 from icl_embed.store import StageKey
 from tasks import policies
-from tasks.references import reference
 
 STEP = re.compile(r"step (\d+)/(\d+)")
 
@@ -28,14 +27,14 @@ STEP = re.compile(r"step (\d+)/(\d+)")
 def train_embedder(run: Run, key: StageKey) -> str:
     """Train the embedder with DeepSpeed; resumes from the last checkpoint of a killed run."""
     with policies.accelerator_slot():
-        return reference(build(run, key, follow_log(key)))
+        return build(run, key, follow_log(key)).reference
 
 
 @task(name="train-reranker", **policies.TRAIN)
 def train_reranker(run: Run, key: StageKey) -> str:
     """Distil the lightweight reranker with DeepSpeed."""
     with policies.accelerator_slot():
-        return reference(build(run, key, follow_log(key)))
+        return build(run, key, follow_log(key)).reference
 
 
 def follow_log(key: StageKey) -> Callable[[str], None]:

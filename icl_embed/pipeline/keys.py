@@ -90,14 +90,14 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
             "dtype": config.model.dtype,
             "seed": config.seed,
         },
-        {"reranker": _ref(reranker), **{name: _ref(key) for name, key in ranked.items()}},
+        {"reranker": reranker.reference, **{name: key.reference for name, key in ranked.items()}},
         label=config.preset,
     )
     inputs = [base, *datasets.values(), pool, negatives, embedder, *evaluations.values(), reranker, reranked]
     report = _key(
         "report",
         {"config": _dump(config, {"paths": True})},
-        {f"{key.stage}:{key.label}": _ref(key) for key in inputs},
+        {f"{key.stage}:{key.label}": key.reference for key in inputs},
         label=config.preset,
     )
     return PipelineKeys(base, datasets, pool, negatives, embedder, evaluations, reranker, reranked, report)
@@ -113,14 +113,16 @@ def pool_key(config: RunConfig, cards: Mapping[str, Card], datasets: Mapping[str
     """The pool: every data set, which of them are trained on, and the cleaning rules."""
     trained = sorted(name for name in cards if name in config.data.train)
     settings = {"pool": _dump(config.pool), "trained": trained, "seed": config.seed}
-    return _key("pool", settings, {name: _ref(key) for name, key in datasets.items()}, label=config.preset)
+    return _key(
+        "pool", settings, {name: key.reference for name, key in datasets.items()}, label=config.preset
+    )
 
 
 def negatives_key(config: RunConfig, base: StageKey, pool: StageKey) -> StageKey:
     """Mined negatives; the base model is an input only when it is used."""
-    inputs = {"pool": _ref(pool)}
+    inputs = {"pool": pool.reference}
     if "dense" in config.negatives.methods:
-        inputs["base-model"] = _ref(base)
+        inputs["base-model"] = base.reference
     return _key(
         "negatives", {"negatives": _dump(config.negatives), "seed": config.seed}, inputs, label=config.preset
     )
@@ -135,7 +137,10 @@ def embedder_key(config: RunConfig, base: StageKey, negatives: StageKey) -> Stag
         "seed": config.seed,
     }
     return _key(
-        "embedder", settings, {"base-model": _ref(base), "negatives": _ref(negatives)}, label=config.preset
+        "embedder",
+        settings,
+        {"base-model": base.reference, "negatives": negatives.reference},
+        label=config.preset,
     )
 
 
@@ -148,9 +153,9 @@ def evaluation_key(
     pool: StageKey,
 ) -> StageKey:
     """Scores of one system on one data set; BM25 has no model and sees no examples."""
-    inputs = {"dataset": _ref(dataset)}
+    inputs = {"dataset": dataset.reference}
     if model is not None:
-        inputs |= {"model": _ref(model), "pool": _ref(pool)}
+        inputs |= {"model": model.reference, "pool": pool.reference}
     settings = {
         "system": system,
         "dataset": card.name,
@@ -171,7 +176,10 @@ def reranker_key(config: RunConfig, base: StageKey, negatives: StageKey) -> Stag
         "seed": config.seed,
     }
     return _key(
-        "reranker", settings, {"base-model": _ref(base), "negatives": _ref(negatives)}, label=config.preset
+        "reranker",
+        settings,
+        {"base-model": base.reference, "negatives": negatives.reference},
+        label=config.preset,
     )
 
 
@@ -190,7 +198,3 @@ def _key(
 
 def _dump(section: Section, exclude: Any = None) -> dict[str, Any]:
     return section.model_dump(mode="json", exclude=exclude)
-
-
-def _ref(key: StageKey) -> str:
-    return f"{key.stage}/{key.fingerprint}"

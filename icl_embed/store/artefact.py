@@ -36,6 +36,11 @@ class Artefact:
     path: Path
 
     @property
+    def reference(self) -> str:
+        """``stage/fingerprint``, as ``StageKey.reference``."""
+        return f"{self.stage}/{self.fingerprint}"
+
+    @property
     def manifest(self) -> Manifest:
         """The artefact's manifest, read anew."""
         return read_manifest(self.path)
@@ -88,7 +93,7 @@ class Store:
             StoreError: another process builds the same artefact, or the disk refuses.
         """
         folder = self.path_of(key.stage, key.fingerprint)
-        with exclusive(self.root / key.stage / f".{key.fingerprint}.lock", f"{key.stage}/{key.fingerprint}"):
+        with exclusive(self.root / key.stage / f".{key.fingerprint}.lock", key.reference):
             if folder.exists():
                 damage = self.damage(key.stage, key.fingerprint)
                 if not damage:
@@ -108,7 +113,7 @@ class Store:
             publish(partial, folder, describe(key, partial, counts, time.monotonic() - started))
         except OSError as error:
             raise StoreError(
-                f"cannot write {key.stage}/{key.fingerprint}: {error.strerror or error}; "
+                f"cannot write {key.reference}: {error.strerror or error}; "
                 "nothing was published, free space or fix the folder and run again"
             ) from error
         finally:

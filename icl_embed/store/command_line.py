@@ -34,7 +34,7 @@ def list_artefacts(
         manifest = artefact.manifest
         if stage in ("", artefact.stage):
             table.add_row(
-                f"{artefact.stage}/{artefact.fingerprint}",
+                artefact.reference,
                 escape(manifest.label),
                 manifest.created,
                 f"{manifest.seconds:.1f}",
@@ -58,7 +58,7 @@ def verify(store: StoreOption = DEFAULT_STORE) -> None:
         damage = opened.damage(artefact.stage, artefact.fingerprint)
         damaged += bool(damage)
         mark = f"[red]damaged[/red] {escape(damage)}" if damage else "[green]whole[/green]"
-        console.print(f"{artefact.stage}/{artefact.fingerprint} {mark}")
+        console.print(f"{artefact.reference} {mark}")
     if damaged:
         console.print(f"{damaged} damaged; the next run moves them aside and rebuilds them")
         raise typer.Exit(1)

@@ -39,6 +39,11 @@ class StageKey:
         text = canonical_json(self.parts())
         return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
+    @property
+    def reference(self) -> str:
+        """``stage/fingerprint``: how artefacts are named in inputs, messages and Prefect results."""
+        return f"{self.stage}/{self.fingerprint}"
+
     def parts(self) -> dict[str, Any]:
         """The hashed parts, as JSON types."""
         return {

@@ -29,21 +29,21 @@ def find(store: Store, text: str) -> Artefact:
         StoreError: none, or a fingerprint's start that fits several.
     """
     artefacts = list(store.artefacts())
-    exact = [one for one in artefacts if text in (f"{one.stage}/{one.fingerprint}", one.manifest.label)]
+    exact = [one for one in artefacts if text in (one.reference, one.manifest.label)]
     if exact and text:
         return exact[-1]
     started = [one for one in artefacts if one.fingerprint.startswith(text)]
     if len(started) == 1:
         return started[0]
     if started:
-        names = ", ".join(f"{one.stage}/{one.fingerprint}" for one in started)
+        names = ", ".join(one.reference for one in started)
         raise StoreError(f"{text!r} fits several artefacts: {names}")
     raise StoreError(f"no artefact in {store.root} is called {text!r}; see icl-embed store ls")
 
 
 def ancestors(store: Store, artefact: Artefact) -> Iterator[Ancestor]:
     """The artefact and all it was made from, depth first; a repeated ancestor is not opened again."""
-    yield from _walk(store, "", f"{artefact.stage}/{artefact.fingerprint}", 0, set())
+    yield from _walk(store, "", artefact.reference, 0, set())
 
 
 def _walk(store: Store, role: str, reference: str, depth: int, seen: set[str]) -> Iterator[Ancestor]:

@@ -32,11 +32,7 @@ def find_garbage(store: Store, *, keep_reports: int) -> list[Garbage]:
             reports.setdefault(artefact.manifest.label, []).append(artefact)
     kept = [one for group in reports.values() for one in group[-keep_reports:]]
     needed = reachable(store, kept)
-    unneeded = [
-        artefact.path
-        for artefact in artefacts
-        if kept and f"{artefact.stage}/{artefact.fingerprint}" not in needed
-    ]
+    unneeded = [artefact.path for artefact in artefacts if kept and artefact.reference not in needed]
     leftovers = [path for path in store.root.glob("*/*.*") if path.is_dir()]
     return [
         *(Garbage(path, "not part of a kept report", _size(path)) for path in unneeded),
