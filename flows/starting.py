@@ -60,7 +60,9 @@ def run_deployed(flow: str, preset: str, overrides: Sequence[str], console: Cons
     from prefect.settings import get_current_settings
 
     url = get_current_settings().api.url or LOCAL_API_URL
-    parameters = {"preset": preset, "overrides": list(overrides)}
+    # the worker stands in another folder than the caller
+    named = str(Path(preset).resolve()) if preset.endswith(".toml") else preset
+    parameters = {"preset": named, "overrides": list(overrides)}
     try:
         run: Any = run_deployment(f"{flow}/{flow}", parameters=parameters, timeout=0)
     except httpx.TransportError as error:
