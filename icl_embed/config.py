@@ -17,6 +17,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Kind = Literal["retrieval", "reranking", "classification", "clustering", "sts", "pair_classification"]
+RANKING_KINDS = frozenset({"retrieval", "reranking"})  # queries are answered by ranking passages
+LABEL_KINDS = frozenset({"classification", "clustering"})  # texts have a label
+SYMMETRIC_KINDS = LABEL_KINDS | {"sts", "pair_classification"}  # both sides are queries
 
 
 class Section(BaseModel):

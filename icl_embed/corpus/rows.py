@@ -136,22 +136,38 @@ def _check_aligned(row: Row) -> None:
 
 def _consistent_labels(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
     """One row per text; a text with two labels teaches nothing and is dropped."""
-    labels: dict[str, set[str | None]] = {}
-    for row in rows:
+    facts = [((normalised(row.query),), row.label) for row in rows]
+    return _distinct(rows, facts, rejected, conflict="same text with two labels")
+
+
+def _distinct(
+    rows: Sequence[Row],
+    facts: Sequence[tuple[tuple[str, ...], str | float | None]],
+    rejected: Counter[str],
+    *,
+    conflict: str,
+) -> list[Row]:
+    """The first row of every key; keys that were given two values are dropped. Published rows all stay.
+
+    Parameters
+        facts: of each row, what makes it the same as another, and what then must not differ.
+        conflict: the reason counted for a key with two values.
+    """
+    values: dict[tuple[str, ...], set[str | float | None]] = {}
+    for row, (key, value) in zip(rows, facts, strict=True):
         if not row.published:
-            labels.setdefault(normalised(row.query), set()).add(row.label)
-    seen: set[str] = set()
+            values.setdefault(key, set()).add(value)
+    seen: set[tuple[str, ...]] = set()
     kept = []
-    for row in rows:
-        form = normalised(row.query)
+    for row, (key, _) in zip(rows, facts, strict=True):
         if row.published:
             kept.append(row)
-        elif len(labels[form]) > 1:
-            rejected["same text with two labels"] += 1
-        elif form in seen:
+        elif len(values[key]) > 1:
+            rejected[conflict] += 1
+        elif key in seen:
             rejected["duplicate"] += 1
         else:
-            seen.add(form)
+            seen.add(key)
             kept.append(row)
     return kept
 
@@ -185,24 +201,8 @@ def _has_negatives(row: Row, rejected: Counter[str]) -> bool:
 
 def _distinct_pairs(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
     """One row per unordered pair of texts; pairs with two scores are dropped."""
-    scores: dict[tuple[str, ...], set[float | None]] = {}
-    for row in rows:
-        if not row.published:
-            scores.setdefault(_pair_key(row), set()).add(row.score)
-    seen: set[tuple[str, ...]] = set()
-    kept = []
-    for row in rows:
-        key = _pair_key(row)
-        if row.published:
-            kept.append(row)
-        elif len(scores[key]) > 1:
-            rejected["same pair with two scores"] += 1
-        elif key in seen:
-            rejected["duplicate"] += 1
-        else:
-            seen.add(key)
-            kept.append(row)
-    return kept
+    facts = [(_pair_key(row), row.score) for row in rows]
+    return _distinct(rows, facts, rejected, conflict="same pair with two scores")
 
 
 def _pair_key(row: Row) -> tuple[str, ...]:

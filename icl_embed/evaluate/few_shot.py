@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from icl_embed.config import EvaluateConfig
+from icl_embed.config import LABEL_KINDS, EvaluateConfig
 from icl_embed.errors import EvaluationError, PoolError
 from icl_embed.evaluate.task_data import EvaluationInput, SearchData, TaskData, query_texts
 from icl_embed.examples import Example
-
-LABEL_KINDS = ("classification", "clustering")
 
 
 def examples_for(

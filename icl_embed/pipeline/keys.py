@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from icl_embed.config import RunConfig, Section
+from icl_embed.config import RANKING_KINDS, RunConfig, Section
 from icl_embed.model.settings import EmbedderSettings
 from icl_embed.sources.card import Card
 from icl_embed.store import StageKey
@@ -26,9 +26,6 @@ VERSIONS: Mapping[str, int] = {
     "reranker-evaluation": 1,
     "report": 1,
 }
-
-# Kinds whose test queries are answered by ranking passages: what BM25 and a reranker can do.
-RANKING_KINDS = frozenset({"retrieval", "reranking"})
 
 NO_RESULT = {"launch": True, "optimizer": {"save_every", "keep_checkpoints"}}
 

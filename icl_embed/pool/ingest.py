@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from icl_embed.config import LABEL_KINDS
 from icl_embed.corpus.clean import match_keys
 from icl_embed.corpus.decontaminate import ngram_hashes, split_words
 from icl_embed.errors import DataError, PoolError
@@ -14,7 +15,6 @@ from icl_embed.pool.database import Connection, arrow_input, fetch_all, fetch_co
 from icl_embed.pool.inputs import PoolInput, Progress, read_passages, read_rows
 
 PAGE_TEXTS = 32_768
-LABEL_KINDS = ("classification", "clustering")
 
 # What a row must be before anything is computed from it: (what is wrong, query for the first offender).
 _ROW_CHECKS = (

@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from icl_embed.config import LABEL_KINDS
 from icl_embed.corpus.clean import match_keys
 from icl_embed.errors import PoolError
-
-LABEL_KINDS = ("classification", "clustering")
 
 
 @dataclass(frozen=True)

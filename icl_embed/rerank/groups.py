@@ -7,12 +7,10 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from icl_embed.config import RerankConfig
+from icl_embed.config import RANKING_KINDS, RerankConfig
 from icl_embed.errors import TrainingError
 from icl_embed.train.batches import plan_steps
 from icl_embed.train.rows import Row, TrainingSet, read_training_sets
-
-RANKING_KINDS = frozenset({"retrieval", "reranking"})
 
 
 @dataclasses.dataclass(frozen=True)

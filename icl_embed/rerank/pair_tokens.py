@@ -17,9 +17,6 @@ from icl_embed.errors import ConfigError, DataError
 from icl_embed.prompts import PromptBuilder, Tokens
 
 CONTAINS_ANSWER = "Predict whether passage B contains an answer to query A."
-SAME_MEANING = "Predict whether passages A and B have the same meaning."
-SAME_QUESTION = "Predict whether queries A and B are asking the same thing."
-COUNTERARGUMENT = "Predict whether argument A and counterargument B express contradictory opinions."
 
 MAX_QUERY_SHARE = 0.75
 

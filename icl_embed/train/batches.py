@@ -11,9 +11,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from icl_embed.config import ExamplesConfig
+from icl_embed.config import LABEL_KINDS, ExamplesConfig
 from icl_embed.examples import Example
-from icl_embed.train.rows import LABEL_KINDS, Row, TrainingSet
+from icl_embed.train.rows import Row, TrainingSet
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from icl_embed.config import TrainConfig
+from icl_embed.config import LABEL_KINDS, SYMMETRIC_KINDS, TrainConfig
 from icl_embed.errors import TrainingError
 from icl_embed.examples import Example
 from icl_embed.model.batching import plan_batches
@@ -27,7 +27,7 @@ from icl_embed.train.batches import (
 )
 from icl_embed.train.loss import info_nce, mask_false_negatives
 from icl_embed.train.place import Place
-from icl_embed.train.rows import LABEL_KINDS, SYMMETRIC_KINDS, Row, TrainingSet, text_hash
+from icl_embed.train.rows import Row, TrainingSet, text_hash
 
 
 @dataclass

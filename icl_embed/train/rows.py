@@ -10,9 +10,6 @@ from pathlib import Path
 from icl_embed.config import Kind
 from icl_embed.errors import TrainingError
 
-LABEL_KINDS = frozenset({"classification", "clustering"})
-SYMMETRIC_KINDS = frozenset({"classification", "clustering", "sts", "pair_classification"})
-
 
 @dataclass(frozen=True)
 class Row:
