@@ -1,16 +1,19 @@
 r"""Instruction + examples + query → token ids, and nothing else.
 
-Strings (the paper's variant without special tokens, section 3.2)::
+Strings (paper section 3.2), in plain words or with the paper's special tokens::
 
-    Instruct: {instruction}\nQuery: {example query}\nResponse: {example response}\n\n      one example
-    Instruct: {instruction}\nQuery: {query}\nResponse:<EOS>                                the query
-    {passage}<EOS>                                                                         a passage
+    Instruct: {instruction}\nQuery: {query}\nResponse: {response}\n\n       one example
+    Instruct: {instruction}\nQuery: {query}\nResponse:<EOS>                 the query
+    <instruct>{instruction}\n<query>{query}\n<response>{response}\n\n      one example
+    <instruct>{instruction}\n<query>{query}\n<response><EOS>                the query
+    {passage}<EOS>                                                        a passage
+    {passage}\nSummarize the above passage: <EOS>                         with a passage prompt (equation 6)
 
 Every segment is tokenised on its own, so the tokens of a query never depend on its neighbours and the
 tokens before it (the *prefix*) are the same for all queries of a task. EOS is appended here, not by a
 tokenizer flag that some tokenizers ignore. Truncation cuts the query or passage text, never the instruction,
 the suffix or EOS; an example that does not fit is dropped whole and counted. A text that spells a control
-token is plain text.
+token is plain text, and what UTF-8 cannot hold (a lone surrogate) becomes "?".
 """
 
 from __future__ import annotations
@@ -19,13 +22,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icl_embed.config import PromptConfig
+from icl_embed.config import PromptConfig, TemplateConfig
 from icl_embed.errors import ConfigError, ModelError
 from icl_embed.examples import Example
 
-HEAD = "Instruct: {instruction}\nQuery:"
-SUFFIX = "\nResponse:"
 SEPARATOR = "\n\n"
+PASSAGE_PROMPT = "\nSummarize the above passage: "
+SPECIAL_TOKENS = ("<instruct>", "<query>", "<response>")
 
 Tokens = list[int]
 
@@ -42,35 +45,61 @@ class Prefix:
 class PromptBuilder:
     """Builds the token ids of queries and passages for one tokenizer and one set of budgets."""
 
-    def __init__(self, tokenizer: Any, budgets: PromptConfig) -> None:
+    def __init__(self, tokenizer: Any, budgets: PromptConfig, template: TemplateConfig | None = None) -> None:
+        """Raises ModelError if the tokenizer lacks EOS, or special tokens that the template needs."""
         if tokenizer.eos_token_id is None:
             raise ModelError(
                 "the tokenizer has no EOS token; the embedding is pooled there, so one is needed"
             )
         self.tokenizer = tokenizer
         self.budgets = budgets
+        self.template = template or TemplateConfig()
         self.eos: Tokens = [tokenizer.eos_token_id]
         self.bos: Tokens = _leading_bos(tokenizer)
-        self._suffix = self.tokenize([SUFFIX])[0]
+        self._space = "" if self.template.special_tokens else " "  # between a marker and its text
+        self._marks = self._special_marks() if self.template.special_tokens else None
+        self._suffix = self._make_suffix()
         self._separator = self.tokenize([SEPARATOR])[0]
+        self._passage_suffix = self.tokenize([PASSAGE_PROMPT])[0] if self.template.passage_prompt else []
         self._heads: dict[str, Tokens] = {}
+
+    def _special_marks(self) -> Tokens:
+        known = self.tokenizer.get_vocab()
+        missing = [token for token in SPECIAL_TOKENS if token not in known]
+        if missing:
+            raise ModelError(
+                f"the tokenizer has no token {', '.join(missing)}; train with model.template.special_tokens "
+                "or use the plain template"
+            )
+        return [known[token] for token in SPECIAL_TOKENS]
+
+    def _make_suffix(self) -> Tokens:
+        if self._marks is None:
+            return self.tokenize(["\nResponse:"])[0]
+        return [*self.tokenize(["\n"])[0], self._marks[2]]
+
+    def _make_head(self, instruction: str) -> Tokens:
+        if self._marks is None:
+            return self.tokenize([f"Instruct: {instruction}\nQuery:"])[0]
+        return [self._marks[0], *self.tokenize([f"{instruction}\n"])[0], self._marks[1]]
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids of each text alone: no special tokens are added, and none are recognised."""
         if not texts:
             return []
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        encoded = self.tokenizer(clean, add_special_tokens=False, split_special_tokens=True)
         ids: list[Tokens] = encoded["input_ids"]
         return ids
 
     def head(self, instruction: str) -> Tokens:
-        """Tokens of ``Instruct: … Query:``, computed once per instruction.
+        """Tokens from the instruction to where the query begins, computed once per instruction.
 
         Raises
             ConfigError: the instruction leaves no room for a query.
         """
         if instruction not in self._heads:
-            tokens = self.tokenize([HEAD.format(instruction=instruction)])[0]
+            tokens = self._make_head(instruction)
             if self._query_room(tokens) < 1:
                 raise ConfigError(
                     f"the instruction takes {len(tokens)} tokens and leaves no room for a query within "
@@ -105,8 +134,8 @@ class PromptBuilder:
         """Tokens of each example with its separator; its query and response are cut to their budgets."""
         head = self.head(instruction)
         query_room = max(1, self.budgets.example_query_tokens - len(head))
-        queries = self.tokenize([" " + example.query for example in examples])
-        responses = self.tokenize([" " + example.response for example in examples])
+        queries = self.tokenize([self._space + example.query for example in examples])
+        responses = self.tokenize([self._space + example.response for example in examples])
         return [
             head
             + query[:query_room]
@@ -119,13 +148,14 @@ class PromptBuilder:
     def query_tails(self, instruction: str, queries: Sequence[str]) -> list[Tokens]:
         """What follows the prefix for each query: the text, the suffix and EOS."""
         room = self._query_room(self.head(instruction))
-        texts = self.tokenize([" " + query for query in queries])
+        texts = self.tokenize([self._space + query for query in queries])
         return [text[:room] + self._suffix + self.eos for text in texts]
 
     def passages(self, passages: Sequence[str]) -> list[Tokens]:
-        """Tokens of each passage: the raw text and EOS, no prompt (paper section 4.5)."""
-        room = self.budgets.passage_tokens - len(self.bos) - len(self.eos)
-        return [self.bos + text[:room] + self.eos for text in self.tokenize(passages)]
+        """Tokens of each passage: the raw text (paper section 4.5), a prompt if asked for, and EOS."""
+        end = self._passage_suffix + self.eos
+        room = self.budgets.passage_tokens - len(self.bos) - len(end)
+        return [self.bos + text[:room] + end for text in self.tokenize(passages)]
 
 
 def _leading_bos(tokenizer: Any) -> Tokens:

@@ -22,6 +22,7 @@ from icl_embed.examples import Example
 from icl_embed.model.backbone import load_backbone, token_states
 from icl_embed.model.batching import pad_right, plan_batches
 from icl_embed.model.dtype import resolve_device, resolve_dtype
+from icl_embed.model.groups import Group
 from icl_embed.model.pooling import pool
 from icl_embed.model.settings import EmbedderSettings, read_settings
 from icl_embed.model.shared_prefix import PrefixStates, encode_prefix
@@ -51,7 +52,7 @@ class Embedder:
     def __post_init__(self) -> None:
         """Build the prompt builder once."""
         self.model.eval()
-        self.prompts = PromptBuilder(self.tokenizer, self.settings.prompt)
+        self.prompts = PromptBuilder(self.tokenizer, self.settings.prompt, self.settings.template)
 
     @classmethod
     def load(
@@ -145,6 +146,10 @@ class Embedder:
         tokens, lengths = pad_right(sequences, self.prompts.eos[0])
         states = token_states(self.model, tokens, lengths, attention=self.settings.attention, prefix=prefix)
         return pool(states, lengths.to(states.device), self.settings.pooling)
+
+    def embed_groups(self, groups: Sequence[Group]) -> Tensor:
+        """Unit vectors [R, D] float32 of the rows of all groups, in order, in one forward; differentiable."""
+        return self.embed_tokens([[*group.prefix, *row] for group in groups for row in group.rows])
 
 
 def fingerprint_of(folder: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from icl_embed.config import PromptConfig, Section
+from icl_embed.config import PromptConfig, Section, TemplateConfig
 from icl_embed.errors import ModelError
 from icl_embed.store.files import write_atomically
 
@@ -19,6 +19,7 @@ class EmbedderSettings(Section):
 
     attention: Literal["causal", "bidirectional"] = "causal"
     pooling: Literal["last", "mean"] = "last"
+    template: TemplateConfig = TemplateConfig()
     prompt: PromptConfig = PromptConfig()
 
 

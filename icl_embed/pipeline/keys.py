@@ -20,8 +20,8 @@ VERSIONS: Mapping[str, int] = {
     "dataset": 1,
     "pool": 1,
     "negatives": 1,
-    "embedder": 1,
-    "evaluation": 1,
+    "embedder": 2,
+    "evaluation": 2,
     "reranker": 1,
     "reranker-evaluation": 1,
     "report": 1,
@@ -60,7 +60,8 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
     """All keys of a run."""
     names = dict.fromkeys((*config.data.train, *config.data.evaluate))
     cards = {name: catalog[name] for name in names}
-    base = _key("base-model", _dump(config.model, {"dtype": True}), label=config.model.name)
+    used_later = {"dtype", "attention", "pooling", "template"}
+    base = _key("base-model", _dump(config.model, used_later), label=config.model.name)
     datasets = {name: dataset_key(config, card) for name, card in cards.items()}
     pool = pool_key(config, cards, datasets)
     negatives = negatives_key(config, base, pool)
@@ -183,7 +184,10 @@ def reranker_key(config: RunConfig, base: StageKey, negatives: StageKey) -> Stag
 def embedder_settings(config: RunConfig) -> EmbedderSettings:
     """How the trained embedder will be used: evaluation budgets, training's attention and pooling."""
     return EmbedderSettings(
-        attention=config.model.attention, pooling=config.model.pooling, prompt=config.evaluate.prompt
+        attention=config.model.attention,
+        pooling=config.model.pooling,
+        template=config.model.template,
+        prompt=config.evaluate.prompt,
     )
 
 

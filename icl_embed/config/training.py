@@ -1,0 +1,110 @@
+"""The embedder's training: examples, adapters, optimizer, processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from icl_embed.config.base import Count, CountOrZero, Fraction, Kind, Section
+from icl_embed.config.model import PromptConfig
+
+
+class ExamplesConfig(Section):
+    """Examples shown to queries during training (paper section 3.3 and its table 4)."""
+
+    mode: Literal["in_batch", "fixed", "none"] = Field(
+        "in_batch", description="from the batch, always the same few per data set, or none"
+    )
+    max_per_query: CountOrZero = Field(5, description="k is uniform on 0 .. this number")
+    fixed_count: Count = Field(3, description="examples per data set in the mode fixed")
+    sharing: Literal["per_query", "per_group", "per_batch"] = Field(
+        "per_query",
+        description="per_group, per_batch: queries of a group or batch share one example set, encoded once",
+    )
+    group_size: Count = Field(8, description="queries per group when sharing is per_group")
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (paper: r 64, alpha 32; its released scripts: r 32, alpha 64)."""
+
+    rank: Count = 32
+    alpha: Count = 64
+    dropout: Fraction = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class OptimizerConfig(Section):
+    """AdamW, its schedule, and the DeepSpeed engine that runs it."""
+
+    learning_rate: float = Field(1e-4, gt=0.0)
+    weight_decay: float = Field(0.0, ge=0.0)
+    warmup_steps: CountOrZero = 10
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    steps: Count = 100
+    max_grad_norm: float = Field(1.0, gt=0.0)
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    save_every: Count = Field(50, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=2, description="the newest one may be half written: never below 2")
+
+
+class LaunchConfig(Section):
+    """Processes of one distributed job (torchrun)."""
+
+    processes: Count = Field(1, description="ranks per node: GPUs, or CPU processes")
+    nodes: Count = 1
+    rendezvous: str = Field("", description="host:port shared by all nodes; empty on one node")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: CountOrZero = Field(0, description="CPU threads per process; 0 divides the cores")
+
+
+class KindRule(Section):
+    """What is special about one kind of task (paper section 3.3); ``None`` keeps the general setting."""
+
+    num_negatives: CountOrZero | None = Field(None, description="hard negatives per query")
+    in_batch_negatives: bool = True
+    batch_size: Count | None = Field(None, description="queries per step over all ranks")
+    distil: bool = Field(False, description="learn the teacher's scores where rows have them")
+
+
+class TrainConfig(Section):
+    """The embedder's training run."""
+
+    batch_size: Count = Field(16, description="queries per step over all ranks")
+    num_negatives: CountOrZero = Field(3, description="hard negatives per query that enter the loss")
+    temperature: float = Field(0.02, gt=0.0, description="paper section 3.3")
+    label_target: Literal["label", "text", "mixed"] = Field(
+        "mixed", description="positive of a label task: the label's text, another text of it, or by turns"
+    )
+    kinds: Mapping[Kind, KindRule] = Field({}, description="exceptions per kind of task")
+    cross_device_negatives: bool = Field(True, description="passages of all ranks are negatives")
+    distillation_weight: float = Field(1.0, ge=0.0, description="of the KL term (paper: 1)")
+    text_shuffle: Fraction = Field(0.0, description="share of long texts whose three parts are shuffled")
+    matryoshka_dims: tuple[Count, ...] = Field((), description="also train these leading dimensions")
+    tuning: Literal["lora", "full"] = "lora"
+    four_bit_base: bool = Field(False, description="frozen base weights in 4 bits (extra gpu)")
+    gradient_cache: bool = Field(False, description="memory of one micro-batch, whatever the batch size")
+    activation_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
+    tokenizer_workers: CountOrZero = Field(0, description="processes that prepare batches; 0: in line")
+    batch_tokens: Count = Field(8192, description="tokens per forward pass")
+    examples: ExamplesConfig = ExamplesConfig()
+    prompt: PromptConfig = PromptConfig()
+    lora: LoraConfig = LoraConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> TrainConfig:
+        ranks = self.launch.processes * self.launch.nodes
+        if self.batch_size % ranks:
+            raise ValueError(f"batch_size ({self.batch_size}) must divide by the number of ranks ({ranks})")
+        shared = self.examples.sharing == "per_group"
+        if shared and (self.batch_size // ranks) % self.examples.group_size:
+            raise ValueError(
+                f"examples.group_size ({self.examples.group_size}) must divide the queries per rank "
+                f"({self.batch_size // ranks})"
+            )
+        if shared and self.examples.max_per_query and self.batch_size < 2 * self.examples.group_size:
+            raise ValueError("per_group sharing takes examples from the other groups: use at least 2 groups")
+        return self
