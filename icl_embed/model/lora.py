@@ -1,13 +1,18 @@
-"""Low-rank adapters: attach for training, merge for publishing (peft)."""
+"""Low-rank adapters: attach for training, merge or save alone for publishing (peft)."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from icl_embed.config import LoraConfig
 from icl_embed.errors import ModelError
+from icl_embed.store.files import write_atomically
+
+ADAPTER_FOLDER = "adapter"  # beside the merged weights of a trained model
 
 
 def attach(model: Any, config: LoraConfig, *, seed: int) -> Any:
@@ -41,3 +46,25 @@ def merge(model: Any) -> Any:
     """
     dtype = model.dtype
     return model.float().merge_and_unload().to(dtype)
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the adapters alone, in peft's format: ``adapter_model.safetensors`` and ``adapter_config.json``.
+
+    Equal adapters give equal bytes, and no path of this machine is written: whoever publishes the adapter
+    names its base model.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # Whole embedding layers are no part of an adapter; trained rows of them are, and are written.
+    states = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file(
+        {name: tensor.detach().contiguous().cpu() for name, tensor in states.items()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config = model.peft_config["default"].to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
+    plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+    write_atomically(folder / "adapter_config.json", json.dumps(plain, indent=1, sort_keys=True).encode())

@@ -9,7 +9,7 @@ from pathlib import Path
 from icl_embed.launch.worker import run_rank
 from icl_embed.model.backbone import load_backbone
 from icl_embed.model.embedder import Embedder
-from icl_embed.model.lora import attach, merge
+from icl_embed.model.lora import ADAPTER_FOLDER, attach, merge, save_adapter
 from icl_embed.model.settings import write_settings
 from icl_embed.train.job import EmbedderJob, read_job
 from icl_embed.train.loop import run_training
@@ -40,6 +40,7 @@ def train(job: EmbedderJob) -> bool:
             place=place,
         )
         if result.is_complete and place.is_first:
+            save_adapter(embedder.model, job.out_dir / ADAPTER_FOLDER)
             merge(embedder.model).save_pretrained(job.out_dir)
             embedder.tokenizer.save_pretrained(job.out_dir)
             write_settings(job.out_dir, job.settings)
