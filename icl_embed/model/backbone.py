@@ -1,12 +1,8 @@
-"""The transformer under the embedder: load it, run it over token lists.
-
-Rows are padded on the right. With causal attention a real token never looks at padding, so no mask is
-needed and the fast attention kernels stay usable; with bidirectional attention a mask hides the padding.
-"""
+"""The transformer under the embedder: load it, run it over packed token lists."""
 
 from __future__ import annotations
 
-import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +11,9 @@ from torch import Tensor
 
 from icl_embed.errors import ModelError
 from icl_embed.model.base import refuse_incomplete
-from icl_embed.model.shared_prefix import PrefixStates, continue_prefix
-
-logger = logging.getLogger(__name__)
+from icl_embed.model.groups import Group
+from icl_embed.model.packing import Pack, PrefixStates, pack
+from icl_embed.prompts import Tokens
 
 
 def load_backbone(folder: Path, *, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -46,38 +42,22 @@ def quiet_transformers() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def token_states(
-    model: Any,
-    tokens: Tensor,
-    lengths: Tensor,
-    *,
-    attention: str = "causal",
-    prefix: PrefixStates | None = None,
-) -> Tensor:
-    """Final hidden states [B, L, D] of right-padded tokens [B, L].
+def token_states(model: Any, pack: Pack) -> Tensor:
+    """Final hidden states [T, D] of a packed batch; differentiable.
 
-    With ``prefix``, each row continues that sequence (causal attention only).
+    Raises
+        ModelError: the architecture does not hand our layout to its attention, or cannot attend that way.
     """
-    tokens = tokens.to(model.device)
-    if attention == "bidirectional":
-        if prefix is not None:
-            raise ModelError("a prefix can only be shared under causal attention")
-        mask = _see_all(tokens, lengths, states_dtype=model.dtype)
-        return states_of(model(input_ids=tokens, attention_mask=mask, use_cache=False))
-    if prefix is None:
-        return states_of(model(input_ids=tokens, use_cache=False))
-    return continue_prefix(model, prefix, tokens)
-
-
-def states_of(output: Any) -> Tensor:
-    """The last hidden state of a model output."""
+    output = model(
+        input_ids=pack.tokens[None], position_ids=pack.positions[None], use_cache=False, layout=pack.layout
+    )
     states: Tensor = output.last_hidden_state
-    return states
+    return states[0]
 
 
-def _see_all(tokens: Tensor, lengths: Tensor, *, states_dtype: torch.dtype) -> Tensor:
-    """An additive [B, 1, L, L] mask in which every position sees all real tokens of its row."""
-    padding = torch.arange(tokens.shape[1]) >= lengths[:, None]
-    mask = torch.zeros(padding.shape, dtype=states_dtype)
-    mask.masked_fill_(padding, torch.finfo(states_dtype).min)
-    return mask[:, None, None, :].expand(-1, 1, tokens.shape[1], -1).to(tokens.device)
+def encode_prefix(model: Any, tokens: Tokens) -> PrefixStates:
+    """Run a prefix once and keep its keys and values."""
+    packed = pack([Group([tokens])], device=model.device)
+    recorded: list[tuple[Tensor, Tensor]] = []
+    token_states(model, replace(packed, layout=replace(packed.layout, recorded=recorded)))
+    return PrefixStates(tuple(key for key, _ in recorded), tuple(value for _, value in recorded))

@@ -19,14 +19,15 @@ from torch import Tensor
 
 from icl_embed.errors import ModelError
 from icl_embed.examples import Example
-from icl_embed.model.backbone import load_backbone, token_states
-from icl_embed.model.batching import pad_right, plan_batches
+from icl_embed.model.attention import use_packed_attention
+from icl_embed.model.backbone import encode_prefix, load_backbone, token_states
+from icl_embed.model.batching import plan_batches
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 from icl_embed.model.groups import Group
+from icl_embed.model.packing import PrefixStates, pack
 from icl_embed.model.pooling import pool
 from icl_embed.model.settings import EmbedderSettings, read_settings
-from icl_embed.model.shared_prefix import PrefixStates, encode_prefix
-from icl_embed.prompts import PromptBuilder
+from icl_embed.prompts import PromptBuilder, Tokens
 from icl_embed.store.files import sha256_of
 
 Vectors = NDArray[np.float32]
@@ -52,6 +53,7 @@ class Embedder:
     def __post_init__(self) -> None:
         """Build the prompt builder once."""
         self.model.eval()
+        use_packed_attention(self.model)
         self.prompts = PromptBuilder(self.tokenizer, self.settings.prompt, self.settings.template)
 
     @classmethod
@@ -82,11 +84,8 @@ class Embedder:
 
     @property
     def can_share_prefix(self) -> bool:
-        """Whether queries can continue one encoded prefix.
-
-        Under bidirectional attention the prefix sees the query, and a mean needs the prefix's states again.
-        """
-        return self.settings.attention == "causal" and self.settings.pooling == "last"
+        """Whether queries can continue one encoded prefix; a bidirectional one would see the query."""
+        return self.settings.attention == "causal"
 
     def encode_queries(
         self,
@@ -108,7 +107,7 @@ class Embedder:
         if not tails:
             return np.zeros((0, self.dimension), np.float32)
         if not self.can_share_prefix:
-            return self._encode([prefix + tail for tail in tails], None, batch_tokens, show_progress)
+            return self._encode_groups([Group([tail], prefix) for tail in tails], batch_tokens, show_progress)
         with torch.inference_mode():
             shared = encode_prefix(self.model, prefix)
         return self._encode(tails, shared, batch_tokens, show_progress)
@@ -126,14 +125,22 @@ class Embedder:
         return self._encode(self.prompts.passages(texts), None, batch_tokens, show_progress)
 
     def _encode(
-        self, sequences: list[list[int]], prefix: PrefixStates | None, batch_tokens: int, show_progress: bool
+        self, rows: list[Tokens], shared: PrefixStates | None, batch_tokens: int, show_progress: bool
     ) -> Vectors:
-        lengths = [len(sequence) for sequence in sequences]
-        batches = plan_batches(lengths, batch_tokens, extra_tokens=prefix.num_tokens if prefix else 0)
-        vectors = np.empty((len(sequences), self.dimension), np.float32)
+        return self._encode_groups([Group([row]) for row in rows], batch_tokens, show_progress, shared)
+
+    def _encode_groups(
+        self,
+        groups: list[Group],
+        batch_tokens: int,
+        show_progress: bool,
+        shared: PrefixStates | None = None,
+    ) -> Vectors:
+        batches = plan_batches([group.num_tokens for group in groups], batch_tokens)
+        vectors = np.empty((len(groups), self.dimension), np.float32)
         with torch.inference_mode():
             for batch in _with_progress(batches, show_progress):
-                vectors[batch] = self.embed_tokens([sequences[row] for row in batch], prefix).cpu().numpy()
+                vectors[batch] = self._embed([groups[row] for row in batch], shared).cpu().numpy()
         if not np.isfinite(vectors).all():
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             raise ModelError(
@@ -141,15 +148,18 @@ class Embedder:
             )
         return vectors
 
-    def embed_tokens(self, sequences: Sequence[Sequence[int]], prefix: PrefixStates | None = None) -> Tensor:
-        """Unit vectors [B, D] float32 of one batch of token lists; differentiable."""
-        tokens, lengths = pad_right(sequences, self.prompts.eos[0])
-        states = token_states(self.model, tokens, lengths, attention=self.settings.attention, prefix=prefix)
-        return pool(states, lengths.to(states.device), self.settings.pooling)
+    def embed_tokens(self, rows: Sequence[Tokens], shared: PrefixStates | None = None) -> Tensor:
+        """Unit vectors [R, D] float32 of rows that all continue an encoded prefix, if there is one."""
+        return self._embed([Group(rows)], shared)
 
     def embed_groups(self, groups: Sequence[Group]) -> Tensor:
         """Unit vectors [R, D] float32 of the rows of all groups, in order, in one forward; differentiable."""
-        return self.embed_tokens([[*group.prefix, *row] for group in groups for row in group.rows])
+        return self._embed(groups, None)
+
+    def _embed(self, groups: Sequence[Group], shared: PrefixStates | None) -> Tensor:
+        causal = self.settings.attention == "causal"
+        packed = pack(groups, causal=causal, shared=shared, device=self.model.device)
+        return pool(token_states(self.model, packed), packed, self.settings.pooling)
 
 
 def fingerprint_of(folder: Path) -> str:

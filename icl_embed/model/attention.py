@@ -1,0 +1,193 @@
+"""Attention over a packed sequence, with prefixes that many rows share and nobody copies.
+
+The keys and values of a prefix are the same for every row that continues it, so that part of the attention is
+one large product over all rows; each row's own causal part is computed apart, and the two are merged exactly
+by their log-sum-exp (Hydragen, arXiv 2402.05099). Inference on CPU uses torch's flash kernels for both parts,
+which never build the score matrix; training, GPUs and capped scores use plain, differentiable operations
+where a prefix is shared, and torch's own attention where none is.
+
+Legend of tensor shapes: T packed tokens, R rows, H query heads, K key heads, L tokens of a row, P of the
+prefix, D width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from icl_embed.errors import ModelError
+from icl_embed.model.packing import Layout, Segment
+
+ATTENTION_NAME = "icl_packed"
+
+
+def use_packed_attention(model: Any) -> None:
+    """Make the layers of a transformers model call ``attend``; chosen once, so recomputation finds it too."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(ATTENTION_NAME, attend)
+    AttentionMaskInterface.register(ATTENTION_NAME, lambda *_args, **_kwargs: None)  # the layout is our mask
+    model.config._attn_implementation = ATTENTION_NAME
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _mask: Tensor | None,
+    *,
+    scaling: float,
+    layout: Layout | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """One layer's attention: query [1, H, T, D], key and value [1, K, T, D] → [1, T, H, D].
+
+    Attention dropout is not applied; published causal models do not use it.
+
+    Raises
+        ModelError: a sequence is longer than the layer's sliding window, or the layer has attention sinks.
+    """
+    if layout is None:
+        raise ModelError(
+            f"{type(module).__name__} was not told how its rows are packed; use Embedder's methods"
+        )
+    _refuse_unknown(layout, sliding_window, others)
+    if layout.recorded is not None:
+        layout.recorded.append((key, value))
+    outs = []
+    for segment in layout.segments:
+        own = tuple(_rows(states, segment) for states in (query * scaling, key, value))
+        far = _prefix_of(segment, layout, key, value, module.layer_idx)
+        out = _attend_rows(own, far, segment, causal=layout.causal, softcap=softcap)
+        outs.append(_tokens(out, segment))
+    return torch.cat(outs)[None], None
+
+
+def _refuse_unknown(layout: Layout, sliding_window: int | None, others: dict[str, Any]) -> None:
+    if sliding_window and layout.longest > sliding_window:
+        raise ModelError(
+            f"a prompt takes {layout.longest} tokens, but the model only looks back {sliding_window}; "
+            "lower prompt.total_tokens"
+        )
+    if others.get("s_aux") is not None:
+        raise ModelError("the model uses attention sinks, which packed attention does not support")
+
+
+def _rows(states: Tensor, segment: Segment) -> Tensor:
+    """[1, heads, T, D] → [R, heads, L, D]."""
+    if segment.gather is None:
+        part = states[0, :, segment.start : segment.stop]
+    else:
+        part = states[0].index_select(1, segment.gather)
+    shape = (len(part), len(segment.lengths), segment.length, part.shape[-1])
+    return part.reshape(shape).transpose(0, 1)
+
+
+def _tokens(out: Tensor, segment: Segment) -> Tensor:
+    """[R, H, L, D] → [tokens of the segment, H, D]."""
+    flat = out.transpose(1, 2).flatten(0, 1)
+    return flat if segment.scatter is None else flat.index_select(0, segment.scatter)
+
+
+def _prefix_of(
+    segment: Segment, layout: Layout, key: Tensor, value: Tensor, layer: int
+) -> tuple[Tensor, Tensor] | None:
+    """Keys and values [1, K, P, D] that the rows of a segment attend to besides their own."""
+    if segment.prefix is not None:
+        return key[:, :, segment.prefix], value[:, :, segment.prefix]
+    if layout.shared is not None:
+        return layout.shared.keys[layer], layout.shared.values[layer]
+    return None
+
+
+def _attend_rows(
+    own: tuple[Tensor, ...],
+    far: tuple[Tensor, Tensor] | None,
+    segment: Segment,
+    *,
+    causal: bool,
+    softcap: float | None,
+) -> Tensor:
+    query, key, value = own
+    if softcap is None and far is None:
+        return _attend_by_torch(query, key, value, segment, causal=causal)
+    if softcap is None and far is not None and query.device.type == "cpu" and not torch.is_grad_enabled():
+        return _attend_by_flash(query, key, value, far)
+    return _attend_by_formula(query, key, value, far, _hidden(segment, query, causal=causal), softcap)
+
+
+def _attend_by_torch(query: Tensor, key: Tensor, value: Tensor, segment: Segment, *, causal: bool) -> Tensor:
+    mask = None if causal or segment.scatter is None else ~_hidden(segment, query, causal=False)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal, scale=1.0, enable_gqa=True
+    )
+
+
+def _hidden(segment: Segment, query: Tensor, *, causal: bool) -> Tensor:
+    """[R or 1, 1, L, L] bool, True where a token must not look: the future, or padding."""
+    if causal:
+        length = segment.length
+        return torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)[None, None]
+    columns = torch.arange(segment.length, device=query.device)
+    lengths = torch.tensor(segment.lengths, device=query.device)
+    return (columns >= lengths[:, None])[:, None, None, :]
+
+
+def _fold(query: Tensor, key_heads: int) -> Tensor:
+    """[R, H, L, D] → [1, K, R·G·L, D], G = H / K: all rows that meet the same key head, as one long row."""
+    rows, heads, length, width = query.shape
+    grouped = query.reshape(rows, key_heads, heads // key_heads, length, width).transpose(0, 1)
+    return grouped.reshape(1, key_heads, -1, width)
+
+
+def _unfold(folded: Tensor, shape: torch.Size) -> Tensor:
+    """Undo ``_fold`` for a tensor [1, K, R·G·L, …]: → [R, H, L, …]."""
+    rows, heads, length, _ = shape
+    key_heads = folded.shape[1]
+    tail = folded.shape[3:]
+    apart = folded.reshape(key_heads, rows, heads // key_heads, length, *tail).transpose(0, 1)
+    return apart.reshape(rows, heads, length, *tail)
+
+
+def _attend_by_flash(query: Tensor, key: Tensor, value: Tensor, far: tuple[Tensor, Tensor]) -> Tensor:
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    groups = query.shape[1] // key.shape[1]
+    own, own_lse = kernel(
+        query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), 0.0, True, scale=1.0
+    )
+    out, lse = kernel(_fold(query, key.shape[1]), *far, 0.0, False, scale=1.0)
+    share = torch.sigmoid(own_lse - _unfold(lse, query.shape)).unsqueeze(-1).to(query.dtype)
+    return torch.lerp(_unfold(out, query.shape), own, share)
+
+
+def _attend_by_formula(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    far: tuple[Tensor, Tensor] | None,
+    hidden: Tensor,
+    softcap: float | None,
+) -> Tensor:
+    groups = query.shape[1] // key.shape[1]
+    scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3)
+    seen = 0
+    if far is not None:
+        seen = far[0].shape[2]
+        scores = torch.cat(
+            [_unfold(_fold(query, key.shape[1]) @ far[0].transpose(2, 3), query.shape), scores], -1
+        )
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores[..., seen:].masked_fill_(hidden, -torch.inf)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    out = weights[..., seen:] @ value.repeat_interleave(groups, 1)
+    if far is not None:
+        out = out + _unfold(_fold(weights[..., :seen], key.shape[1]) @ far[1], query.shape)
+    return out

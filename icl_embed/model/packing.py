@@ -1,0 +1,208 @@
+"""Rows of any lengths as one long sequence without padding, and the map of who attends to whom.
+
+A batch is one packed sequence of T tokens: linear layers, norms and activations see real tokens only.
+Attention alone needs rows; the *layout* tells it where they lie. Rows are grouped into segments of about
+equal length, so that attention pads little. A prefix is packed once, before the rows that continue it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from icl_embed.model.groups import Group
+from icl_embed.prompts import Tokens
+
+SHORTEST_OF_SEGMENT = 0.75  # of its longest row: attention pads by at most a third
+
+
+@dataclass(frozen=True)
+class PrefixStates:
+    """Keys and values of an encoded prefix, one [1, K, P, D] pair per layer (K key heads of width D)."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the prefix."""
+        return int(self.keys[0].shape[2])
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Neighbouring rows of a packed sequence that attention handles together.
+
+    Attributes
+        start, stop: its tokens in the packed sequence.
+        lengths: tokens of each row.
+        prefix: where the prefix that its rows continue lies in the packed sequence.
+        gather: [R · L] positions in the packed sequence of the rows padded to L; None when all are equal.
+        scatter: [stop - start] positions in R · L of the real tokens; None when all are equal.
+    """
+
+    start: int
+    stop: int
+    lengths: tuple[int, ...]
+    prefix: slice | None = None
+    gather: Tensor | None = None
+    scatter: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """L, the longest row."""
+        return max(self.lengths)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What attention must know of a packed sequence."""
+
+    segments: tuple[Segment, ...]
+    causal: bool
+    shared: PrefixStates | None = None  # an encoded prefix that every row continues
+    longest: int = 0  # tokens that the farthest-seeing token can see
+    recorded: list[tuple[Tensor, Tensor]] | None = field(default=None, compare=False)  # keys, values by layer
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A packed batch of R rows and T tokens.
+
+    Attributes
+        tokens, positions: [T] token ids, and their places in the sequence they belong to.
+        layout: for attention.
+        starts, lengths: [R] first token and number of tokens of each row, in the order the caller gave.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    layout: Layout
+    starts: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class _Row:
+    index: int  # in the caller's order; -1 for a prefix
+    tokens: Tokens
+    first_position: int = 0
+    head: int = 0  # leading tokens that belong to its prefix (bidirectional attention packs them again)
+
+
+def pack(
+    groups: Sequence[Group],
+    *,
+    causal: bool = True,
+    shared: PrefixStates | None = None,
+    device: torch.device | None = None,
+) -> Pack:
+    """Pack all rows of all groups.
+
+    With causal attention the prefix of a group is packed once; with bidirectional attention it would see
+    the rows, so each row gets a copy.
+
+    Parameters
+        shared: an encoded prefix that every row continues; the groups' own prefixes must then be empty.
+    """
+    layout, rows = _Builder(causal, shared).build(groups)
+    tokens = [token for row in rows for token in row.tokens]
+    positions = [row.first_position + offset for row in rows for offset in range(len(row.tokens))]
+    ends, total = {}, 0
+    for row in rows:
+        total += len(row.tokens)
+        ends[row.index] = (total - len(row.tokens) + row.head, len(row.tokens) - row.head)
+    places = [ends[index] for index in range(sum(len(group.rows) for group in groups))]
+    starts, lengths = zip(*places, strict=True)
+    return Pack(
+        torch.tensor(tokens, device=device),
+        torch.tensor(positions, device=device),
+        _to(layout, device),
+        torch.tensor(starts, device=device),
+        torch.tensor(lengths, device=device),
+    )
+
+
+class _Builder:
+    """Lays rows out one after the other."""
+
+    def __init__(self, causal: bool, shared: PrefixStates | None) -> None:
+        self.causal, self.shared = causal, shared
+        self.segments: list[Segment] = []
+        self.rows: list[_Row] = []
+        self.end = 0
+
+    def build(self, groups: Sequence[Group]) -> tuple[Layout, list[_Row]]:
+        offset = self.shared.num_tokens if self.shared else 0
+        alone: list[_Row] = []
+        index = 0
+        for group in groups:
+            copied = () if self.causal else tuple(group.prefix)
+            rows = [
+                _Row(index + number, [*copied, *row], offset, len(copied))
+                for number, row in enumerate(group.rows)
+            ]
+            index += len(rows)
+            if self.causal and group.prefix:
+                self._continue_prefix(list(group.prefix), rows)
+            else:
+                alone += rows
+        for bucket in _buckets(alone):
+            self._add(bucket)
+        longest = max(row.first_position + len(row.tokens) for row in self.rows)
+        return Layout(tuple(self.segments), self.causal, self.shared, longest), self.rows
+
+    def _continue_prefix(self, prefix: Tokens, rows: list[_Row]) -> None:
+        self._add([_Row(-1, prefix)])
+        where = slice(self.end - len(prefix), self.end)
+        for bucket in _buckets(rows):
+            self._add([_Row(row.index, row.tokens, len(prefix)) for row in bucket], where)
+
+    def _add(self, rows: list[_Row], prefix: slice | None = None) -> None:
+        lengths = tuple(len(row.tokens) for row in rows)
+        start, self.end = self.end, self.end + sum(lengths)
+        gather, scatter = _padding(start, lengths) if len(set(lengths)) > 1 else (None, None)
+        self.segments.append(Segment(start, self.end, lengths, prefix, gather, scatter))
+        self.rows += rows
+
+
+def _buckets(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
+    """Rows from longest to shortest, cut where a row is much shorter than the first of its bucket."""
+    bucket: list[_Row] = []
+    for row in sorted(rows, key=lambda row: (-len(row.tokens), row.index)):
+        if bucket and len(row.tokens) < SHORTEST_OF_SEGMENT * len(bucket[0].tokens):
+            yield bucket
+            bucket = []
+        bucket.append(row)
+    if bucket:
+        yield bucket
+
+
+def _padding(start: int, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(gather [R · L], scatter [tokens]) of rows that are padded on the right with their own last token."""
+    lengths_R = torch.tensor(lengths)
+    firsts_R = start + lengths_R.cumsum(0) - lengths_R
+    columns = torch.arange(int(lengths_R.max()))
+    gather = firsts_R[:, None] + torch.minimum(columns, lengths_R[:, None] - 1)
+    scatter = (columns < lengths_R[:, None]).flatten().nonzero().squeeze(1)
+    return gather.flatten(), scatter
+
+
+def _to(layout: Layout, device: torch.device | None) -> Layout:
+    if device is None or device.type == "cpu":
+        return layout
+    segments = tuple(
+        Segment(
+            one.start,
+            one.stop,
+            one.lengths,
+            one.prefix,
+            None if one.gather is None else one.gather.to(device),
+            None if one.scatter is None else one.scatter.to(device),
+        )
+        for one in layout.segments
+    )
+    return Layout(segments, layout.causal, layout.shared, layout.longest)
