@@ -60,12 +60,25 @@ class LaunchConfig(Section):
 
 
 class KindRule(Section):
-    """What is special about one kind of task (paper section 3.3); ``None`` keeps the general setting."""
+    """What is special about one kind of task (paper section 3.3); ``None`` keeps the general setting.
+
+    The reference code calls its rules by the type of a data set. They are kinds of task here::
+
+        normal                retrieval, reranking  hard and in-batch negatives, teacher scores
+        only_1neg             pair_classification   num_negatives = 1
+        symmetric_sts         sts                   both sides are queries, no teacher
+        symmetric_class       classification        in_batch_negatives = false, no teacher
+        symmetric_clustering  clustering            the same, and train.label_target = "text"
+    """
 
     num_negatives: CountOrZero | None = Field(None, description="hard negatives per query")
-    in_batch_negatives: bool = True
+    in_batch_negatives: bool | None = Field(
+        None, description="passages of other queries are negatives; unset: except where labels are targets"
+    )
     batch_size: Count | None = Field(None, description="queries per step over all ranks")
-    distil: bool = Field(False, description="learn the teacher's scores where rows have them")
+    distil: bool | None = Field(
+        None, description="learn the teacher's scores where rows have them; unset: if passages are ranked"
+    )
 
 
 class TrainConfig(Section):
@@ -94,17 +107,52 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     launch: LaunchConfig = LaunchConfig()
 
+    @property
+    def ranks(self) -> int:
+        """Processes that share a step."""
+        return self.launch.processes * self.launch.nodes
+
+    def batch_size_of(self, kind: Kind) -> int:
+        """Queries per step of one kind of task."""
+        rule = self.kinds.get(kind, KindRule())
+        return self.batch_size if rule.batch_size is None else rule.batch_size
+
     @model_validator(mode="after")
-    def _batch_divides(self) -> TrainConfig:
-        ranks = self.launch.processes * self.launch.nodes
-        if self.batch_size % ranks:
-            raise ValueError(f"batch_size ({self.batch_size}) must divide by the number of ranks ({ranks})")
-        shared = self.examples.sharing == "per_group"
-        if shared and (self.batch_size // ranks) % self.examples.group_size:
+    def _batches_divide(self) -> TrainConfig:
+        sizes = {"batch_size": self.batch_size}
+        sizes |= {
+            f"kinds.{kind}.batch_size": rule.batch_size or self.batch_size
+            for kind, rule in self.kinds.items()
+        }
+        for name, size in sizes.items():
+            if size % self.ranks:
+                raise ValueError(f"{name} ({size}) must divide by the number of ranks ({self.ranks})")
+            if self.examples.sharing == "per_group":
+                self._check_groups(name, size)
+        return self
+
+    def _check_groups(self, name: str, size: int) -> None:
+        group = self.examples.group_size
+        if (size // self.ranks) % group:
             raise ValueError(
-                f"examples.group_size ({self.examples.group_size}) must divide the queries per rank "
-                f"({self.batch_size // ranks})"
+                f"examples.group_size ({group}) must divide the queries per rank "
+                f"({size // self.ranks}, {name})"
             )
-        if shared and self.examples.max_per_query and self.batch_size < 2 * self.examples.group_size:
-            raise ValueError("per_group sharing takes examples from the other groups: use at least 2 groups")
+        if self.examples.mode == "in_batch" and self.examples.max_per_query and size < 2 * group:
+            raise ValueError(
+                f"per_group sharing takes examples from the other groups: use at least 2 groups ({name})"
+            )
+
+    @model_validator(mode="after")
+    def _frozen_base_has_adapters(self) -> TrainConfig:
+        if self.four_bit_base and self.tuning == "full":
+            raise ValueError("a four_bit_base is frozen: train it with tuning = 'lora'")
+        if self.four_bit_base and self.optimizer.zero_stage == 3:
+            raise ValueError("4-bit weights cannot be partitioned: use optimizer.zero_stage 0, 1 or 2")
+        return self
+
+    @model_validator(mode="after")
+    def _dimensions_are_distinct(self) -> TrainConfig:
+        if len(set(self.matryoshka_dims)) != len(self.matryoshka_dims):
+            raise ValueError(f"matryoshka_dims names a dimension twice: {self.matryoshka_dims}")
         return self

@@ -28,7 +28,7 @@ def read_ranking_sets(path: Path, *, batch_size: int) -> list[TrainingSet]:
         TrainingError: no such data set can fill a batch.
     """
     kept, refused = [], []
-    for training_set in read_training_sets(path, batch_size=1):
+    for training_set in read_training_sets(path):
         if training_set.kind not in RANKING_KINDS:
             continue
         rows = [row for row in training_set.rows if _negatives_of(row)]
@@ -48,7 +48,7 @@ def plan_groups(
     training_sets: Sequence[TrainingSet], *, steps: int, batch_size: int, seed: int
 ) -> list[list[Row]]:
     """The rows of every step over all ranks; one data set per step."""
-    plan = plan_steps(training_sets, steps=steps, batch_size=batch_size, seed=seed)
+    plan = plan_steps(training_sets, steps=steps, batch_sizes=[batch_size] * len(training_sets), seed=seed)
     return [[training_sets[chosen].rows[number] for number in numbers] for chosen, numbers in plan]
 
 

@@ -15,6 +15,7 @@ from icl_embed.train.job import EmbedderJob, read_job
 from icl_embed.train.loop import run_training
 from icl_embed.train.objective import EmbedderObjective
 from icl_embed.train.place import Place, enter
+from icl_embed.train.prepare import StepBuilder
 from icl_embed.train.rows import read_training_sets
 
 
@@ -30,9 +31,15 @@ def train(job: EmbedderJob) -> bool:
     with enter(device=launch.device, dtype=job.dtype, threads=launch.threads) as place:
         logging.basicConfig(level=logging.INFO if place.is_first else logging.WARNING, format="%(message)s")
         embedder = _load(job, place)
-        training_sets = read_training_sets(job.rows_path, batch_size=job.train.batch_size)
+        builder = StepBuilder(
+            embedder.prompts,
+            read_training_sets(job.rows_path),
+            job.train,
+            seed=job.seed,
+            mine=(place.rank, place.world_size),
+        )
         result = run_training(
-            EmbedderObjective(embedder, training_sets, job.train, seed=job.seed),
+            EmbedderObjective(embedder, builder.build, job.train),
             optimizer=job.train.optimizer,
             work_dir=job.work_dir,
             seed=job.seed,

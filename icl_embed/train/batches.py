@@ -1,4 +1,4 @@
-"""Which rows meet in which step, and which examples each query is shown: pure functions of the seed.
+"""Which rows meet in which step: a pure function of the seed.
 
 One data set per step (paper section 3.3; reference code AbsDataset): all passages of a batch then come from
 the same distribution and in-batch negatives are informative. The plan of every step is fixed before training,
@@ -11,8 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from icl_embed.config import LABEL_KINDS, ExamplesConfig
-from icl_embed.examples import Example
+from icl_embed.config import LABEL_KINDS
 from icl_embed.train.rows import Row, TrainingSet
 
 
@@ -20,18 +19,27 @@ from icl_embed.train.rows import Row, TrainingSet
 class Batch:
     """The rows of one step over all ranks."""
 
+    step: int
     training_set: TrainingSet
     rows: tuple[Row, ...]
     targets_labels: bool  # label tasks only: the positive is the label's text, not another text of the label
 
+    @property
+    def targets_texts(self) -> bool:
+        """Whether the positive of a row is another text of its label."""
+        return self.training_set.kind in LABEL_KINDS and not self.targets_labels
+
 
 def plan_steps(
-    training_sets: Sequence[TrainingSet], *, steps: int, batch_size: int, seed: int
+    training_sets: Sequence[TrainingSet], *, steps: int, batch_sizes: Sequence[int], seed: int
 ) -> list[tuple[int, tuple[int, ...]]]:
     """For each step, the data set and its row numbers.
 
     Data sets are drawn by weight; each runs through its rows in an order shuffled anew every epoch, dropping
     what does not fill a batch.
+
+    Parameters
+        batch_sizes: rows per step of each data set, over all ranks.
     """
     chooser = random.Random(f"{seed}:datasets")
     queues: list[list[int]] = [[] for _ in training_sets]
@@ -39,11 +47,12 @@ def plan_steps(
     plan = []
     for _ in range(steps):
         [chosen] = chooser.choices(range(len(training_sets)), [one.weight for one in training_sets])
-        if len(queues[chosen]) < batch_size:
+        size = batch_sizes[chosen]
+        if len(queues[chosen]) < size:
             queues[chosen] = _epoch_order(training_sets[chosen], epochs[chosen], seed)
             epochs[chosen] += 1
-        plan.append((chosen, tuple(queues[chosen][:batch_size])))
-        del queues[chosen][:batch_size]
+        plan.append((chosen, tuple(queues[chosen][:size])))
+        del queues[chosen][:size]
     return plan
 
 
@@ -66,47 +75,5 @@ def make_batch(
     targets_labels = label_target == "label" or (label_target == "mixed" and step % 2 == 0)
     if training_set.kind not in LABEL_KINDS:
         targets_labels = False
-    return Batch(training_set, tuple(training_set.rows[number] for number in numbers), targets_labels)
-
-
-def draw_examples(
-    rows: Sequence[Row], shown_to: range, config: ExamplesConfig, *, seed: int, step: int
-) -> list[Example]:
-    """The examples shown to one query, or to the queries of one group.
-
-    k is uniform on 0 … max_per_query (paper section 3.3). Examples come from the other rows of the batch, in
-    random order, and never repeat a query they are shown to, nor (outside label tasks, where labels repeat by
-    nature) its positive.
-
-    Parameters
-        rows: the whole batch over all ranks.
-        shown_to: positions in ``rows`` of the queries that will see the examples.
-    """
-    rng = random.Random(f"{seed}:{step}:{shown_to.start}")
-    count = rng.randint(0, config.max_per_query)
-    queries = {rows[position].query for position in shown_to}
-    answers = {rows[position].positive for position in shown_to if not rows[position].label}
-    others = [
-        row
-        for position, row in enumerate(rows)
-        if position not in shown_to and row.query not in queries and row.positive not in answers
-    ]
-    return [Example(row.query, row.response) for row in rng.sample(others, min(count, len(others)))]
-
-
-def draw_same_label(training_set: TrainingSet, row: Row, *, seed: int, step: int) -> str:
-    """Another text with the same label; the row's own text when it is the only one."""
-    rng = random.Random(f"{seed}:{step}:{row.query}")
-    texts = [
-        other.query for other in training_set.rows if other.label == row.label and other.query != row.query
-    ]
-    return rng.choice(texts) if texts else row.query
-
-
-def choose_negatives(row: Row, count: int, *, seed: int, step: int) -> list[str]:
-    """``count`` hard negatives of a row, without repeats while there are enough, else cycled."""
-    rng = random.Random(f"{seed}:{step}:{row.query}:negatives")
-    if not row.negatives:
-        return []
-    shuffled = rng.sample(row.negatives, len(row.negatives))
-    return [shuffled[number % len(shuffled)] for number in range(count)]
+    rows = tuple(training_set.rows[number] for number in numbers)
+    return Batch(step, training_set, rows, targets_labels)

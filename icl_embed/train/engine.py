@@ -33,6 +33,8 @@ class Engine:
             raise TrainingError("the model has no trainable parameter; check train.lora.targets")
         optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
         self._world_size = place.world_size
+        self._zero_stage = config.zero_stage
+        self._trained = trained
         self._engine, *_ = deepspeed.initialize(
             model=model,
             model_parameters=trained,
@@ -41,16 +43,28 @@ class Engine:
             dist_init_required=False,
         )
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Back-propagate this rank's share of the loss."""
+    def backward(self, loss: torch.Tensor, *, is_last: bool = True) -> None:
+        """Back-propagate this rank's share of the loss, or of one of the parts that make up an update.
+
+        Gradients of the parts add up. Those of stages 0 and 1 meet the other ranks' with the last part only;
+        stages 2 and 3, which keep no whole gradient, exchange each part.
+        """
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        if self._zero_stage == 3:
+            # Stage 3 counts the backward passes of an update here, from the engine's own forward, which we do
+            # not use. Uncounted, each pass would overwrite the gradients of the one before.
+            self._engine.optimizer.clear_backward_seen_flag()
         self._engine.backward(loss * self._world_size)
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear; returns the global gradient norm before clipping."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        plain = [parameter.grad for parameter in self._trained if parameter.grad is not None]
+        own_norm = torch.nn.utils.get_total_norm(plain) if self._zero_stage == 0 and plain else None
         self._engine.step()
-        return float(self._engine.get_global_grad_norm())
+        norm = self._engine.get_global_grad_norm()
+        return float(own_norm if norm is None and own_norm is not None else norm)
 
     def save(self, folder: Path) -> None:
         """Write trainable weights and optimizer state; every rank must call it."""

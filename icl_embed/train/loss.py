@@ -1,9 +1,11 @@
-"""InfoNCE over cosine similarity, with the negatives that are not negatives masked out.
+"""The losses: InfoNCE over cosine similarity, and the teacher's distribution over a query's own candidates.
 
-Legend of tensor shapes: Q queries of this rank, P passages of all ranks, D width.
+Legend of tensor shapes: Q queries of this rank, P passages that are scored, G candidates per query, D width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,37 @@ def info_nce(scores_QP: Tensor, positive_Q: Tensor, masked_QP: Tensor) -> Tensor
         A scalar, the sum over queries (divide by the global batch size).
     """
     return F.cross_entropy(scores_QP.masked_fill(masked_QP, -torch.inf), positive_Q, reduction="sum")
+
+
+def distillation(scores_QG: Tensor, teacher_QG: Tensor) -> Tensor:
+    """Summed KL(teacher ‖ student) over the candidates that the teacher scored (paper section 3.3).
+
+    Both are softmax distributions, the teacher's over its raw scores. A query whose positive has no score,
+    or which has no scored negative, teaches nothing.
+
+    Parameters
+        scores_QG: the student's similarity divided by the temperature, the positive first.
+        teacher_QG: the teacher's scores, NaN where it gave none.
+    """
+    known_QG = teacher_QG.isfinite()
+    taught_Q = known_QG[:, 0] & (known_QG.sum(dim=1) > 1)
+    known = known_QG[taught_Q]
+    teacher = teacher_QG[taught_Q].masked_fill(~known, -torch.inf).log_softmax(dim=1)
+    student = scores_QG[taught_Q].masked_fill(~known, -torch.inf).log_softmax(dim=1)
+    # Absent candidates are -inf in both: 0 · (-inf + inf) must not reach the sum.
+    divergence = teacher.exp() * (teacher.masked_fill(~known, 0.0) - student.masked_fill(~known, 0.0))
+    return divergence.sum()
+
+
+def leading_dimensions(vectors: Tensor, dims: Sequence[int]) -> Iterator[Tensor]:
+    """Unit vectors [N, d] of the first d dimensions, for each d asked for, then all of them.
+
+    Matryoshka representation learning (arXiv 2205.13147): every prefix of a vector is a vector.
+    """
+    for width in dims:
+        if width < vectors.shape[1]:
+            yield F.normalize(vectors[:, :width], dim=-1)
+    yield vectors
 
 
 def mask_false_negatives(

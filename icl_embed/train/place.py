@@ -41,6 +41,13 @@ class Place:
             dist.all_reduce(values)
         return values
 
+    def largest(self, count: int) -> int:
+        """The largest of the ranks' counts."""
+        counts = torch.tensor([count], device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(counts, op=dist.ReduceOp.MAX)
+        return int(counts.item())
+
     def gather(self, rows: Tensor) -> Tensor:
         """Rows of all ranks in rank order, [W·B, …]; gradients flow back to the rank that sent them."""
         if self.world_size == 1:

@@ -12,7 +12,6 @@ from icl_embed.errors import TrainingError
 from icl_embed.launch.launcher import WorkerLostError, launch
 from icl_embed.model.embedder import Embedder
 from icl_embed.store.files import sha256_of
-from icl_embed.train.objective import EmbedderObjective
 from icl_embed.train.rows import read_training_sets
 from tests.training_jobs import make_job, run_job, write_rows
 
@@ -112,15 +111,15 @@ def test_a_damaged_checkpoint_is_ignored_and_the_one_before_it_used(
     assert sha256_of(job.out_dir / "model.safetensors") == sha256_of(reference.out_dir / "model.safetensors")
 
 
-def test_a_data_set_smaller_than_a_batch_is_refused_by_name(tmp_path: Path) -> None:
-    few = write_rows(tmp_path / "few.parquet", rows_per_set=5)
-    with pytest.raises(TrainingError, match="data set facts has 5 training rows, fewer than a batch of 8"):
-        read_training_sets(few, batch_size=8)
-
-
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no training rows"):
-        read_training_sets(write_rows(tmp_path / "none.parquet", rows_per_set=0), batch_size=8)
+        read_training_sets(write_rows(tmp_path / "none.parquet", rows_per_set=0))
+
+
+def test_a_data_set_smaller_than_a_batch_stops_the_job_by_name(tiny_model: Path, tmp_path: Path) -> None:
+    few = write_rows(tmp_path / "few.parquet", rows_per_set=5)
+    with pytest.raises(TrainingError, match="data set colours has 5 training rows, fewer than a batch of 8"):
+        run_job(make_job(tmp_path, tiny_model, few), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(
@@ -129,20 +128,3 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     job = make_job(tmp_path, tiny_model, rows, optimizer={"learning_rate": 1e30, "warmup_steps": 0})
     with pytest.raises(TrainingError, match=r"(loss of step|gradient norm of step|not finite)"):
         run_job(job, tmp_path)
-
-
-def test_prompts_without_room_for_examples_are_refused(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
-    job = make_job(tmp_path, tiny_model, rows, prompt={"query_tokens": 128, "total_tokens": 128})
-    embedder = Embedder.load(tiny_model, device="cpu", dtype="float32", settings=job.settings)
-    with pytest.raises(TrainingError, match="leaves no room for examples"):
-        EmbedderObjective(embedder, read_training_sets(rows, batch_size=8), job.train, seed=1)
-
-
-def test_groups_are_refused_where_a_prefix_cannot_be_shared(
-    tiny_model: Path, rows: Path, tmp_path: Path
-) -> None:
-    job = make_job(tmp_path, tiny_model, rows, examples={"sharing": "per_group", "group_size": 4})
-    settings = job.settings.model_copy(update={"pooling": "mean"})
-    embedder = Embedder.load(tiny_model, device="cpu", dtype="float32", settings=settings)
-    with pytest.raises(TrainingError, match="per_group needs causal attention and last-token pooling"):
-        EmbedderObjective(embedder, read_training_sets(rows, batch_size=8), job.train, seed=1)
