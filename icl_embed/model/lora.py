@@ -65,6 +65,9 @@ def save_adapter(model: Any, folder: Path) -> None:
         folder / "adapter_model.safetensors",
         metadata={"format": "pt"},
     )
-    config = model.peft_config["default"].to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
+    config = model.peft_config["default"].to_dict() | {
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+    }
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     write_atomically(folder / "adapter_config.json", json.dumps(plain, indent=1, sort_keys=True).encode())

@@ -1,0 +1,84 @@
+"""The configuration files by which sentence-transformers (and vLLM, and TEI) load the folder.
+
+Queries need a suffix, and the prompts of sentence-transformers are prefixes. Its chat-template path solves
+this without code of ours: a prompt becomes the system message, and the template closes the query. Mean
+pooling leaves the prompt's tokens out, which that path cannot; there the suffix is the caller's, as the model
+card shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icl_embed.export.prompt_text import PromptText
+from icl_embed.export.task_prompts import TaskPrompt
+from icl_embed.model.settings import EmbedderSettings
+from icl_embed.store.files import write_atomically
+
+MODULES = ("Transformer", "Pooling", "Normalize")
+FORWARD = {"method": "forward", "method_output_name": "last_hidden_state"}
+
+
+def write_sentence_transformers_files(
+    folder: Path,
+    settings: EmbedderSettings,
+    text: PromptText,
+    tasks: Mapping[str, TaskPrompt],
+    *,
+    dimension: int,
+) -> None:
+    """Write modules, pooling and prompts.
+
+    Raises
+        StoreError: the disk refused.
+    """
+    is_mean = settings.pooling == "mean"
+    modalities: dict[str, Any] = {"text": FORWARD}
+    if not is_mean:
+        modalities["message"] = {**FORWARD, "format": "flat"}
+    # The older names and the one flag per pooling method are what every reader of these files understands.
+    pooling = {"cls_token": False, "mean_tokens": is_mean, "max_tokens": False, "lasttoken": not is_mean}
+    files: dict[str, Any] = {
+        "modules.json": [
+            {
+                "idx": number,
+                "name": str(number),
+                "path": f"{number}_{name}" if number else "",
+                "type": f"sentence_transformers.models.{name}",
+            }
+            for number, name in enumerate(MODULES)
+        ],
+        "sentence_bert_config.json": {
+            "transformer_task": "feature-extraction",
+            "modality_config": modalities,
+            "module_output_name": "token_embeddings",
+            "query_length": settings.prompt.total_tokens,
+            "document_length": settings.prompt.passage_tokens,
+        },
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": dimension,
+            **{f"pooling_mode_{name}": used for name, used in pooling.items()},
+            "include_prompt": not is_mean,
+        },
+        "2_Normalize/config.json": {},
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer",
+            "prompts": {name: prompt_of(task, settings, text) for name, task in tasks.items()},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    }
+    for name, content in files.items():
+        write_atomically(folder / name, json.dumps(content, indent=1).encode())
+
+
+def prompt_of(task: TaskPrompt, settings: EmbedderSettings, text: PromptText) -> str:
+    """The prompt of a task in sentence-transformers.
+
+    Under mean pooling the prompt ends before the space of the query, whose token belongs to the query.
+    """
+    prefix = text.prefix(task.instruction, task.examples)
+    return prefix.removesuffix(text.space) if settings.pooling == "mean" and text.space else prefix
