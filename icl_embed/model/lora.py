@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from icl_embed.store.files import write_atomically
 ADAPTER_FOLDER = "adapter"  # beside the merged weights of a trained model
 
 
-def attach(model: Any, config: LoraConfig, *, seed: int) -> Any:
+def attach(model: Any, config: LoraConfig, *, seed: int, trained_tokens: Sequence[int] = ()) -> Any:
     """Freeze the model and add adapters; their initial weights are a function of the seed.
+
+    Parameters
+        trained_tokens: ids of tokens whose rows of the embedding table are trained as well.
 
     Raises
         ModelError: no layer has one of the target names.
@@ -30,6 +34,7 @@ def attach(model: Any, config: LoraConfig, *, seed: int) -> Any:
         lora_dropout=config.dropout,
         target_modules=list(config.targets),
         bias="none",
+        trainable_token_indices=list(trained_tokens) or None,
     )
     torch.manual_seed(seed)
     try:
@@ -46,6 +51,15 @@ def merge(model: Any) -> Any:
     """
     dtype = model.dtype
     return model.float().merge_and_unload().to(dtype)
+
+
+def move_adapter(trained: Any, base: Any, config: LoraConfig, *, trained_tokens: Sequence[int] = ()) -> Any:
+    """The adapters of one model on another with the same layers, e.g. of a 4-bit base on the full one."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    moved = attach(base, config, seed=0, trained_tokens=trained_tokens)
+    set_peft_model_state_dict(moved, get_peft_model_state_dict(trained, save_embedding_layers=False))
+    return moved
 
 
 def save_adapter(model: Any, folder: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,19 @@ class Engine:
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
         if loaded is None:
             raise TrainingError(f"no state could be read from the checkpoint {folder}")
+
+
+@contextmanager
+def whole_weights(model: torch.nn.Module) -> Iterator[None]:
+    """Give every rank all weights of a trained model while the block runs; every rank must enter it.
+
+    Only ZeRO 3 spreads weights over ranks; otherwise this does nothing.
+    """
+    import deepspeed
+
+    parameters = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+    with deepspeed.zero.GatheredParameters(parameters, enabled=bool(parameters)):
+        yield
 
 
 def _settings(config: OptimizerConfig, place: Place) -> dict[str, Any]:

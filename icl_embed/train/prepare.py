@@ -86,6 +86,11 @@ class StepBuilder:
             seed=seed,
         )
 
+    @property
+    def num_steps(self) -> int:
+        """Steps of the run."""
+        return len(self._plan)
+
     def build(self, step: int) -> PreparedStep:
         """Prepare a step."""
         config = self._config

@@ -71,7 +71,7 @@ def _training_set(name: str, records: list[dict[str, Any]]) -> TrainingSet:
 
 
 def _row(name: str, record: Mapping[str, Any]) -> Row:
-    negatives, scores = tuple(record["negatives"] or ()), tuple(record["negative_scores"] or ())
+    negatives, scores = tuple(record["negatives"] or ()), tuple(record.get("negative_scores") or ())
     if scores and len(scores) != len(negatives):
         raise TrainingError(
             f"data set {name} has {len(scores)} teacher scores for {len(negatives)} negatives of the query "
@@ -83,7 +83,7 @@ def _row(name: str, record: Mapping[str, Any]) -> Row:
         response=str(record["response"]),
         label=str(record["label"] or ""),
         negatives=negatives,
-        positive_score=record["positive_score"],
+        positive_score=record.get("positive_score"),
         negative_scores=scores,
     )
 

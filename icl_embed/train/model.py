@@ -1,0 +1,77 @@
+"""The model that a job trains: what is loaded, what is trained, and what is published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from icl_embed.errors import TrainingError
+from icl_embed.model.backbone import load_backbone
+from icl_embed.model.embedder import Embedder
+from icl_embed.model.four_bit import load_four_bit
+from icl_embed.model.lora import ADAPTER_FOLDER, attach, merge, move_adapter, save_adapter
+from icl_embed.model.settings import write_settings
+from icl_embed.model.special_tokens import add_special_tokens
+from icl_embed.train.engine import whole_weights
+from icl_embed.train.job import EmbedderJob
+from icl_embed.train.place import Place
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """An embedder in training, and what is needed to publish it."""
+
+    job: EmbedderJob
+    embedder: Embedder
+    trained_tokens: Sequence[int]
+
+    def publish(self, place: Place) -> None:
+        """Write weights, tokenizer and settings as a model folder; every rank must call it."""
+        with whole_weights(self.embedder.model):
+            if place.is_first:
+                self._write(place)
+
+    def _write(self, place: Place) -> None:
+        job, model = self.job, self.embedder.model
+        if job.train.tuning == "lora":
+            save_adapter(model, job.out_dir / ADAPTER_FOLDER)
+            model = merge(self._on_full_base(place) if job.train.four_bit_base else model)
+        model.save_pretrained(job.out_dir)
+        self.embedder.tokenizer.save_pretrained(job.out_dir)
+        write_settings(job.out_dir, job.settings)
+
+    def _on_full_base(self, place: Place) -> Any:
+        """The adapters learned on the 4-bit base, on the base they will be used with."""
+        base, tokenizer = load_backbone(self.job.model_dir, device=place.device, dtype=place.dtype)
+        if self.trained_tokens:
+            add_special_tokens(base, tokenizer)
+        return move_adapter(
+            self.embedder.model, base, self.job.train.lora, trained_tokens=self.trained_tokens
+        )
+
+
+def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
+    """Load the base model and prepare it as the job says.
+
+    Raises
+        ModelError: the folder cannot be loaded, or the model cannot be tuned that way.
+        TrainingError: an option that this model does not have.
+    """
+    train = job.train
+    load = load_four_bit if train.four_bit_base else load_backbone
+    model, tokenizer = load(job.model_dir, device=place.device, dtype=place.dtype)
+    tokens = add_special_tokens(model, tokenizer) if job.settings.template.special_tokens else []
+    if train.activation_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise TrainingError(
+                f"{type(model).__name__} cannot recompute activations; "
+                "set train.activation_checkpointing = false"
+            )
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if train.tuning == "lora":
+        model = attach(model, train.lora, seed=job.seed, trained_tokens=tokens)
+    settings = job.settings.model_copy(update={"prompt": train.prompt})
+    embedder = Embedder(model, tokenizer, settings)
+    embedder.model.train()
+    return TrainedModel(job, embedder, tokens)
