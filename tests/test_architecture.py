@@ -28,9 +28,11 @@ ALLOWED = {
     "train": FOUNDATION | {"model", "launch"},
     "rerank": FOUNDATION | {"model", "train", "launch", "evaluate"},
     "evaluate": FOUNDATION | {"model", "pool"},
+    "selection": FOUNDATION | {"model", "pool", "evaluate"},
     "report": FOUNDATION | {"evaluate", "train"},
+    "export": FOUNDATION | {"model", "sources", "pool", "evaluate", "report"},
     "pipeline": FOUNDATION
-    | {"preset", "sources", "corpus", "pool", "model", "launch", "train", "rerank", "evaluate", "report"},
+    | {"preset", "sources", "corpus", "pool", "model", "launch", "train", "rerank", "evaluate", "selection", "report"},
 }
 DOORS = {
     "prefect": ("flows/", "tasks/"),

@@ -8,7 +8,6 @@ reserved for such internal use, and not found in interchanged text.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from icl_embed.examples import Example
@@ -88,16 +87,15 @@ class PromptText:
         of it, because nobody adds special tokens to a rendered chat.
         """
         breaking = "".join(
-            f".replace({_literal(control)}, {_literal(control[0] + self.mark + control[1:])})"
-            for control in self.control
+            f".replace({control!a}, {control[0] + self.mark + control[1:]!a})" for control in self.control
         )
         bos = "{{ bos_token }}" if self.builder.bos else ""
         return (
             f"{bos}{{%- if messages[0]['role'] == 'system' -%}}"
             f"{{{{ messages[0]['content'] }}}}{{{{ messages[-1]['content']{breaking} }}}}"
-            f"{{{{ {_literal(self.marked_suffix + self.mark)} }}}}"
+            f"{{{{ {self.marked_suffix + self.mark!a} }}}}"
             f"{{%- else -%}}{{{{ messages[-1]['content']{breaking} }}}}"
-            f"{{{{ {_literal(self.mark + self.passage_prompt + self.mark)} }}}}"
+            f"{{{{ {self.mark + self.passage_prompt + self.mark!a} }}}}"
             "{%- endif -%}{{ eos_token }}"
         )
 
@@ -106,8 +104,3 @@ def _control_strings(tokenizer: object) -> list[str]:
     """The strings that the tokenizer takes for special tokens wherever they stand."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return [token.content for token in added.values() if token.special and len(token.content) > 1]
-
-
-def _literal(text: str) -> str:
-    """The text as a Jinja string literal."""
-    return json.dumps(text)

@@ -51,7 +51,7 @@ def render_html(view: ReportView) -> str:
 def render_markdown(view: ReportView) -> str:
     """The same content for a terminal, a merge request or a mail."""
     environment = _environment(autoescape=False)
-    environment.finalize = _markdown_text
+    environment.finalize = markdown_text
     return environment.get_template("report.md.j2").render(view=view)
 
 
@@ -70,7 +70,8 @@ def _environment(*, autoescape: bool) -> Environment:
     return environment
 
 
-def _markdown_text(value: Any) -> str:
+def markdown_text(value: Any) -> str:
+    """Any value as one line of Markdown that shows just that value; the ``finalize`` of a template."""
     if isinstance(value, Markup):  # the output of a macro, escaped value by value
         return value
     text = re.sub(r"[\r\n\t]+", " ", str(value))  # a line break would end a table row

@@ -1,0 +1,83 @@
+"""``icl-embed export``: a trained model as a folder that other libraries load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from icl_embed.errors import ConfigError
+
+if TYPE_CHECKING:
+    from icl_embed.export.facts import ModelFacts
+
+app = typer.Typer()
+console = Console()
+
+
+@app.command(
+    "export",
+    epilog="Example: icl-embed export embedder/87c9848c5a54817f --output my-embedder --task bank=bank.json",
+)
+def export(
+    model: Annotated[str, typer.Argument(help="stage/fingerprint, a label, or a model folder")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="a folder that does not exist yet")],
+    tasks: Annotated[
+        list[str], typer.Option("--task", "-t", metavar="NAME=FILE", help="prompt of a task (JSON)")
+    ] = [],  # noqa: B006 - typer copies it
+    adapter: Annotated[
+        bool, typer.Option("--adapter/--merged", help="the LoRA adapter alone, or all weights")
+    ] = False,
+    base: Annotated[str, typer.Option(help="the adapter's base model: a folder or a hub name")] = "",
+    licence: Annotated[str, typer.Option(help="SPDX name of the weights' licence, for the card")] = "",
+    catalog: Annotated[Path | None, typer.Option(help="a folder of extra data cards")] = None,
+    store: Annotated[Path, typer.Option(help="where the artefacts are")] = Path("store"),
+) -> None:
+    """Write a model for sentence-transformers, transformers, vLLM and TEI, with its model card."""
+    from icl_embed.export.card import write_card
+    from icl_embed.export.facts import find_model, gather_facts
+    from icl_embed.export.folder import published, write_model
+    from icl_embed.export.task_prompts import read_task_prompt
+    from icl_embed.sources import load_catalog
+
+    prompts = {name: read_task_prompt(path) for name, path in map(split_task, tasks)}
+    folder, artefact, found_in = find_model(model, store)
+    facts = gather_facts(found_in, artefact, load_catalog([catalog])) if artefact else None
+    with published(output) as partial:
+        below = base_of(base, facts) if adapter else None
+        exported = write_model(folder, partial, prompts, adapter_of=below)
+        write_card(partial, exported, facts, name=output.name, licence=licence)
+    console.print(f"[bold]{escape(str(output))}[/bold]", soft_wrap=True)
+    for name, count in exported.differences.items():
+        if count:
+            console.print(f"[yellow]{escape(name)}: {count} tokens differ in other libraries[/yellow]")
+
+
+def base_of(base: str, facts: ModelFacts | None) -> str:
+    """What the adapter is to be loaded over: as told, or the hub's model that training started from.
+
+    Raises
+        ConfigError: not told, and the base model is not from the hub.
+    """
+    if not base and facts is not None and facts.base.get("source") == "hub":
+        base = str(facts.base["name"])
+    if not base:
+        raise ConfigError(
+            "--adapter needs --base: the folder or hub name of the model that it is loaded over"
+        )
+    return base
+
+
+def split_task(text: str) -> tuple[str, Path]:
+    """``NAME=FILE`` as a pair.
+
+    Raises
+        ConfigError: it is not of that form.
+    """
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise ConfigError(f"--task expects NAME=FILE, e.g. bank=bank-examples.json, found {text!r}")
+    return name, Path(path)
