@@ -7,59 +7,73 @@ computed once and shared by all queries of the task: few-shot costs little more 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from icl_embed.errors import ModelError
 from icl_embed.examples import Example
 from icl_embed.model.attention import use_packed_attention
 from icl_embed.model.backbone import encode_prefix, load_backbone, token_states
-from icl_embed.model.batching import plan_batches
+from icl_embed.model.compiled import CompiledTask, checked_examples, moved
 from icl_embed.model.dtype import resolve_device, resolve_dtype
+from icl_embed.model.fingerprints import Fingerprints
 from icl_embed.model.groups import Group
+from icl_embed.model.memory import MemoryLimit, is_out_of_memory
 from icl_embed.model.packing import PrefixStates, pack
 from icl_embed.model.pooling import pool
-from icl_embed.model.settings import EmbedderSettings, read_settings
+from icl_embed.model.recent import Recent
+from icl_embed.model.settings import EmbedderSettings, read_settings, within_context
+from icl_embed.model.text_encoder import TextEncoder, Vectors
 from icl_embed.prompts import PromptBuilder, Tokens
-from icl_embed.store.files import sha256_of
 
-Vectors = NDArray[np.float32]
+__all__ = ["Embedder", "Vectors"]
+
+logger = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass
-class Embedder:
+@dataclasses.dataclass(eq=False)
+class Embedder(TextEncoder):
     """A causal language model that maps queries and passages to unit vectors.
 
     Examples::
 
         embedder = Embedder.load(folder)
-        examples = [Example("capital of France", "Paris is the capital of France.")]
-        queries = embedder.encode_queries(texts, instruction="Retrieve the answer.", examples=examples)
-        scores = queries @ embedder.encode_passages(passages).T
+        task = embedder.compile_task("Retrieve the answer.", [Example("capital of France", "Paris")])
+        found = embedder.search(["capital of Italy"], passages, task=task, top_k=5)
+        vectors = embedder.encode_queries(texts, task=task)
+
+    Attributes
+        folder: where it was loaded from; None for a model that exists in memory alone.
+        task_cache_bytes: keys and values kept of the tasks that were used last, for calls with
+            ``instruction=…, examples=…``. Changing weights in place empties it.
     """
 
-    model: Any
-    tokenizer: Any
+    model: Any = dataclasses.field(repr=False)
+    tokenizer: Any = dataclasses.field(repr=False)
     settings: EmbedderSettings
-    fingerprint: str = ""
+    folder: Path | None = None
+    task_cache_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         """Build the prompt builder once."""
         self.model.eval()
         use_packed_attention(self.model)
-        self.prompts = PromptBuilder(self.tokenizer, self.settings.prompt, self.settings.template)
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        budgets = within_context(self.settings.prompt, context)
+        self.prompts = PromptBuilder(self.tokenizer, budgets, self.settings.template)
+        self._memory = MemoryLimit()
+        self._tasks: Recent[CompiledTask] = Recent(self.task_cache_bytes, lambda task: task.num_bytes)
 
     @classmethod
     def load(
         cls,
-        folder: Path,
+        folder: Path | str,
         *,
         device: str = "auto",
         dtype: str = "auto",
@@ -75,7 +89,7 @@ class Embedder:
         folder = Path(folder)
         place = resolve_device(device)
         model, tokenizer = load_backbone(folder, device=place, dtype=resolve_dtype(dtype, place))
-        return cls(model, tokenizer, settings or read_settings(folder), fingerprint_of(folder))
+        return cls(model, tokenizer, settings or read_settings(folder), folder)
 
     @property
     def dimension(self) -> int:
@@ -83,70 +97,101 @@ class Embedder:
         return int(self.model.config.hidden_size)
 
     @property
-    def can_share_prefix(self) -> bool:
-        """Whether queries can continue one encoded prefix; a bidirectional one would see the query."""
-        return self.settings.attention == "causal"
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
 
-    def encode_queries(
-        self,
-        texts: Sequence[str],
-        *,
-        instruction: str,
-        examples: Sequence[Example] = (),
-        batch_tokens: int = 8192,
-        show_progress: bool = False,
-    ) -> Vectors:
-        """Vectors [N, D] of queries under a task's instruction and examples.
+    @property
+    def dtype(self) -> str:
+        """Number format of the weights, e.g. ``float32``."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @cached_property
+    def fingerprints(self) -> Fingerprints:
+        """Of the files it was loaded from; read when first needed."""
+        return Fingerprints.unsaved() if self.folder is None else Fingerprints.of_folder(self.folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights."""
+        return self.fingerprints.model
+
+    def compile_task(self, instruction: str, examples: Sequence[Example] = ()) -> CompiledTask:
+        """Encode instruction and examples once, for all queries of a task.
+
+        Examples that do not fit into the prompt are dropped whole, with a warning.
 
         Raises
-            ModelError: a vector is not finite.
             ConfigError: the instruction leaves no room for a query.
+            DataError: an example is not one.
+            ModelError: a key or value is not finite, or the prefix does not fit the memory.
         """
-        prefix = self.prompts.prefix(instruction, examples).tokens
-        tails = self.prompts.query_tails(instruction, texts)
-        if not tails:
-            return np.zeros((0, self.dimension), np.float32)
-        if not self.can_share_prefix:
-            return self._encode_groups([Group([tail], prefix) for tail in tails], batch_tokens, show_progress)
-        with torch.inference_mode():
-            shared = encode_prefix(self.model, prefix)
-        return self._encode(tails, shared, batch_tokens, show_progress)
+        task = self._compile(instruction, checked_examples(examples))
+        states = task.states
+        if states and not all(torch.isfinite(one).all() for one in (*states.keys, *states.values)):
+            raise ModelError("the encoded examples are not finite; the model's weights or dtype are broken")
+        return task
 
-    def encode_passages(
-        self, texts: Sequence[str], *, batch_tokens: int = 8192, show_progress: bool = False
-    ) -> Vectors:
-        """Vectors [N, D] of passages: raw text, no instruction, no examples.
+    def _compile(self, instruction: str, examples: Sequence[Example]) -> CompiledTask:
+        cleaned = tuple(Example(clean(one.query), clean(one.response)) for one in examples)
+        prefix = self.prompts.prefix(clean(instruction), cleaned)
+        if prefix.num_dropped:
+            logger.warning(
+                "%d of %d examples do not fit into prompt.total_tokens=%d beside a query and are left out",
+                prefix.num_dropped,
+                len(cleaned),
+                self.prompts.budgets.total_tokens,
+            )
+        return self.with_states(
+            CompiledTask(
+                clean(instruction), cleaned, prefix, None, self.fingerprints, self.settings, self.dtype
+            )
+        )
+
+    def with_states(self, task: CompiledTask) -> CompiledTask:
+        """The task with the keys and values of its prefix, where queries can share them."""
+        if not task.is_shared:
+            return task
+        try:
+            with torch.inference_mode():
+                states = encode_prefix(self.model, task.prefix.tokens)
+                return dataclasses.replace(task, states=moved(states, self.device))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"examples of {len(task.prefix.tokens)} tokens do not fit the memory; show fewer"
+            ) from error
+
+    def _checked_task(self, task: CompiledTask) -> CompiledTask:
+        task.refuse_other_model(self.fingerprints, self.settings, dtype=self.dtype, config=self.model.config)
+        return task.to(self.device)
+
+    def _recent_task(self, instruction: str, examples: Sequence[Example]) -> CompiledTask:
+        weights = sum(parameter._version for parameter in self.model.parameters())
+        key = (instruction, tuple(examples), weights)
+        return self._tasks.get(key, lambda: self._compile(instruction, examples))
+
+    def _embed_batches(
+        self, batches: Sequence[list[Tokens]], task: CompiledTask | None
+    ) -> Iterator[tuple[int, Tensor]]:
+        for number, rows in enumerate(batches):
+            yield number, self.embed_batch(rows, task)
+
+    def embed_batch(self, rows: Sequence[Tokens], task: CompiledTask | None = None) -> Tensor:
+        """Unit vectors [R, D] float32 of token lists that continue a task's prefix; parts if memory is short.
 
         Raises
-            ModelError: a vector is not finite.
+            ModelError: a single row does not fit the memory.
         """
-        if not texts:
-            return np.zeros((0, self.dimension), np.float32)
-        return self._encode(self.prompts.passages(texts), None, batch_tokens, show_progress)
-
-    def _encode(
-        self, rows: list[Tokens], shared: PrefixStates | None, batch_tokens: int, show_progress: bool
-    ) -> Vectors:
-        return self._encode_groups([Group([row]) for row in rows], batch_tokens, show_progress, shared)
-
-    def _encode_groups(
-        self,
-        groups: list[Group],
-        batch_tokens: int,
-        show_progress: bool,
-        shared: PrefixStates | None = None,
-    ) -> Vectors:
-        batches = plan_batches([group.num_tokens for group in groups], batch_tokens)
-        vectors = np.empty((len(groups), self.dimension), np.float32)
         with torch.inference_mode():
-            for batch in _with_progress(batches, show_progress):
-                vectors[batch] = self._embed([groups[row] for row in batch], shared).cpu().numpy()
-        if not np.isfinite(vectors).all():
-            bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-            raise ModelError(
-                f"the vector of text {bad} is not finite; the model's weights or dtype are broken"
-            )
-        return vectors
+            return self._memory.run(rows, lambda part: self._embed_under(part, task))
+
+    def _embed_under(self, rows: Sequence[Tokens], task: CompiledTask | None) -> Tensor:
+        if task is None or task.states is not None:
+            return self.embed_tokens(rows, task.states if task else None)
+        return self.embed_groups([Group(rows, task.prefix.tokens)])
 
     def embed_tokens(self, rows: Sequence[Tokens], shared: PrefixStates | None = None) -> Tensor:
         """Unit vectors [R, D] float32 of rows that all continue an encoded prefix, if there is one."""
@@ -162,18 +207,6 @@ class Embedder:
         return pool(token_states(self.model, packed), packed, self.settings.pooling)
 
 
-def fingerprint_of(folder: Path) -> str:
-    """A short hash of everything in a model folder that decides its vectors."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in {".safetensors", ".json"} and path.name != "manifest.json":
-            digest.update(f"{path.name}:{sha256_of(path)}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _with_progress(batches: list[list[int]], show: bool) -> Any:
-    if not show:
-        return batches
-    from rich.progress import track
-
-    return track(batches, description="encoding", transient=True)
+def clean(text: str) -> str:
+    """The text as UTF-8 can hold it; the prompt would do the same."""
+    return text.encode("utf-8", "replace").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,10 @@ from pydantic import ValidationError
 
 from icl_embed.config import PromptConfig, Section, TemplateConfig
 from icl_embed.errors import ModelError
+from icl_embed.model.published import template_of
 from icl_embed.store.files import write_atomically
+
+logger = logging.getLogger(__name__)
 
 SETTINGS_NAME = "icl_embed.json"
 
@@ -24,14 +28,17 @@ class EmbedderSettings(Section):
 
 
 def read_settings(folder: Path) -> EmbedderSettings:
-    """The settings of a model folder; the defaults when it has none (an untrained base model).
+    """The settings of a model folder.
+
+    Without a file of ours it is an untrained base model, or one in the form of bge-en-icl, whose tokenizer has
+    the special tokens of the prompt; either is read with causal attention and last-token pooling.
 
     Raises
-        ModelError: the file is there but not valid.
+        ModelError: a file is there but not valid.
     """
     path = folder / SETTINGS_NAME
     if not path.exists():
-        return EmbedderSettings()
+        return EmbedderSettings(template=template_of(folder))
     try:
         return EmbedderSettings.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
@@ -41,3 +48,13 @@ def read_settings(folder: Path) -> EmbedderSettings:
 def write_settings(folder: Path, settings: EmbedderSettings) -> None:
     """Write the settings beside the weights."""
     write_atomically(folder / SETTINGS_NAME, settings.model_dump_json(indent=1).encode())
+
+
+def within_context(prompt: PromptConfig, context: int | None) -> PromptConfig:
+    """The budgets, none larger than the positions that a model has; a warning tells of a change."""
+    budgets = prompt.model_dump()
+    over = [name for name, value in budgets.items() if context is not None and value > context]
+    if context is None or not over:
+        return prompt
+    logger.warning("the model has %d positions; %s lowered to that", context, ", ".join(over))
+    return PromptConfig(**(budgets | dict.fromkeys(over, context)))

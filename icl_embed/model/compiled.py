@@ -1,0 +1,145 @@
+"""A compiled task: instruction and examples as the encoded prefix that all queries of the task continue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from icl_embed.errors import DataError, ModelError
+from icl_embed.examples import Example, ExampleSet
+from icl_embed.model.fingerprints import Fingerprints
+from icl_embed.model.packing import PrefixStates
+from icl_embed.model.settings import EmbedderSettings
+from icl_embed.prompts import Prefix
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledTask:
+    """What ``Embedder.compile_task`` returns and ``encode_queries(texts, task=…)`` takes.
+
+    Attributes
+        instruction, examples: as they were given, dropped examples included.
+        prefix: token ids, and how many examples fitted into them.
+        states: keys and values of the prefix; None where queries cannot share them (bidirectional
+            attention), the tokens are then enough.
+        fingerprints: the weights and the tokenizer it belongs to.
+        settings: of the embedder; they decide the prompt.
+        dtype: of the weights, e.g. ``float32``.
+    """
+
+    instruction: str
+    examples: ExampleSet
+    prefix: Prefix
+    states: PrefixStates | None
+    fingerprints: Fingerprints
+    settings: EmbedderSettings
+    dtype: str
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all queries continue one encoded prefix; under bidirectional attention each has a copy."""
+        return self.settings.attention == "causal"
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the keys and values."""
+        return num_bytes(self.states)
+
+    def to(self, device: torch.device) -> CompiledTask:
+        """The same task with its states on a device."""
+        if self.states is None or self.states.keys[0].device == device:
+            return self
+        return replace(self, states=moved(self.states, device))
+
+    def save(self, path: Path | str) -> None:
+        """Write one safetensors file, atomically.
+
+        Raises
+            ModelError: the model has no folder that another process could load.
+            StoreError: the disk refused; what was there before is still there.
+        """
+        from icl_embed.model.compiled_file import write_task
+
+        write_task(Path(path), self)
+
+    @classmethod
+    def load(cls, path: Path | str) -> CompiledTask:
+        """Read a file written by ``save``; every field and tensor is checked before it is used.
+
+        Raises
+            ModelError: missing, damaged, or not a compiled task.
+        """
+        from icl_embed.model.compiled_file import read_task
+
+        return read_task(Path(path))
+
+    def refuse_other_model(
+        self, fingerprints: Fingerprints, settings: EmbedderSettings, *, dtype: str, config: Any
+    ) -> None:
+        """Raise ModelError unless the task belongs to exactly this embedder."""
+        mine = self.fingerprints
+        if mine.model != fingerprints.model:
+            _refuse("model", mine.model, fingerprints.model)
+        if mine.tokenizer != fingerprints.tokenizer:
+            _refuse("tokenizer", mine.tokenizer, fingerprints.tokenizer)
+        if self.settings != settings:
+            theirs = settings.model_dump()
+            names = [name for name, value in self.settings.model_dump().items() if value != theirs[name]]
+            raise ModelError(f"the task was compiled with other settings ({', '.join(names)}); {AGAIN}")
+        if self.states is not None:
+            self._refuse_unfit_states(self.states, dtype, config)
+        if max(self.prefix.tokens) >= config.vocab_size:
+            raise ModelError(f"the task holds token {max(self.prefix.tokens)}, which the model does not have")
+
+    def _refuse_unfit_states(self, states: PrefixStates, dtype: str, config: Any) -> None:
+        if self.dtype != dtype:
+            raise ModelError(
+                f"the task was compiled in {self.dtype}, but this embedder computes in {dtype}; "
+                f"load the embedder with dtype={self.dtype!r}, or compile the task again"
+            )
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        expected = (config.num_hidden_layers, config.num_key_value_heads, width)
+        found = (len(states.keys), states.keys[0].shape[1], states.keys[0].shape[3])
+        if found != expected:
+            raise ModelError(f"the task's (layers, key heads, width) are {found}, the model's {expected}")
+
+
+AGAIN = "compile it again with this embedder (compile_task, or icl-embed compile-task)"
+
+
+def _refuse(what: str, compiled: str, found: str) -> None:
+    raise ModelError(
+        f"the task was compiled with another {what} (fingerprint {compiled}, this {what}'s is {found}); "
+        f"{AGAIN}"
+    )
+
+
+def checked_examples(examples: Sequence[Example]) -> ExampleSet:
+    """The examples, if that is what they are.
+
+    Raises
+        DataError: something else; the message says at which position.
+    """
+    for number, example in enumerate(examples):
+        if not isinstance(example, Example):
+            raise DataError(f"examples[{number}] must be an Example, found {type(example).__name__}")
+        if not (isinstance(example.query, str) and isinstance(example.response, str)):
+            raise DataError(f"examples[{number}] must have a text as query and as response")
+    return tuple(examples)
+
+
+def moved(states: PrefixStates, device: torch.device) -> PrefixStates:
+    """Keys and values on a device, one after the other in memory."""
+    return PrefixStates(
+        tuple(key.to(device).contiguous() for key in states.keys),
+        tuple(value.to(device).contiguous() for value in states.values),
+    )
+
+
+def num_bytes(states: PrefixStates | None) -> int:
+    """Size of keys and values."""
+    return 0 if states is None else sum(tensor.nbytes for tensor in (*states.keys, *states.values))

@@ -1,0 +1,54 @@
+"""Which weights and which tokenizer: what a compiled task is bound to."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+from icl_embed.store.files import sha256_of
+
+WEIGHT_FILES = ("*.safetensors", "config.json")
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+UNSAVED = "unsaved-"
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Short hashes of the files that decide a prefix's keys and values, and its token ids."""
+
+    model: str
+    tokenizer: str
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Fingerprints:
+        """Read every byte of the model's files once (about a second per 2 GB)."""
+        return cls(_hash(folder, WEIGHT_FILES), _hash(folder, TOKENIZER_FILES))
+
+    @classmethod
+    def unsaved(cls) -> Fingerprints:
+        """For a model that exists in memory alone: equal to nothing but itself."""
+        name = f"{UNSAVED}{next(_numbers)}"
+        return cls(name, name)
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the model can be recognised by another process."""
+        return not self.model.startswith(UNSAVED)
+
+
+def _hash(folder: Path, patterns: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        if path.is_file():
+            digest.update(f"{path.name}:{sha256_of(path)}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,85 @@
+"""Running batches that fit the memory: the limit is learned by running out, and kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from icl_embed.errors import ModelError
+from icl_embed.model.batching import plan_batches
+from icl_embed.prompts import Tokens
+
+logger = logging.getLogger(__name__)
+
+Embed = Callable[[Sequence[Tokens]], Tensor]
+
+# How torch's CPU allocator, CUDA libraries and oneDNN say it when they do not raise torch.OutOfMemoryError.
+SIGNS_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "DefaultCPUAllocator",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "could not create a memory object",
+)
+
+
+class MemoryLimit:
+    """The most tokens of a batch that a device is known to hold; None until it first ran out.
+
+    One per loaded model: what was learned in one call spares the next one the same failure.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: int | None = None
+
+    def run(self, rows: Sequence[Tokens], embed: Embed) -> Tensor:
+        """``embed(rows)``, in as many parts as the memory asks for; [R, D] in the order of the rows.
+
+        Raises
+            ModelError: a single row does not fit.
+        """
+        lengths = [len(row) for row in rows]
+        parts = [list(range(len(rows)))] if self.tokens is None else plan_batches(lengths, self.tokens)
+        if len(parts) == 1:
+            vectors = _unless_out_of_memory(rows, embed)
+            if vectors is None:
+                self._lower(rows)
+                return self.run(rows, embed)
+            return vectors
+        found = [self.run([rows[index] for index in part], embed) for part in parts]
+        order = torch.tensor([index for part in parts for index in part], device=found[0].device)
+        return torch.cat(found)[order.argsort()]
+
+    def _lower(self, rows: Sequence[Tokens]) -> None:
+        num_tokens = sum(map(len, rows))
+        if len(rows) == 1:
+            raise ModelError(
+                f"one text of {num_tokens} tokens does not fit the memory; lower prompt.query_tokens or "
+                "prompt.passage_tokens, show fewer examples, or use a larger device"
+            )
+        if self.tokens is None:
+            logger.warning("out of memory with a batch of %d tokens; going on with smaller ones", num_tokens)
+        self.tokens = max(1, num_tokens // 2)
+
+
+def _unless_out_of_memory(rows: Sequence[Tokens], embed: Embed) -> Tensor | None:
+    """The result, or None; the failed attempt's tensors are freed by the time this returns."""
+    try:
+        return embed(rows)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, or of a library below it, says that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS_OF_MEMORY)

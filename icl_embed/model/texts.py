@@ -1,0 +1,54 @@
+"""What goes into an encoder and comes out: texts that are texts, each once, and vectors that are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from icl_embed.errors import DataError, ModelError
+
+
+def distinct(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The different texts in order of appearance, and for each text its position among them.
+
+    Raises
+        DataError: an item is not a text, or one text was given instead of a list.
+    """
+    if isinstance(texts, str):
+        raise DataError("expected a list of texts, found one text; put it in a list")
+    places: dict[str, int] = {}
+    place_of = []
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"texts[{number}] must be a text, found {type(text).__name__}")
+        place_of.append(places.setdefault(text, len(places)))
+    return list(places), place_of
+
+
+def refuse_not_finite(vectors: Tensor, unique: Sequence[str], places: Sequence[int]) -> None:
+    """Raise ModelError naming the first text whose vector is not finite."""
+    broken = ~torch.isfinite(vectors).all(dim=1)
+    if not bool(broken.any()):
+        return
+    first = int(broken.nonzero()[0])  # unique texts are in order of appearance, so this is the first of all
+    raise ModelError(
+        f"the vector of text {places.index(first)} is not finite ({unique[first][:60]!r}; "
+        f"{int(broken.sum())} of {len(unique)} texts); the model's weights or dtype are broken"
+    )
+
+
+@contextmanager
+def progress_bar(total: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """A bar over texts; yields the function that advances it."""
+    if not show:
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as progress:
+        bar = progress.add_task("encoding", total=total)
+        yield lambda count: progress.advance(bar, count)
