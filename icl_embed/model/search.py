@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from icl_embed.errors import ModelError
+from icl_embed.errors import ConfigError, ModelError
 
 SCORES_AT_ONCE = 1 << 26  # 256 MiB of float32
 
@@ -30,10 +30,11 @@ def best_passages(queries: NDArray[np.float32], passages: NDArray[np.float32], *
     """The ``top_k`` passages (all, if there are fewer) of each query, from vectors [Q, D] and [P, D].
 
     Raises
-        ModelError: ``top_k`` is not positive, or the vectors are of different lengths.
+        ConfigError: ``top_k`` is not positive.
+        ModelError: the vectors are of different lengths.
     """
     if top_k < 1:
-        raise ModelError(f"top_k must be at least 1, found {top_k}")
+        raise ConfigError(f"top_k must be at least 1, found {top_k}")
     if passages.ndim != 2 or queries.shape[1] != passages.shape[1]:
         raise ModelError(
             f"queries and passages must be vectors of one length, found {queries.shape} and {passages.shape}"

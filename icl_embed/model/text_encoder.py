@@ -209,7 +209,7 @@ class TextEncoder(ABC):
                 vectors[batches[number]] = found.to(place)
                 advance(len(batches[number]))
         refuse_not_finite(vectors, unique, places)
-        if truncate_dim is not None:
+        if truncate_dim is not None and truncate_dim < self.dimension:
             vectors = F.normalize(vectors[:, :truncate_dim], dim=-1)
         return vectors if len(unique) == len(texts) else vectors[places]
 
