@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from icl_embed.errors import ModelError
+from icl_embed.model.kernels import onednn_is_faster, onednn_linear
 from icl_embed.model.packing import Layout, Segment
 
+ROWS_IN_CACHE = 1024  # query rows whose scores against a prefix of usual length stay in the processor's cache
 ATTENTION_NAME = "icl_packed"
 
 
@@ -162,9 +164,31 @@ def _attend_by_flash(query: Tensor, key: Tensor, value: Tensor, far: tuple[Tenso
     own, own_lse = kernel(
         query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), 0.0, True, scale=1.0
     )
-    out, lse = kernel(_fold(query, key.shape[1]), *far, 0.0, False, scale=1.0)
+    out, lse = _attend_far(_fold(query, key.shape[1]), *far)
     share = torch.sigmoid(own_lse - _unfold(lse, query.shape)).unsqueeze(-1).to(query.dtype)
     return torch.lerp(_unfold(out, query.shape), own, share)
+
+
+def _attend_far(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of [1, K, N, D] to all of a prefix [1, K, P, D]: the result, and log-sum-exp [1, K, N]."""
+    if not onednn_is_faster(query.dtype):
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, False, scale=1.0
+        )
+        return out, lse
+    out = torch.empty_like(query)
+    lse = query.new_empty(query.shape[:3], dtype=torch.float32)
+    for head in range(query.shape[1]):
+        value_DP = value[0, head].t().contiguous()
+        for start in range(0, query.shape[2], ROWS_IN_CACHE):
+            rows = slice(start, start + ROWS_IN_CACHE)
+            scores = onednn_linear(query[0, head, rows], key[0, head]).float()
+            highest = scores.amax(-1, keepdim=True)
+            weights = scores.sub_(highest).exp_()
+            total = weights.sum(-1, keepdim=True)
+            out[0, head, rows] = onednn_linear(weights.to(query.dtype), value_DP) / total
+            lse[0, head, rows] = (highest + total.log()).squeeze(-1)
+    return out, lse
 
 
 def _attend_by_formula(

@@ -7,7 +7,6 @@ computed once and shared by all queries of the task: few-shot costs little more 
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +19,11 @@ from icl_embed.errors import ModelError
 from icl_embed.examples import Example
 from icl_embed.model.attention import use_packed_attention
 from icl_embed.model.backbone import encode_prefix, load_backbone, token_states
-from icl_embed.model.compiled import CompiledTask, checked_examples, moved
+from icl_embed.model.compiled import CompiledTask, checked_examples, moved, plan_task
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 from icl_embed.model.fingerprints import Fingerprints
 from icl_embed.model.groups import Group
+from icl_embed.model.kernels import speed_up
 from icl_embed.model.memory import MemoryLimit, is_out_of_memory
 from icl_embed.model.packing import PrefixStates, pack
 from icl_embed.model.pooling import pool
@@ -33,8 +33,6 @@ from icl_embed.model.text_encoder import TextEncoder, Vectors
 from icl_embed.prompts import PromptBuilder, Tokens
 
 __all__ = ["Embedder", "Vectors"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(eq=False)
@@ -89,6 +87,7 @@ class Embedder(TextEncoder):
         folder = Path(folder)
         place = resolve_device(device)
         model, tokenizer = load_backbone(folder, device=place, dtype=resolve_dtype(dtype, place))
+        speed_up(model)
         return cls(model, tokenizer, settings or read_settings(folder), folder)
 
     @property
@@ -134,20 +133,15 @@ class Embedder(TextEncoder):
         return task
 
     def _compile(self, instruction: str, examples: Sequence[Example]) -> CompiledTask:
-        cleaned = tuple(Example(clean(one.query), clean(one.response)) for one in examples)
-        prefix = self.prompts.prefix(clean(instruction), cleaned)
-        if prefix.num_dropped:
-            logger.warning(
-                "%d of %d examples do not fit into prompt.total_tokens=%d beside a query and are left out",
-                prefix.num_dropped,
-                len(cleaned),
-                self.prompts.budgets.total_tokens,
-            )
-        return self.with_states(
-            CompiledTask(
-                clean(instruction), cleaned, prefix, None, self.fingerprints, self.settings, self.dtype
-            )
+        task = plan_task(
+            self.prompts,
+            instruction,
+            examples,
+            self.fingerprints,
+            settings=self.settings,
+            dtype=self.dtype,
         )
+        return self.with_states(task)
 
     def with_states(self, task: CompiledTask) -> CompiledTask:
         """The task with the keys and values of its prefix, where queries can share them."""
@@ -205,8 +199,3 @@ class Embedder(TextEncoder):
         causal = self.settings.attention == "causal"
         packed = pack(groups, causal=causal, shared=shared, device=self.model.device)
         return pool(token_states(self.model, packed), packed, self.settings.pooling)
-
-
-def clean(text: str) -> str:
-    """The text as UTF-8 can hold it; the prompt would do the same."""
-    return text.encode("utf-8", "replace").decode()
