@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from icl_embed.config import LABEL_KINDS
 from icl_embed.corpus.clean import match_keys
 from icl_embed.errors import PoolError
 from icl_embed.examples import Example
 from icl_embed.store import Store
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An example that may be shown; ``label`` is its class, "" for kinds that answer with free text."""
+
+    example: Example
+    label: str
 
 
 def choose_examples(
@@ -41,12 +51,28 @@ def choose_examples(
     Raises
         PoolError: no such pool or data set, or not one eligible example.
     """
+    eligible = eligible_examples(pool_dir, dataset, exclude_texts=exclude_texts)
+    if len(eligible) < count:
+        logger.warning(
+            "data set %s has %d eligible examples, %d were asked for", dataset, len(eligible), count
+        )
+    return [candidate.example for candidate in in_drawn_order(eligible, dataset, seed)[:count]]
+
+
+def eligible_examples(pool_dir: Path, dataset: str, *, exclude_texts: Sequence[str] = ()) -> list[Candidate]:
+    """Everything that may be shown for a data set, in the pool's order.
+
+    Raises
+        PoolError: no such pool or data set, or not one eligible example.
+    """
     rows = _read_examples(pool_dir, dataset)
-    excluded = set(_keys(exclude_texts))
+    excluded = set(compared_forms(exclude_texts))
     banned = [
         {query, response} & excluded
         for query, response in zip(
-            _keys([row["query"] for row in rows]), _keys([row["response"] for row in rows]), strict=True
+            compared_forms([row["query"] for row in rows]),
+            compared_forms([row["response"] for row in rows]),
+            strict=True,
         )
     ]
     eligible = [row for row, hits in zip(rows, banned, strict=True) if not hits]
@@ -55,12 +81,25 @@ def choose_examples(
             f"data set {dataset}: no eligible example among {len(rows)} "
             f"({len(excluded)} texts were excluded); evaluate it zero-shot, or give it a training split"
         )
-    if len(eligible) < count:
-        logger.warning(
-            "data set %s has %d eligible examples, %d were asked for", dataset, len(eligible), count
+    return [
+        Candidate(
+            Example(query=row["query"], response=row["response"]),
+            row["response"] if row["kind"] in LABEL_KINDS else "",
         )
-    chosen = _round_robin(eligible, f"{seed}:{dataset}")[:count]
-    return [Example(query=row["query"], response=row["response"]) for row in chosen]
+        for row in eligible
+    ]
+
+
+def in_drawn_order(candidates: Iterable[Candidate], dataset: str, seed: int) -> list[Candidate]:
+    """Candidates in hash order, one label after the other; labels in hash order too."""
+    salt = f"{seed}:{dataset}"
+    by_label: dict[str, list[Candidate]] = {}
+    for one in sorted(candidates, key=lambda one: _draw(salt, one.example.query, one.example.response)):
+        by_label.setdefault(one.label, []).append(one)
+    turns = zip_longest(
+        *(by_label[label] for label in sorted(by_label, key=lambda label: _draw(salt, label)))
+    )
+    return [one for one in chain.from_iterable(turns) if one is not None]
 
 
 def latest_pool(store_root: Path) -> Path:
@@ -73,6 +112,12 @@ def latest_pool(store_root: Path) -> Path:
     if not pools:
         raise PoolError(f"the store {store_root} holds no pool; build one with the flow build-pool")
     return pools[-1].path
+
+
+def compared_forms(texts: Sequence[str]) -> list[str]:
+    """Texts as the pool compares them: equal up to case and white space."""
+    keys: list[str] = match_keys(pa.array(list(texts), pa.string())).to_pylist()
+    return keys
 
 
 def _read_examples(pool_dir: Path, dataset: str) -> list[Mapping[str, Any]]:
@@ -95,23 +140,5 @@ def _read_examples(pool_dir: Path, dataset: str) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _round_robin(rows: Iterable[Mapping[str, Any]], salt: str) -> list[Mapping[str, Any]]:
-    """Rows in hash order, one label after the other; labels in hash order too."""
-    by_label: dict[str, list[Mapping[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: _draw(salt, row["query"], row["response"])):
-        # kinds without labels answer with free text: all their rows are one class
-        label = row["response"] if row["kind"] in ("classification", "clustering") else ""
-        by_label.setdefault(label, []).append(row)
-    turns = zip_longest(
-        *(by_label[label] for label in sorted(by_label, key=lambda label: _draw(salt, label)))
-    )
-    return [row for row in chain.from_iterable(turns) if row is not None]
-
-
 def _draw(salt: str, *texts: str) -> str:
     return hashlib.blake2b("\0".join([salt, *texts]).encode(), digest_size=16).hexdigest()
-
-
-def _keys(texts: Sequence[str]) -> list[str]:
-    keys: list[str] = match_keys(pa.array(list(texts), pa.string())).to_pylist()
-    return keys
