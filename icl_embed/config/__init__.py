@@ -18,7 +18,7 @@ from icl_embed.config.base import (
     Section,
 )
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
-from icl_embed.config.evaluation import EvaluateConfig
+from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, SelectionConfig
 from icl_embed.config.model import ModelConfig, PromptConfig, TemplateConfig
 from icl_embed.config.reranking import RerankConfig
 from icl_embed.config.run import RunConfig
@@ -39,6 +39,7 @@ __all__ = [
     "CountOrZero",
     "DataConfig",
     "EvaluateConfig",
+    "ExampleStrategy",
     "ExamplesConfig",
     "Fraction",
     "Kind",
@@ -54,6 +55,7 @@ __all__ = [
     "RerankConfig",
     "RunConfig",
     "Section",
+    "SelectionConfig",
     "TemplateConfig",
     "TrainConfig",
 ]

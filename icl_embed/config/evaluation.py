@@ -6,8 +6,26 @@ from typing import Literal
 
 from pydantic import Field
 
-from icl_embed.config.base import Count, Section
+from icl_embed.config.base import Count, CountOrZero, Fraction, Section
 from icl_embed.config.model import PromptConfig
+
+ExampleStrategy = Literal["fixed", "random", "nearest", "diverse", "balanced", "search"]
+
+
+class SelectionConfig(Section):
+    """How the strategies choose examples."""
+
+    nearest_by: Literal["dense", "mmr", "bm25"] = "dense"
+    max_sets: CountOrZero = Field(
+        16, description="nearest by vectors: distinct example sets per task; 0: one per query"
+    )
+    diverse_by: Literal["mmr", "k_center"] = "mmr"
+    relevance_share: Fraction = Field(0.7, description="mmr: 1 is plain nearest, 0 looks at diversity alone")
+    search_by: Literal["halving", "greedy"] = "halving"
+    budget: Count = Field(16, description="search: passes over the development queries that trials may cost")
+    dev_queries: Count = Field(
+        100, description="search: training-side queries to choose by, and as many to check"
+    )
 
 
 class EvaluateConfig(Section):
@@ -15,6 +33,10 @@ class EvaluateConfig(Section):
 
     shots: Count = Field(5, description="examples per task in the few-shot setting")
     example_seed: int = 0
+    examples_strategy: ExampleStrategy = Field(
+        "fixed", description="how the few-shot setting's examples are chosen"
+    )
+    selection: SelectionConfig = SelectionConfig()
     prompt: PromptConfig = PromptConfig()
     batch_tokens: Count = Field(8192, description="padded tokens per encoding batch")
     label_experiments: Count = Field(10, description="classifiers fitted per data set (mteb's default)")

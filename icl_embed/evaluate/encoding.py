@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl_embed.errors import EvaluationError
-from icl_embed.examples import Example
+from icl_embed.examples import Chooser, Example, ExampleSet, Selection
 from icl_embed.prompts import PromptBuilder
 
 Vectors = NDArray[np.float32]
@@ -23,7 +23,9 @@ SMALLEST_NORM = 1e-6
 class Encoder(Protocol):
     """What evaluation needs of an embedder."""
 
-    prompts: PromptBuilder
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Builds the prompts."""
 
     @property
     def dimension(self) -> int:
@@ -48,11 +50,23 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to ask: the instruction, and the examples shown before each query."""
+    """One way to ask: the instruction, and the examples shown before each query.
+
+    Attributes
+        examples: shown before every query.
+        choose: chooses examples for each query instead.
+    """
 
     name: str
     instruction: str
-    examples: tuple[Example, ...] = ()
+    examples: ExampleSet = ()
+    choose: Chooser | None = None
+
+    def selection(self, texts: Sequence[str]) -> Selection:
+        """The examples that each text is asked with."""
+        if self.choose is None:
+            return Selection.same_for_all(self.examples, len(texts))
+        return self.choose(texts)
 
 
 @dataclass
@@ -95,14 +109,20 @@ class CachingEncoder:
         return self._lookup(("passage",), texts, encode)
 
     def queries(self, texts: Sequence[str], setting: Setting) -> Vectors:
-        """Vectors [N, D] of queries under a setting."""
+        """Vectors [N, D] of queries under a setting; those with the same examples are encoded together."""
+        vectors = np.zeros((len(texts), self.encoder.dimension), np.float32)
+        for examples, rows in setting.selection(texts).groups():
+            mine = [texts[row] for row in rows]
+            vectors[rows] = self._queries(mine, setting.instruction, examples)
+        return vectors
 
+    def _queries(self, texts: Sequence[str], instruction: str, examples: ExampleSet) -> Vectors:
         def encode(new: list[str]) -> Vectors:
             started = time.perf_counter()
             vectors = self.encoder.encode_queries(
                 new,
-                instruction=setting.instruction,
-                examples=setting.examples,
+                instruction=instruction,
+                examples=examples,
                 batch_tokens=self.batch_tokens,
                 show_progress=self.show_progress,
             )
@@ -110,7 +130,7 @@ class CachingEncoder:
             self.effort.queries += len(new)
             return vectors
 
-        return self._lookup(("query", setting.instruction, setting.examples), texts, encode)
+        return self._lookup(("query", instruction, examples), texts, encode)
 
     def _lookup(self, role: Role, texts: Sequence[str], encode: Callable[[list[str]], Vectors]) -> Vectors:
         rows = self._rows.setdefault(role, {})

@@ -2,13 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from icl_embed.config import LABEL_KINDS, EvaluateConfig
 from icl_embed.errors import EvaluationError, PoolError
+from icl_embed.evaluate.encoding import Encoder, Setting
+from icl_embed.evaluate.scores import FEW_SHOT
 from icl_embed.evaluate.task_data import EvaluationInput, SearchData, TaskData, query_texts
 from icl_embed.examples import Example
+
+
+@dataclass(frozen=True)
+class FewShotTask:
+    """What a strategy may know of a task that is evaluated: where its candidates are, and what to leave out.
+
+    Attributes
+        dataset: name of the data set.
+        instruction: of the task.
+        pool_dir: pool artefact.
+        exclude_texts: evaluated texts; no example may show one.
+        encoder: the model that is evaluated.
+    """
+
+    dataset: str
+    instruction: str
+    pool_dir: Path
+    exclude_texts: tuple[str, ...]
+    encoder: Encoder
+
+
+Strategy = Callable[[FewShotTask], Setting]
+"""Chooses the examples of a task; raises PoolError when there are none."""
+
+
+def few_shot_setting(
+    dataset: EvaluationInput,
+    data: TaskData,
+    pool_dir: Path | None,
+    config: EvaluateConfig,
+    *,
+    encoder: Encoder,
+    strategy: Strategy | None = None,
+) -> tuple[Setting | None, str]:
+    """The few-shot setting of a task, or none and the reason why there is none.
+
+    Without a strategy the examples are the pool's own draw, one set for all queries.
+
+    Raises
+        EvaluationError: an example that any test query would be asked with is part of the test split; or the
+            config names a strategy and none was given.
+    """
+    if strategy is None and config.examples_strategy != "fixed":
+        raise EvaluationError(
+            f"evaluate.examples_strategy is {config.examples_strategy}, but no strategy was passed; "
+            "selection.evaluation.strategy_of makes it, as the flows do"
+        )
+    if strategy is None or pool_dir is None:
+        examples, reason = examples_for(dataset, data, pool_dir, config)
+        return (Setting(FEW_SHOT, dataset.instruction, examples) if examples else None), reason
+    forbidden = evaluated_texts(data)
+    task = FewShotTask(dataset.name, dataset.instruction, pool_dir, tuple(sorted(forbidden)), encoder)
+    try:
+        setting = strategy(task)
+    except PoolError as error:
+        return None, str(error)
+    shown = dict.fromkeys(one for examples in setting.selection(query_texts(data)).sets for one in examples)
+    refuse_leaks(dataset, list(shown), forbidden)
+    return setting, ""
 
 
 def examples_for(

@@ -90,7 +90,10 @@ def describe_model(name: str, fingerprint: str, setting: Setting, *, dimension: 
 
 
 def hash_examples(setting: Setting) -> str:
-    """A short hash of the instruction and the examples, in order."""
+    """A short hash of the instruction and the examples, in order, or of how they are chosen."""
     shown = [[example.query, example.response] for example in setting.examples]
-    text = canonical_json({"instruction": setting.instruction, "examples": shown})
+    asked = {"instruction": setting.instruction, "examples": shown}
+    if setting.choose is not None:
+        asked["chosen"] = setting.choose.name
+    text = canonical_json(asked)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

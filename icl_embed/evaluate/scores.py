@@ -161,7 +161,11 @@ def read_measurements(folder: Path, scores: EvaluationScores) -> dict[str, Measu
 
 
 def write_examples(folder: Path, examples: dict[str, dict[str, Any]]) -> None:
-    """Write ``examples.json``: per setting the instruction and the examples shown, in order."""
+    """Write ``examples.json``: per setting the instruction and the examples shown, in order.
+
+    A setting that chooses per query has ``sets`` and ``set_of_query`` (in the order of the test queries)
+    instead of ``examples``.
+    """
     text = json.dumps(examples, indent=1, ensure_ascii=False)
     (folder / EXAMPLES_NAME).write_text(text, encoding="utf-8")
 

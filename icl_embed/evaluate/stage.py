@@ -13,7 +13,7 @@ from typing import Any
 from icl_embed.config import EvaluateConfig
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.encoding import CachingEncoder, Effort, Encoder, Setting
-from icl_embed.evaluate.few_shot import examples_for
+from icl_embed.evaluate.few_shot import Strategy, few_shot_setting
 from icl_embed.evaluate.measurement import Bootstrap
 from icl_embed.evaluate.mteb_run import TaskRun, run_bm25, run_encoder
 from icl_embed.evaluate.mteb_tasks import MAIN_SCORES
@@ -66,7 +66,7 @@ class _Measured:
     tokens: TokenCount | None = None
 
 
-def evaluate_model(
+def evaluate_model(  # noqa: PLR0913 - as evaluate_encoder
     dataset: EvaluationInput,
     model: EvaluatedModel,
     config: EvaluateConfig,
@@ -74,13 +74,15 @@ def evaluate_model(
     *,
     pool_dir: Path | None,
     seed: int,
+    strategy: Strategy | None = None,
     require_few_shot: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model folder zero-shot and few-shot; returns counts for the manifest.
 
-    The prompt budgets are the evaluation's, so that all models see the same texts. A task without eligible
-    examples has its few-shot setting recorded as absent, with the reason.
+    ``strategy`` chooses the examples; without one they are the pool's draw. The prompt budgets are the
+    evaluation's, so that all models see the same texts. A task without eligible examples has its few-shot
+    setting recorded as absent, with the reason.
 
     Raises
         EvaluationError: the data or a vector cannot be used, an example leaks, or few-shot is required
@@ -99,6 +101,7 @@ def evaluate_model(
         model=model,
         pool_dir=pool_dir,
         seed=seed,
+        strategy=strategy,
         require_few_shot=require_few_shot,
         progress=progress,
     )
@@ -113,24 +116,25 @@ def evaluate_encoder(  # noqa: PLR0913 - the stage's whole context, passed once
     model: EvaluatedModel,
     pool_dir: Path | None,
     seed: int,
+    strategy: Strategy | None = None,
     require_few_shot: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate a loaded encoder; see ``evaluate_model``."""
     data = read_task_data(dataset)
-    examples, reason = examples_for(dataset, data, pool_dir, config)
-    if require_few_shot and not examples:
+    few_shot, reason = few_shot_setting(dataset, data, pool_dir, config, encoder=encoder, strategy=strategy)
+    if require_few_shot and not few_shot:
         raise EvaluationError(f"{dataset.name}: few-shot evaluation is required, but {reason}")
     settings = [Setting(ZERO_SHOT, dataset.instruction)]
-    if examples:
-        settings.append(Setting(FEW_SHOT, dataset.instruction, examples))
+    if few_shot:
+        settings.append(few_shot)
     cached = CachingEncoder(encoder, config.batch_tokens)
     measured = []
     for setting in settings:
         if progress:
             progress(f"{model.name} on {dataset.name}, {setting.name}")
         measured.append(_measure(dataset, data, cached, setting, model=model, config=config))
-    absent = () if examples else (Absence(FEW_SHOT, reason),)
+    absent = () if few_shot else (Absence(FEW_SHOT, reason),)
     scores = _summarise(dataset, model.name, model.fingerprint, measured, absent, config=config, seed=seed)
     return _write(out_dir, data, scores, measured)
 
@@ -166,9 +170,9 @@ def _measure(
     config: EvaluateConfig,
 ) -> _Measured:
     # The first calls of a process pay for allocations and kernel choice; they are not the setting's cost.
-    encoder.encoder.encode_queries(
-        query_texts(data)[:WARM_UP_QUERIES], instruction=setting.instruction, examples=setting.examples
-    )
+    texts = query_texts(data)[:WARM_UP_QUERIES]
+    examples = setting.selection(texts).sets[0]
+    encoder.encoder.encode_queries(texts, instruction=setting.instruction, examples=examples)
     encoder.effort = Effort()
     started = time.perf_counter()
     run = run_encoder(
@@ -187,7 +191,7 @@ def _measure(
             "%s: %d of %d examples do not fit in %d tokens and are not shown",
             dataset.name,
             tokens.examples_dropped,
-            len(setting.examples),
+            tokens.examples_shown + tokens.examples_dropped,
             config.prompt.total_tokens,
         )
     return _Measured(setting, run, seconds, encoder.effort, tokens)
@@ -246,7 +250,7 @@ def _write(
     (out_dir / "mteb").mkdir(parents=True, exist_ok=True)
     write_scores(out_dir, scores)
     write_values(out_dir, {item.setting.name: item.run.measurement for item in measured})
-    write_examples(out_dir, {item.setting.name: _shown(item.setting) for item in measured})
+    write_examples(out_dir, {item.setting.name: _shown(item.setting, data) for item in measured})
     for item in measured:
         text = json.dumps(item.run.result, indent=1, ensure_ascii=False)
         (out_dir / "mteb" / f"{item.setting.name}.json").write_text(text, encoding="utf-8")
@@ -256,9 +260,19 @@ def _write(
     return _counts(scores)
 
 
-def _shown(setting: Setting) -> dict[str, Any]:
-    examples = [{"query": example.query, "response": example.response} for example in setting.examples]
-    return {"instruction": setting.instruction, "examples": examples}
+def _shown(setting: Setting, data: TaskData) -> dict[str, Any]:
+    if setting.choose is None:
+        return {
+            "instruction": setting.instruction,
+            "examples": list(map(dataclasses.asdict, setting.examples)),
+        }
+    selection = setting.choose(query_texts(data))
+    return {
+        "instruction": setting.instruction,
+        "strategy": setting.choose.name,
+        "sets": [list(map(dataclasses.asdict, examples)) for examples in selection.sets],
+        "set_of_query": list(selection.set_of),
+    }
 
 
 def _counts(scores: EvaluationScores) -> dict[str, Any]:

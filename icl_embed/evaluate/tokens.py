@@ -15,19 +15,27 @@ class TokenCount:
 
     Attributes
         mean: tokens of a query with everything before it (instruction, examples), on average.
-        prefix: tokens that all queries share.
-        examples_shown, examples_dropped: examples inside and outside the token budget.
+        prefix: tokens of an example set with the instruction, on average over the queries.
+        examples_shown, examples_dropped: examples inside and outside the token budget, per query at most.
     """
 
     mean: float
-    prefix: int
+    prefix: float
     examples_shown: int
     examples_dropped: int
 
 
 def count_query_tokens(prompts: PromptBuilder, texts: Sequence[str], setting: Setting) -> TokenCount:
     """Token statistics of ``texts`` asked under ``setting``."""
-    prefix = prompts.prefix(setting.instruction, setting.examples)
-    tails = prompts.query_tails(setting.instruction, texts)
-    mean = len(prefix.tokens) + sum(map(len, tails)) / max(len(tails), 1)
-    return TokenCount(round(mean, 2), len(prefix.tokens), prefix.num_examples, prefix.num_dropped)
+    shared = [
+        (prompts.prefix(setting.instruction, examples), len(rows))
+        for examples, rows in setting.selection(texts).groups()
+    ]
+    tails = sum(map(len, prompts.query_tails(setting.instruction, texts)))
+    prefix = sum(len(found.tokens) * uses for found, uses in shared) / max(len(texts), 1)
+    return TokenCount(
+        mean=round(prefix + tails / max(len(texts), 1), 2),
+        prefix=round(prefix, 2),
+        examples_shown=max((found.num_examples for found, _ in shared), default=0),
+        examples_dropped=max((found.num_dropped for found, _ in shared), default=0),
+    )

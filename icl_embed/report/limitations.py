@@ -88,7 +88,8 @@ def _about_comparisons(table: ScoreTable) -> list[str]:
 
 def _about_examples(config: Mapping[str, Any], table: ScoreTable) -> list[str]:
     found = []
-    if any("few" in column.name for column in table.columns):
+    is_one_draw = config["evaluate"]["examples_strategy"] in ("fixed", "random")
+    if any("few" in column.name for column in table.columns) and is_one_draw:
         found.append(
             f"Few-shot uses one set of up to {config['evaluate']['shots']} examples per task (example seed "
             f"{config['evaluate']['example_seed']}); other sets would give other scores."
