@@ -15,6 +15,7 @@ from icl_embed.corpus.command_line import app as data_app
 from icl_embed.errors import IclEmbedError
 from icl_embed.evaluate.command_line import app as eval_app
 from icl_embed.pool.command_line import app as pool_app
+from icl_embed.selection.command_line import app as examples_app
 from icl_embed.store.command_line import app as store_app
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(pool_app, name="pool")
 app.add_typer(eval_app, name="eval")
+app.add_typer(examples_app, name="examples")
 app.add_typer(store_app, name="store")
 console = Console()
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def build_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     """Score one system on one data set."""
     from icl_embed.evaluate.stage import EvaluatedModel, evaluate_bm25, evaluate_model
+    from icl_embed.selection.evaluation import strategy_of
 
     config = EvaluateConfig(**key.settings["evaluate"])
     dataset = _evaluation_input(run, key)
@@ -32,7 +33,10 @@ def build_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any
         dtype=key.settings["dtype"],
     )
     pool_dir = run.input(key, "pool").path
-    return evaluate_model(dataset, evaluated, config, out_dir, pool_dir=pool_dir, seed=seed)
+    strategy = strategy_of(config, seed=seed)
+    return evaluate_model(
+        dataset, evaluated, config, out_dir, pool_dir=pool_dir, seed=seed, strategy=strategy
+    )
 
 
 def _evaluation_input(run: Run, key: StageKey) -> EvaluationInput:

@@ -1,0 +1,118 @@
+"""What each strategy is worth: development scores, gain over random examples with its interval, and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from icl_embed.config import ExampleStrategy
+from icl_embed.evaluate.encoding import Setting
+from icl_embed.evaluate.measurement import Bootstrap, Measurement
+from icl_embed.evaluate.statistics import Difference, paired_difference
+from icl_embed.evaluate.task_data import query_texts
+from icl_embed.selection.metered import Cost
+from icl_embed.selection.strategies import choose_setting
+from icl_embed.selection.workbench import Workbench
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One strategy on one task.
+
+    Attributes
+        metric: what the scores are.
+        strategy: its name; ``none`` shows no examples, ``random`` is the mean over draws.
+        setting: the way to ask that it chose; of ``random`` the first draw.
+        num_sets: distinct example sets among the checked queries.
+        search_score: on the queries that a search looks at; a winner is chosen by it.
+        score: on the queries that are kept for checking.
+        gain: ``score`` over the mean of the random draws, queries paired.
+        cost: of choosing; vectors that an earlier strategy needed too cost nothing again.
+    """
+
+    metric: str
+    strategy: str
+    setting: Setting
+    num_sets: int
+    search_score: float
+    score: float
+    gain: Difference
+    cost: Cost
+
+
+def compare_strategies(bench: Workbench, *, draws: int, progress: Progress | None = None) -> list[Outcome]:
+    """Every strategy that makes sense for the task, the search last.
+
+    Raises
+        ConfigError: options contradict each other.
+        EvaluationError: a vector or a score cannot be used.
+    """
+    how = Bootstrap(bench.config.bootstrap_resamples, bench.config.confidence, bench.seed)
+    random = [_random(bench, draw) for draw in range(draws)]
+    _tell(progress, f"{draws} random draws")
+    baseline = [bench.measure(setting, bench.split.check) for setting in random]
+    on_search = [bench.measure(setting, bench.split.search).point for setting in random]
+    means = float(np.mean(on_search)), float(np.mean([one.point for one in baseline]))
+    zero = Difference(0.0, 0.0, 0.0, 1.0)
+    outcomes = [Outcome(bench.metric, "random", random[0], 1, *means, gain=zero, cost=Cost())]
+    plain: list[ExampleStrategy] = ["fixed", "diverse", "nearest"]
+    if bench.candidates.has_labels:
+        plain.insert(2, "balanced")
+    chosen: list[tuple[str, Callable[[], Setting]]] = [
+        ("none", lambda: Setting("zero-shot", bench.task.instruction)),
+        *((name, lambda name=name: _plain(bench, name)) for name in plain),
+        ("search", lambda: bench.setting(bench.search().positions)),
+    ]
+    for name, choose in chosen:
+        _tell(progress, name)
+        before = bench.meter.cost
+        setting = choose()
+        selection = setting.selection(query_texts(bench.split.check))
+        cost = bench.meter.cost - before
+        checked = bench.measure(setting, bench.split.check)
+        outcomes.append(
+            Outcome(
+                bench.metric,
+                name,
+                setting,
+                len(selection.sets),
+                search_score=bench.measure(setting, bench.split.search).point,
+                score=checked.point,
+                gain=gain_over(checked, baseline, how),
+                cost=cost,
+            )
+        )
+    return outcomes
+
+
+def winner(outcomes: Sequence[Outcome]) -> Outcome:
+    """The best single example set by the search score; ties go to the cheaper strategy, which comes first."""
+    single = [one for one in outcomes if one.setting.examples and one.strategy != "random"]
+    return max(single, key=lambda one: one.search_score)
+
+
+def gain_over(measured: Measurement, draws: Sequence[Measurement], how: Bootstrap) -> Difference:
+    """A score less the mean score of random draws, with the interval over the queries that all were asked.
+
+    The draws themselves are taken as given: the interval says nothing about other draws.
+    """
+    points = measured.point, float(np.mean([draw.point for draw in draws]))
+    replicates = np.mean([draw.replicates(how) for draw in draws], axis=0)
+    return paired_difference(points, (measured.replicates(how), replicates), how.confidence)
+
+
+def _plain(bench: Workbench, name: ExampleStrategy) -> Setting:
+    return choose_setting(name, bench.candidates, bench.config, seed=bench.config.example_seed)
+
+
+def _random(bench: Workbench, draw: int) -> Setting:
+    return choose_setting("random", bench.candidates, bench.config, seed=bench.seed + draw)
+
+
+def _tell(progress: Progress | None, what: str) -> None:
+    if progress:
+        progress(what)
