@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ LABELS = ("red", "green", "blue")
 
 
 def write_rows(path: Path, *, rows_per_set: int = 40) -> Path:
-    """A ``train.parquet`` with a retrieval, a classification and an STS data set."""
+    """A ``train.parquet`` with a retrieval, a classification and an STS data set.
+
+    A teacher has scored the retrieval rows, all but one negative each, as when one was mined later.
+    """
     rng = random.Random(0)
 
     def text(count: int) -> str:
@@ -45,8 +49,8 @@ def write_rows(path: Path, *, rows_per_set: int = 40) -> Path:
                     "negatives": negatives,
                     "label": label,
                     "response": positive,
-                    "positive_score": None,
-                    "negative_scores": None,
+                    "positive_score": 90.0 if kind == "retrieval" else None,
+                    "negative_scores": [88.0, 70.0, 91.0, None] if kind == "retrieval" else None,
                     "weight": 1 / 3,
                 }
             )
@@ -54,7 +58,15 @@ def write_rows(path: Path, *, rows_per_set: int = 40) -> Path:
     return path
 
 
-def make_job(folder: Path, model: Path, rows: Path, *, processes: int = 1, **train: Any) -> EmbedderJob:
+def make_job(
+    folder: Path,
+    model: Path,
+    rows: Path,
+    *,
+    processes: int = 1,
+    settings: Mapping[str, Any] | None = None,
+    **train: Any,
+) -> EmbedderJob:
     """A job in its own folder; ``train`` are TrainConfig fields on top of small defaults."""
     defaults: dict[str, Any] = {
         "batch_size": 8,
@@ -77,7 +89,7 @@ def make_job(folder: Path, model: Path, rows: Path, *, processes: int = 1, **tra
         out_dir=folder / "out",
         dtype="float32",
         train=config,
-        settings=EmbedderSettings(prompt=config.prompt),
+        settings=EmbedderSettings.model_validate({"prompt": config.prompt, **(settings or {})}),
     )
     write_job(job, folder / "job.json")
     return job
