@@ -56,11 +56,13 @@ class PromptBuilder:
         self.template = template or TemplateConfig()
         self.eos: Tokens = [tokenizer.eos_token_id]
         self.bos: Tokens = _leading_bos(tokenizer)
-        self._space = "" if self.template.special_tokens else " "  # between a marker and its text
+        self._puts_space = self._finds_space_before_texts()
+        is_joined = self.template.special_tokens or self._puts_space
+        self.space = "" if is_joined else " "  # before a text, after the word that announces it
         self._marks = self._special_marks() if self.template.special_tokens else None
         self._suffix = self._make_suffix()
-        self._separator = self.tokenize([SEPARATOR])[0]
-        self._passage_suffix = self.tokenize([PASSAGE_PROMPT])[0] if self.template.passage_prompt else []
+        self._separator = self._continued(SEPARATOR)
+        self._passage_suffix = self._continued(PASSAGE_PROMPT) if self.template.passage_prompt else []
         self._heads: dict[str, Tokens] = {}
 
     def _special_marks(self) -> Tokens:
@@ -75,13 +77,22 @@ class PromptBuilder:
 
     def _make_suffix(self) -> Tokens:
         if self._marks is None:
-            return self.tokenize(["\nResponse:"])[0]
-        return [*self.tokenize(["\n"])[0], self._marks[2]]
+            return self._continued("\nResponse:")
+        return [*self._continued("\n"), self._marks[2]]
 
     def _make_head(self, instruction: str) -> Tokens:
         if self._marks is None:
             return self.tokenize([f"Instruct: {instruction}\nQuery:"])[0]
         return [self._marks[0], *self.tokenize([f"{instruction}\n"])[0], self._marks[1]]
+
+    def _finds_space_before_texts(self) -> bool:
+        """Whether the tokenizer puts a space before every text of its own, as SentencePiece does."""
+        return bool(self.tokenizer.convert_ids_to_tokens(self.tokenize(["\n"])[0][0]) == "▁")
+
+    def _continued(self, text: str) -> Tokens:
+        """Tokens of a text that starts with a line break and follows another: no space comes before it."""
+        tokens = self.tokenize([text])[0]
+        return tokens[1:] if self._puts_space else tokens
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids of each text alone: no special tokens are added, and none are recognised."""
@@ -134,8 +145,8 @@ class PromptBuilder:
         """Tokens of each example with its separator; its query and response are cut to their budgets."""
         head = self.head(instruction)
         query_room = max(1, self.budgets.example_query_tokens - len(head))
-        queries = self.tokenize([self._space + example.query for example in examples])
-        responses = self.tokenize([self._space + example.response for example in examples])
+        queries = self.tokenize([self.space + example.query for example in examples])
+        responses = self.tokenize([self.space + example.response for example in examples])
         return [
             head
             + query[:query_room]
@@ -148,7 +159,7 @@ class PromptBuilder:
     def query_tails(self, instruction: str, queries: Sequence[str]) -> list[Tokens]:
         """What follows the prefix for each query: the text, the suffix and EOS."""
         room = self._query_room(self.head(instruction))
-        texts = self.tokenize([self._space + query for query in queries])
+        texts = self.tokenize([self.space + query for query in queries])
         return [text[:room] + self._suffix + self.eos for text in texts]
 
     def passages(self, passages: Sequence[str]) -> list[Tokens]:

@@ -25,6 +25,8 @@ class PromptText:
     def __init__(self, builder: PromptBuilder, mark: str = MARK) -> None:
         self.builder = builder
         self.mark = mark
+        # A control token is an edge by itself; so are marks elsewhere.
+        self.edge = "" if builder.template.special_tokens else mark
         self.is_special = builder.template.special_tokens
         self.space = "" if self.is_special else " "
         self.suffix = "\n<response>" if self.is_special else "\nResponse:"
@@ -50,12 +52,13 @@ class PromptText:
         head, budgets = self.head(instruction), self.builder.budgets
         query_room = max(1, budgets.example_query_tokens - len(self.builder.head(instruction)))
         shown = examples[: self.builder.prefix(instruction, examples).num_examples]
-        segments = []
+        text = ""
         for example in shown:
             query = self._cut(example.query, query_room)
             response = self._cut(example.response, budgets.example_response_tokens)
-            segments += [head, query, self.suffix, response, SEPARATOR]
-        return self.mark.join([*segments, head, self.space])
+            text += f"{head}{self.edge}{query}{self.marked_suffix}{self.edge}{response}"
+            text += f"{self.mark}{SEPARATOR}{self.mark}"
+        return f"{text}{head}{self.edge}{self.space}"
 
     def query(self, prefix: str, text: str) -> str:
         """A whole query; the exported tokenizer puts BOS before it and EOS after it."""
@@ -74,11 +77,11 @@ class PromptText:
 
     def _cut(self, text: str, room: int) -> str:
         """An example's text with its space, within its budget."""
-        tokens = self.builder.tokenize([self.space + text])[0]
-        if len(tokens) <= room:
-            return self.space + self.plain(text)
-        cut: str = self.builder.tokenizer.decode(tokens[:room], clean_up_tokenization_spaces=False)
-        return self.plain(cut)
+        tokens = self.builder.tokenize([self.builder.space + text])[0]
+        if len(tokens) > room:
+            text = self.builder.tokenizer.decode(tokens[:room], clean_up_tokenization_spaces=False)
+            text = text.removeprefix(self.builder.space)
+        return self.space + self.plain(text)
 
     def chat_template(self) -> str:
         """The prompt as a chat template: after a system message a text is a query, else a passage.
@@ -93,7 +96,7 @@ class PromptText:
         return (
             f"{bos}{{%- if messages[0]['role'] == 'system' -%}}"
             f"{{{{ messages[0]['content'] }}}}{{{{ messages[-1]['content']{breaking} }}}}"
-            f"{{{{ {self.marked_suffix + self.mark!a} }}}}"
+            f"{{{{ {self.marked_suffix + self.edge!a} }}}}"
             f"{{%- else -%}}{{{{ messages[-1]['content']{breaking} }}}}"
             f"{{{{ {self.mark + self.passage_prompt + self.mark!a} }}}}"
             "{%- endif -%}{{ eos_token }}"

@@ -117,20 +117,27 @@ def _bos_and_eos(tokenizer: Any, *, has_bos: bool) -> Any:
 def count_differences(text: PromptText, tasks: Mapping[str, TaskPrompt], folder: Path) -> dict[str, int]:
     """How many tokens of some awkward texts come out differently from the exported folder, per task prompt.
 
-    The entry ``passages`` is about texts without a prompt.
+    Both ways are tried, the string and the chat, and the worse one counts. The entry ``passages`` is about
+    texts without a prompt.
     """
     theirs, builder = _reload(folder), text.builder
 
-    def differences(rendered: list[str], ours: list[Tokens]) -> int:
-        ids = theirs(rendered)["input_ids"]
-        return sum(_distance(left, right) for left, right in zip(ids, ours, strict=True))
+    def differences(ours: list[Tokens], prefix: str | None) -> int:
+        system = [] if prefix is None else [{"role": "system", "content": prefix}]
+        found = 0
+        for probe, tokens in zip(PROBES, ours, strict=True):
+            string = text.passage(probe) if prefix is None else text.query(prefix, probe)
+            chat = [*system, {"role": "user", "content": probe}]
+            rendered = theirs.apply_chat_template(chat, tokenize=False)
+            ways = theirs([string])["input_ids"] + theirs([rendered], add_special_tokens=False)["input_ids"]
+            found += max(_distance(way, tokens) for way in ways)
+        return found
 
-    found = {"passages": differences([text.passage(probe) for probe in PROBES], builder.passages(PROBES))}
+    found = {"passages": differences(builder.passages(PROBES), None)}
     for name, task in tasks.items():
         tokens = builder.prefix(task.instruction, task.examples).tokens
         ours = [tokens + tail for tail in builder.query_tails(task.instruction, PROBES)]
-        prefix = text.prefix(task.instruction, task.examples)
-        found[name] = differences([text.query(prefix, probe) for probe in PROBES], ours)
+        found[name] = differences(ours, text.prefix(task.instruction, task.examples))
     return found
 
 

@@ -30,8 +30,8 @@ class EmbedderSettings(Section):
 def read_settings(folder: Path) -> EmbedderSettings:
     """The settings of a model folder.
 
-    Without a file of ours it is an untrained base model, or one in the form of bge-en-icl, whose tokenizer has
-    the special tokens of the prompt; either is read with causal attention and last-token pooling.
+    Without a file of ours it is an untrained base model, or one in the form of bge-en-icl, whose tokenizer
+    has the special tokens of the prompt; either is read with causal attention and last-token pooling.
 
     Raises
         ModelError: a file is there but not valid.

@@ -11,6 +11,7 @@ from icl_embed.export.folder import write_model
 from icl_embed.export.task_prompts import TaskPrompt
 from icl_embed.model.embedder import Embedder
 from tests.icl_embed.export.conftest import PASSAGES, QUERIES, TASKS
+from tests.published_models import build_published
 
 CASES = [
     ("llama", {}),
@@ -129,3 +130,19 @@ def test_marks_make_the_tokens_of_whole_prompts_ours(tiny_model, tmp_path, famil
     exported = write_model(tiny_model(family), tmp_path, {"calm": TASKS["facts"]})
     assert exported.text.mark
     assert exported.differences == {"passages": 0, "calm": 0}
+
+
+@pytest.mark.parametrize("tokenizer", ["byte-level", "sentencepiece"])
+def test_a_published_model_is_exported_with_its_vectors(tmp_path, tokenizer):
+    from sentence_transformers import SentenceTransformer
+
+    source = build_published(tmp_path / "source", tokenizer)
+    (tmp_path / "out").mkdir()
+    calm = TaskPrompt("Find it", (Example("where is the red bird", "in the tree"),))
+    exported = write_model(source, tmp_path / "out", {"calm": calm})
+    assert exported.differences == {"passages": 0, "calm": 0}
+    ours = Embedder.load(source, device="cpu", dtype="float32")
+    theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    expected = ours.encode_queries(QUERIES, instruction=calm.instruction, examples=calm.examples)
+    close(theirs.encode_query(QUERIES, prompt_name="calm"), expected)
+    close(theirs.encode_document(PASSAGES), ours.encode_passages(PASSAGES))
