@@ -34,6 +34,23 @@ def load_backbone(folder: Path, *, device: torch.device, dtype: torch.dtype) -> 
     return model.to(device), tokenizer
 
 
+def load_description(folder: Path) -> tuple[Any, Any]:
+    """The model's config and its tokenizer, without weights.
+
+    Raises
+        ModelError: the folder is incomplete or transformers cannot read it.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    refuse_incomplete(folder)
+    quiet_transformers()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False), tokenizer
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load the model in {folder}: {error}") from error
+
+
 def quiet_transformers() -> None:
     """Keep loading reports out of our output: an unused language-model head is what we want, not news."""
     from transformers.utils import logging as transformers_logging

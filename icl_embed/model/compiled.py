@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from icl_embed.examples import Example, ExampleSet
 from icl_embed.model.fingerprints import Fingerprints
 from icl_embed.model.packing import PrefixStates
 from icl_embed.model.settings import EmbedderSettings
-from icl_embed.prompts import Prefix
+from icl_embed.prompts import Prefix, PromptBuilder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +133,37 @@ def checked_examples(examples: Sequence[Example]) -> ExampleSet:
         if not (isinstance(example.query, str) and isinstance(example.response, str)):
             raise DataError(f"examples[{number}] must have a text as query and as response")
     return tuple(examples)
+
+
+def plan_task(
+    prompts: PromptBuilder,
+    instruction: str,
+    examples: Sequence[Example],
+    fingerprints: Fingerprints,
+    *,
+    settings: EmbedderSettings,
+    dtype: str,
+) -> CompiledTask:
+    """A task whose prefix is tokens, not yet encoded. Examples that do not fit are dropped with a warning.
+
+    Raises
+        ConfigError: the instruction leaves no room for a query.
+    """
+    cleaned = tuple(Example(clean(one.query), clean(one.response)) for one in examples)
+    prefix = prompts.prefix(clean(instruction), cleaned)
+    if prefix.num_dropped:
+        logger.warning(
+            "%d of %d examples do not fit into prompt.total_tokens=%d beside a query and are left out",
+            prefix.num_dropped,
+            len(cleaned),
+            prompts.budgets.total_tokens,
+        )
+    return CompiledTask(clean(instruction), cleaned, prefix, None, fingerprints, settings, dtype)
+
+
+def clean(text: str) -> str:
+    """The text as UTF-8 can hold it; the prompt would do the same."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def moved(states: PrefixStates, device: torch.device) -> PrefixStates:

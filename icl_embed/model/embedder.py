@@ -7,7 +7,7 @@ computed once and shared by all queries of the task: few-shot costs little more 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ class Embedder(TextEncoder):
         return self._tasks.get(key, lambda: self._compile(instruction, examples))
 
     def _embed_batches(
-        self, batches: Sequence[list[Tokens]], task: CompiledTask | None
+        self, batches: Iterable[list[Tokens]], task: CompiledTask | None
     ) -> Iterator[tuple[int, Tensor]]:
         for number, rows in enumerate(batches):
             yield number, self.embed_batch(rows, task)

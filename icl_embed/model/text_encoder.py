@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypedDict, Unpack, overload
 
 import numpy as np
@@ -17,12 +17,13 @@ from icl_embed.examples import Example
 from icl_embed.model.batching import plan_batches
 from icl_embed.model.compiled import CompiledTask, checked_examples
 from icl_embed.model.search import SearchResult, best_passages
-from icl_embed.model.texts import distinct, progress_bar, refuse_not_finite
+from icl_embed.model.texts import ahead, distinct, progress_bar, refuse_not_finite
 from icl_embed.prompts import PromptBuilder, Tokens
 
 Vectors = NDArray[np.float32]
 
 BATCH_TOKENS = 8192
+TEXTS_AT_ONCE = 8192  # tokenised and sorted by length together; token lists take more memory than texts
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -68,7 +69,7 @@ class TextEncoder(ABC):
 
     @abstractmethod
     def _embed_batches(
-        self, batches: Sequence[list[Tokens]], task: CompiledTask | None
+        self, batches: Iterable[list[Tokens]], task: CompiledTask | None
     ) -> Iterator[tuple[int, Tensor]]:
         """The number of each batch with its vectors [B, D] float32, in any order."""
 
@@ -199,19 +200,33 @@ class TextEncoder(ABC):
         if truncate_dim is not None and not 1 <= truncate_dim <= self.dimension:
             raise ConfigError(f"truncate_dim must be from 1 to {self.dimension}, found {truncate_dim}")
         unique, places = distinct(texts)
-        rows = self._rows(unique, task)
-        copied = len(task.prefix.tokens) if task is not None and not task.is_shared else 0
-        batches = plan_batches([copied + len(row) for row in rows], batch_tokens)
-        vectors = torch.zeros(len(rows), self.dimension, device=place)
-        with progress_bar(len(rows), show_progress) as advance:
-            work = [[rows[row] for row in batch] for batch in batches]
-            for number, found in self._embed_batches(work, task):
-                vectors[batches[number]] = found.to(place)
-                advance(len(batches[number]))
+        vectors = torch.zeros(len(unique), self.dimension, device=place)
+        members: list[list[int]] = []  # of each batch that was handed out
+
+        def batches() -> Iterator[list[Tokens]]:
+            for batch, rows in self._plan(unique, task, batch_tokens):
+                members.append(batch)
+                yield rows
+
+        with progress_bar(len(unique), show_progress) as advance:
+            for number, found in self._embed_batches(batches(), task):
+                vectors[members[number]] = found.to(place)
+                advance(len(members[number]))
         refuse_not_finite(vectors, unique, places)
         if truncate_dim is not None and truncate_dim < self.dimension:
             vectors = F.normalize(vectors[:, :truncate_dim], dim=-1)
         return vectors if len(unique) == len(texts) else vectors[places]
+
+    def _plan(
+        self, texts: Sequence[str], task: CompiledTask | None, batch_tokens: int
+    ) -> Iterator[tuple[list[int], list[Tokens]]]:
+        """Batches, as positions and token lists. While some texts are encoded the next are tokenised."""
+        copied = len(task.prefix.tokens) if task is not None and not task.is_shared else 0
+        starts = range(0, len(texts), TEXTS_AT_ONCE)
+        pieces = (texts[start : start + TEXTS_AT_ONCE] for start in starts)
+        for start, rows in zip(starts, ahead(lambda piece: self._rows(piece, task), pieces), strict=True):
+            for batch in plan_batches([copied + len(row) for row in rows], batch_tokens):
+                yield [start + row for row in batch], [rows[row] for row in batch]
 
     def _rows(self, texts: Sequence[str], task: CompiledTask | None) -> list[Tokens]:
         if task is None:

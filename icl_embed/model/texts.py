@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from icl_embed.errors import DataError, ModelError
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def distinct(texts: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -38,6 +43,19 @@ def refuse_not_finite(vectors: Tensor, unique: Sequence[str], places: Sequence[i
         f"the vector of text {places.index(first)} is not finite ({unique[first][:60]!r}; "
         f"{int(broken.sum())} of {len(unique)} texts); the model's weights or dtype are broken"
     )
+
+
+def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """``map(make, items)`` in which the next result is made while the caller uses the last one."""
+    with ThreadPoolExecutor(1) as executor:
+        waiting: Future[Made] | None = None
+        for item in items:
+            following = executor.submit(make, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from icl_embed.errors import ConfigError, DataError, ModelError
 from icl_embed.examples import Example
 from icl_embed.model.embedder import Embedder
 from icl_embed.model.search import best_passages
+from icl_embed.model.texts import ahead
 from tests.tiny_models import build_model
 
 EXAMPLES = [Example("red cat", "blue dog"), Example("green fish", "yellow bird")]
@@ -173,3 +174,26 @@ def test_a_progress_bar_changes_nothing(embedder: Embedder, capsys: pytest.Captu
     assert np.array_equal(
         embedder.encode_passages(TEXTS, show_progress=True), embedder.encode_passages(TEXTS)
     )
+
+
+def test_texts_that_are_tokenised_in_pieces_come_back_in_order(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import icl_embed.model.text_encoder
+
+    texts = [f"sun {number} moon " * (number % 5 + 1) for number in range(50)]
+    task = embedder.compile_task("find", EXAMPLES)
+    expected = embedder.encode_queries(texts, task=task)
+    monkeypatch.setattr(icl_embed.model.text_encoder, "TEXTS_AT_ONCE", 7)
+    assert np.abs(embedder.encode_queries(texts, task=task, batch_tokens=60) - expected).max() < 1e-6
+
+
+def test_the_next_piece_is_made_while_the_last_is_used() -> None:
+    made = []
+    results = ahead(lambda item: made.append(item) or item, range(5))
+    assert next(results) == 0
+    time.sleep(0.2)
+    assert made == [0, 1]
+    assert list(results) == [1, 2, 3, 4]
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(lambda item: 1 // item, [1, 0, 2]))
