@@ -8,12 +8,17 @@ SET    ?=
 export OMP_NUM_THREADS ?= 2
 # an index with CPU builds of torch saves gigabytes where no GPU is; empty means the usual index
 TORCH_INDEX ?=
+# the libraries we are measured against, apart from ours; name an environment that has them to use it as it is
+OWN_BENCH_VENV := .venv-bench
+BENCH_VENV ?= $(OWN_BENCH_VENV)
+# options of the benchmarks, e.g. BENCH_ARGS='--layers 6 --rounds 5'
+BENCH_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo laptop plan test check slow faults bench ui clean
+.PHONY: help install demo laptop plan test check slow faults bench bench-encode bench-train bench-venv ui clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(VENV)/.installed  ## virtual environment with every version pinned
 
@@ -47,8 +52,18 @@ slow: install  ## tests that take minutes or fetch real sources
 faults: install  ## kill real processes, fill real disks
 	$(BIN)/python -m pytest -m fault --timeout 900
 
-bench: install  ## measurements; results go to tests/bench/results
-	$(BIN)/python -m tests.bench.few_shot_cost
+bench: bench-encode  ## measurements against other libraries; results go to tests/bench/results
+
+bench-encode: install bench-venv  ## encoding: FlagEmbedding, sentence-transformers at full depth an hour or two
+	BENCH_VENV=$(BENCH_VENV) $(BIN)/python -m tests.bench.encode $(BENCH_ARGS)
+
+bench-venv: $(if $(filter $(OWN_BENCH_VENV),$(BENCH_VENV)),$(OWN_BENCH_VENV)/.installed)  ## the peers' environment
+
+$(OWN_BENCH_VENV)/.installed: tests/bench/requirements.txt
+	$(PYTHON) -m venv $(OWN_BENCH_VENV)
+	$(OWN_BENCH_VENV)/bin/pip install --quiet --constraint $< $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(OWN_BENCH_VENV)/bin/pip install --quiet --requirement $<
+	@touch $@
 
 ui: install  ## Prefect server, worker and deployments on this machine
 	$(BIN)/icl-embed ui
