@@ -1,4 +1,4 @@
-"""``icl-embed export``: a trained model as a folder that other libraries load."""
+"""``icl-embed export`` and ``export-data``: models and training data in the forms of other libraries."""
 
 from __future__ import annotations
 
@@ -56,6 +56,35 @@ def export(
             console.print(f"[yellow]{escape(name)}: {count} tokens differ in other libraries[/yellow]")
 
 
+@app.command(
+    "export-data", epilog="Example: icl-embed export-data negatives/750e6d209b14fa6b --output flag-data"
+)
+def export_data(
+    source: Annotated[str, typer.Argument(help="a pool or negatives artefact: stage/fingerprint or folder")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="a folder that does not exist yet")],
+    tasks: Annotated[
+        list[str], typer.Option("--task", "-t", metavar="NAME=FILE", help="examples of a task (JSON)")
+    ] = [],  # noqa: B006 - typer copies it
+    store: Annotated[Path, typer.Option(help="where the artefacts are")] = Path("store"),
+) -> None:
+    """Write training rows and examples in FlagEmbedding's formats."""
+    from icl_embed.export.flagembedding import write_training_rows
+    from icl_embed.export.folder import published
+    from icl_embed.export.task_prompts import read_task_prompt, write_flag_examples
+    from icl_embed.store import Store
+    from icl_embed.store.lineage import find
+
+    prompts = {name: read_task_prompt(path) for name, path in map(split_task, tasks)}
+    folder = Path(source) if Path(source).is_dir() else find(Store(store), source).path
+    with published(output) as partial:
+        counts = write_training_rows(folder, partial)
+        for name, task in prompts.items():
+            write_flag_examples(partial / f"{name}-examples.json", task.instruction, task.examples)
+    for name, number in counts.items():
+        console.print(f"{escape(name)}: {number:,} rows")
+    console.print(f"[bold]{escape(str(output))}[/bold]", soft_wrap=True)
+
+
 def base_of(base: str, facts: ModelFacts | None) -> str:
     """What the adapter is to be loaded over: as told, or the hub's model that training started from.
 
@@ -75,9 +104,9 @@ def split_task(text: str) -> tuple[str, Path]:
     """``NAME=FILE`` as a pair.
 
     Raises
-        ConfigError: it is not of that form.
+        ConfigError: it is not of that form, or the name cannot be part of a file's name.
     """
     name, equals, path = text.partition("=")
-    if not (name and equals and path):
+    if not (name and equals and path) or Path(name).name != name:
         raise ConfigError(f"--task expects NAME=FILE, e.g. bank=bank-examples.json, found {text!r}")
     return name, Path(path)

@@ -97,7 +97,7 @@ def test_the_snippets_of_the_card_give_our_vectors(tiny_model, tmp_path, monkeyp
 def test_the_command_exports_an_artefact_by_name(tiny_model, tmp_path):
     build_store(tmp_path / "store", tiny_model())
     (tmp_path / "task.json").write_text('[{"instruct": "Find it", "query": "a", "response": "b"}]')
-    arguments = ["embedder", "--output", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
+    arguments = ["export", "embedder", "--output", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
     task = ["--task", f"mine={tmp_path / 'task.json'}"]
     result = CliRunner().invoke(app, [*arguments, *task], catch_exceptions=False)
     assert result.exit_code == 0, result.output
