@@ -14,6 +14,7 @@ from rich.markup import escape
 from icl_embed.corpus.command_line import app as data_app
 from icl_embed.errors import IclEmbedError
 from icl_embed.evaluate.command_line import app as eval_app
+from icl_embed.export.command_line import app as export_app
 from icl_embed.pool.command_line import app as pool_app
 from icl_embed.selection.command_line import app as examples_app
 from icl_embed.store.command_line import app as store_app
@@ -28,6 +29,7 @@ app.add_typer(pool_app, name="pool")
 app.add_typer(eval_app, name="eval")
 app.add_typer(examples_app, name="examples")
 app.add_typer(store_app, name="store")
+app.add_typer(export_app)  # icl-embed export, icl-embed export-data
 console = Console()
 
 PresetOption = Annotated[str, typer.Option("--preset", "-p", help="name in flows/presets, or a TOML file")]
