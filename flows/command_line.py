@@ -15,6 +15,7 @@ from icl_embed.corpus.command_line import app as data_app
 from icl_embed.errors import IclEmbedError
 from icl_embed.evaluate.command_line import app as eval_app
 from icl_embed.export.command_line import app as export_app
+from icl_embed.model.command_line import app as model_app
 from icl_embed.pool.command_line import app as pool_app
 from icl_embed.selection.command_line import app as examples_app
 from icl_embed.store.command_line import app as store_app
@@ -24,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(model_app)
 app.add_typer(data_app, name="data")
 app.add_typer(pool_app, name="pool")
 app.add_typer(eval_app, name="eval")

@@ -7,14 +7,28 @@ from functools import cache
 
 import torch
 
+from icl_embed.errors import ConfigError
+
 SPEEDUP_WORTH_IT = 1.3  # below this the coarser numbers are not worth their noise
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is a GPU when there is one."""
+    """``auto`` is a GPU when there is one.
+
+    Raises
+        ConfigError: torch knows no such device, or this machine does not have it.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be auto, cpu, cuda, cuda:0, …; found {name!r}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"this machine has {torch.cuda.device_count()} CUDA devices; {name} is not among them"
+        )
+    return device
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -23,6 +37,8 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.float32
     if name == "bfloat16":
         return torch.bfloat16
+    if name != "auto":
+        raise ConfigError(f"dtype must be auto, float32 or bfloat16, found {name!r}")
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if bf16_speedup_on_cpu() >= SPEEDUP_WORTH_IT else torch.float32

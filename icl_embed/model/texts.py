@@ -64,9 +64,10 @@ def progress_bar(total: int, show: bool) -> Iterator[Callable[[int], None]]:
     if not show:
         yield lambda _: None
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("encoding", total=total)
         yield lambda count: progress.advance(bar, count)

@@ -1,0 +1,103 @@
+"""Files of texts and examples, and files of vectors, as the commands read and write them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl_embed.errors import DataError
+from icl_embed.examples import Example
+from icl_embed.store.files import write_atomically
+
+Parsed = TypeVar("Parsed")
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a file, one per line: plain lines, or in ``.jsonl`` strings or objects with a ``text``.
+
+    Raises
+        DataError: the file cannot be read, or a line is not what it should be; names the line.
+    """
+    if path.suffix == ".jsonl":
+        return list(_parsed_lines(path, _text_of))
+    return [line.removesuffix("\r") for line in _lines(path)]
+
+
+def read_examples(path: Path) -> list[Example]:
+    """The examples of a ``.jsonl`` file, objects with ``query`` and ``response``, in their order.
+
+    Raises
+        DataError: the file cannot be read, or a line is not an example; names the line.
+    """
+    return list(_parsed_lines(path, _example_of))
+
+
+def write_arrays(path: Path, arrays: dict[str, NDArray[Any]], about: dict[str, str]) -> None:
+    """Write ``.npy`` (one array) or ``.safetensors`` (any number, with a description), atomically.
+
+    Raises
+        DataError: another ending, or several arrays for ``.npy``.
+        StoreError: the disk refused.
+    """
+    refuse_output_name(path, num_arrays=len(arrays))
+    if path.suffix == ".npy":
+        buffer = io.BytesIO()
+        [array] = arrays.values()
+        np.save(buffer, array, allow_pickle=False)
+        write_atomically(path, buffer.getvalue())
+    else:
+        from safetensors.numpy import save
+
+        write_atomically(path, save(arrays, about))
+
+
+def refuse_output_name(path: Path, *, num_arrays: int = 1) -> None:
+    """Raise DataError for a name that ``write_arrays`` cannot use: before hours of work, not after."""
+    if path.suffix not in (".npy", ".safetensors"):
+        raise DataError(f"--output must end in .npy or .safetensors, found {path.name}")
+    if path.suffix == ".npy" and num_arrays > 1:
+        raise DataError("int8 vectors need their scales beside them; let --output end in .safetensors")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
+    lines = text.split("\n")  # splitlines would also cut at rare characters inside a text
+    return lines if lines[-1] else lines[:-1]
+
+
+def _parsed_lines(path: Path, parse: Callable[[Any], Parsed | None]) -> Iterator[Parsed]:
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            found = parse(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+        if found is None:
+            wanted = '{"query": …, "response": …}' if parse is _example_of else 'a text or {"text": …}'
+            raise DataError(f"{path}, line {number}: expected {wanted}, found {line[:60]}")
+        yield found
+
+
+def _text_of(value: Any) -> str | None:
+    text = value.get("text") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
+
+
+def _example_of(value: Any) -> Example | None:
+    if not isinstance(value, dict):
+        return None
+    query, response = value.get("query"), value.get("response")
+    return Example(query, response) if isinstance(query, str) and isinstance(response, str) else None
