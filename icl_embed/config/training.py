@@ -25,6 +25,11 @@ class ExamplesConfig(Section):
     )
     group_size: Count = Field(8, description="queries per group when sharing is per_group")
 
+    @property
+    def wanted(self) -> int:
+        """The most examples that a query is shown."""
+        return {"none": 0, "fixed": self.fixed_count, "in_batch": self.max_per_query}[self.mode]
+
 
 class LoraConfig(Section):
     """Low-rank adapters (paper: r 64, alpha 32; its released scripts: r 32, alpha 64)."""
@@ -138,7 +143,7 @@ class TrainConfig(Section):
                 f"examples.group_size ({group}) must divide the queries per rank "
                 f"({size // self.ranks}, {name})"
             )
-        if self.examples.mode == "in_batch" and self.examples.max_per_query and size < 2 * group:
+        if self.examples.mode == "in_batch" and self.examples.wanted and size < 2 * group:
             raise ValueError(
                 f"per_group sharing takes examples from the other groups: use at least 2 groups ({name})"
             )

@@ -20,7 +20,7 @@ VERSIONS: Mapping[str, int] = {
     "dataset": 1,
     "pool": 1,
     "negatives": 1,
-    "embedder": 2,
+    "embedder": 3,
     "evaluation": 2,
     "reranker": 1,
     "reranker-evaluation": 1,
@@ -129,11 +129,13 @@ def negatives_key(config: RunConfig, base: StageKey, pool: StageKey) -> StageKey
 def embedder_key(config: RunConfig, base: StageKey, negatives: StageKey) -> StageKey:
     """The trained embedder."""
     settings = {
-        "train": _dump(config.train, NO_RESULT),
+        "train": _dump(config.train, {**NO_RESULT, "tokenizer_workers": True}),
         "embedder": embedder_settings(config).model_dump(mode="json"),
         "dtype": config.model.dtype,
         "seed": config.seed,
     }
+    if not config.train.cross_device_negatives:
+        settings["ranks"] = config.train.ranks  # each rank then has its own negatives
     return _key(
         "embedder",
         settings,

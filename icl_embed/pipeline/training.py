@@ -29,6 +29,7 @@ def build_embedder(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | Non
         **{
             **key.settings["train"],
             "launch": run.config.train.launch,
+            "tokenizer_workers": run.config.train.tokenizer_workers,
             "optimizer": _with_checkpointing(key.settings["train"]["optimizer"], run.config.train.optimizer),
         }
     )
@@ -36,10 +37,10 @@ def build_embedder(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | Non
         **_common(run, key, out_dir), train=train, settings=EmbedderSettings(**key.settings["embedder"])
     )
     counts = _run_job("icl_embed.train", job, train.launch, on_line)
-    if train.examples.max_per_query and not counts["examples_used"]:
+    if train.examples.wanted and not counts["examples_used"]:
         raise TrainingError(
-            "no query saw a single example during training although examples.max_per_query is "
-            f"{train.examples.max_per_query}; raise the prompt's token budgets"
+            "no query saw a single example during training although train.examples asks for up to "
+            f"{train.examples.wanted}; raise the prompt's token budgets"
         )
     return counts
 

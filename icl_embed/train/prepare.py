@@ -160,10 +160,9 @@ def _check_examples_used(examples: Sequence[Example], used: int, dropped: int) -
 def _refuse_prompts_without_room(prompts: PromptBuilder, config: TrainConfig) -> None:
     """The reference trains without any example at its own documented settings; we refuse to start."""
     examples, budgets = config.examples, prompts.budgets
-    wanted = {"none": 0, "fixed": examples.fixed_count, "in_batch": examples.max_per_query}[examples.mode]
-    if wanted and budgets.total_tokens <= budgets.query_tokens:
+    if examples.wanted and budgets.total_tokens <= budgets.query_tokens:
         raise TrainingError(
             f"prompt.total_tokens ({budgets.total_tokens}) leaves no room for examples beside "
-            f"prompt.query_tokens ({budgets.query_tokens}), but train.examples asks for up to {wanted}; "
-            "raise total_tokens or set examples.mode = none"
+            f"prompt.query_tokens ({budgets.query_tokens}), but train.examples asks for up to "
+            f"{examples.wanted}; raise total_tokens or set examples.mode = none"
         )

@@ -43,7 +43,7 @@ def refuse_unusable(training_sets: Sequence[TrainingSet], config: TrainConfig) -
             some), or of a label kind without labels; the message names it.
     """
     examples = config.examples
-    draws_outside = examples.mode == "in_batch" and examples.sharing == "per_batch" and examples.max_per_query
+    draws_outside = examples.mode == "in_batch" and examples.sharing == "per_batch" and examples.wanted
     for training_set in training_sets:
         batch_size, found = config.batch_size_of(training_set.kind), len(training_set.rows)
         if found < batch_size:
