@@ -60,13 +60,9 @@ def write_model(
         ModelError: the folder is incomplete, or its attention cannot be expressed in a transformers config.
         ConfigError: an instruction leaves no room for a query.
     """
-    from transformers import AutoTokenizer
-
     refuse_incomplete(model_dir)
     settings, tasks = read_settings(model_dir), dict(tasks or {})
-    builder = PromptBuilder(
-        AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False), settings.prompt, settings.template
-    )
+    builder = PromptBuilder(_load_tokenizer(model_dir), settings.prompt, settings.template)
     config = _read_config(model_dir)
     if adapter_of is None:
         _copy_weights(model_dir, out_dir)
@@ -105,6 +101,15 @@ def published(out_dir: Path) -> Iterator[Path]:
         raise StoreError(
             f"cannot write {out_dir}: {error.strerror or error}; nothing was left there"
         ) from error
+
+
+def _load_tokenizer(model_dir: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load the tokenizer in {model_dir}: {error}") from error
 
 
 def _copy_weights(model_dir: Path, out_dir: Path) -> None:

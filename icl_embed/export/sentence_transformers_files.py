@@ -35,12 +35,6 @@ def write_sentence_transformers_files(
     Raises
         StoreError: the disk refused.
     """
-    is_mean = settings.pooling == "mean"
-    modalities: dict[str, Any] = {"text": FORWARD}
-    if not is_mean:
-        modalities["message"] = {**FORWARD, "format": "flat"}
-    # The older names and the one flag per pooling method are what every reader of these files understands.
-    pooling = {"cls_token": False, "mean_tokens": is_mean, "max_tokens": False, "lasttoken": not is_mean}
     files: dict[str, Any] = {
         "modules.json": [
             {
@@ -51,18 +45,8 @@ def write_sentence_transformers_files(
             }
             for number, name in enumerate(MODULES)
         ],
-        "sentence_bert_config.json": {
-            "transformer_task": "feature-extraction",
-            "modality_config": modalities,
-            "module_output_name": "token_embeddings",
-            "query_length": settings.prompt.total_tokens,
-            "document_length": settings.prompt.passage_tokens,
-        },
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": dimension,
-            **{f"pooling_mode_{name}": used for name, used in pooling.items()},
-            "include_prompt": not is_mean,
-        },
+        "sentence_bert_config.json": _transformer(settings),
+        "1_Pooling/config.json": _pooling(settings, dimension),
         "2_Normalize/config.json": {},
         "config_sentence_transformers.json": {
             "model_type": "SentenceTransformer",
@@ -73,6 +57,32 @@ def write_sentence_transformers_files(
     }
     for name, content in files.items():
         write_atomically(folder / name, json.dumps(content, indent=1).encode())
+
+
+def _transformer(settings: EmbedderSettings) -> dict[str, Any]:
+    modalities: dict[str, Any] = {"text": FORWARD}
+    if settings.pooling == "last":
+        modalities["message"] = {**FORWARD, "format": "flat"}
+    return {
+        "transformer_task": "feature-extraction",
+        "modality_config": modalities,
+        "module_output_name": "token_embeddings",
+        "query_length": settings.prompt.total_tokens,
+        "document_length": settings.prompt.passage_tokens,
+    }
+
+
+def _pooling(settings: EmbedderSettings, dimension: int) -> dict[str, Any]:
+    """The older names and one flag per method: what every reader of these files understands."""
+    is_mean = settings.pooling == "mean"
+    return {
+        "word_embedding_dimension": dimension,
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": is_mean,
+        "pooling_mode_max_tokens": False,
+        "pooling_mode_lasttoken": not is_mean,
+        "include_prompt": not is_mean,
+    }
 
 
 def prompt_of(task: TaskPrompt, settings: EmbedderSettings, text: PromptText) -> str:

@@ -106,11 +106,11 @@ def _split_first(existing: Any, mark: str) -> Any:
 def _bos_and_eos(tokenizer: Any, *, has_bos: bool) -> Any:
     from tokenizers import processors
 
-    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    start, end = [tokenizer.bos_token] if has_bos else [], [tokenizer.eos_token]
     return processors.TemplateProcessing(
-        single=[*([bos] if has_bos else []), "$A", eos],
-        pair=[*([bos] if has_bos else []), "$A", "$B", eos],
-        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in {bos, eos} if token],
+        single=[*start, "$A", *end],
+        pair=[*start, "$A", "$B", *end],
+        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in [*start, *end]],
     )
 
 
