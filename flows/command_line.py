@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from icl_embed.corpus.command_line import app as data_app
-from icl_embed.errors import IclEmbedError
+from icl_embed.errors import ConfigError, IclEmbedError
 from icl_embed.evaluate.command_line import app as eval_app
 from icl_embed.export.command_line import app as export_app
 from icl_embed.model.command_line import app as model_app
@@ -41,7 +41,8 @@ SetOption = Annotated[list[str], typer.Option("--set", "-s", help="override, e.g
 @app.command(
     "run",
     epilog="Examples: icl-embed run full-pipeline --preset laptop | "
-    "icl-embed run train-embedder --here --set train.optimizer.learning_rate=2e-4",
+    "icl-embed run train-embedder --here --set train.optimizer.learning_rate=2e-4 | "
+    "icl-embed run ablations --here --vary 'model.pooling=last|mean'",
 )
 def run_flow(
     flow: Annotated[
@@ -50,17 +51,27 @@ def run_flow(
     preset: PresetOption = "demo",
     overrides: SetOption = [],  # noqa: B006 - typer copies it
     here: Annotated[bool, typer.Option("--here", help="in this process, without a server")] = False,
+    vary: Annotated[list[str], typer.Option(help="ablations: alternatives, a.b=first|second")] = [],  # noqa: B006
 ) -> None:
     """Run a flow: on the Prefect server and its workers, or in this process with --here."""
     from flows import starting
+    from icl_embed.pipeline.ablation import open_variants
     from icl_embed.pipeline.run import open_run
 
-    open_run(preset, overrides)  # a mistake in the config is told now, in one line, not by a failed run
+    parameters: dict[str, object] = {"preset": preset, "overrides": list(overrides)}
+    # a mistake in the config is told now, in one line, not by a failed run
+    if flow == "ablations":
+        open_variants(preset, overrides, vary)
+        parameters["vary"] = list(vary)
+    elif vary:
+        raise ConfigError(f"--vary belongs to the flow ablations, not to {flow}; use --set")
+    else:
+        open_run(preset, overrides)
     if here:
-        result = starting.run_here(flow, preset, overrides)
+        result = starting.run_here(flow, parameters)
         console.print(f"\n[bold]{escape(flow)} is done[/bold]\n{escape(str(result))}", soft_wrap=True)
     else:
-        starting.run_deployed(flow, preset, overrides, console)
+        starting.run_deployed(flow, parameters, console)
 
 
 @pool_app.command("build", epilog="Example: icl-embed pool build --preset demo --set pool.min_characters=5")

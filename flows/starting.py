@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,14 @@ from rich.console import Console
 
 from icl_embed.errors import ConfigError, IclEmbedError
 
-FLOWS = ("full-pipeline", "build-pool", "train-embedder", "evaluate-checkpoint", "distill-reranker")
+FLOWS = (
+    "full-pipeline",
+    "build-pool",
+    "train-embedder",
+    "evaluate-checkpoint",
+    "distill-reranker",
+    "ablations",
+)
 LOCAL_API_URL = "http://127.0.0.1:4200/api"  # where `make ui` listens
 
 
@@ -20,7 +27,7 @@ class FlowFailedError(IclEmbedError):
     """A deployed flow run did not complete."""
 
 
-def run_here(flow: str, preset: str, overrides: Sequence[str]) -> Any:
+def run_here(flow: str, parameters: Mapping[str, Any]) -> Any:
     """Run a flow in this process; its run is recorded by the configured Prefect server, or a temporary one.
 
     Raises
@@ -28,7 +35,7 @@ def run_here(flow: str, preset: str, overrides: Sequence[str]) -> Any:
     """
     settle_environment()
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
-    return load_flow(flow)(preset=preset, overrides=list(overrides))
+    return load_flow(flow)(**parameters)
 
 
 def load_flow(name: str) -> Any:
@@ -43,7 +50,7 @@ def load_flow(name: str) -> Any:
     return getattr(importlib.import_module(f"flows.{module}"), module)
 
 
-def run_deployed(flow: str, preset: str, overrides: Sequence[str], console: Console) -> None:
+def run_deployed(flow: str, parameters: Mapping[str, Any], console: Console) -> None:
     """Create a run of the flow's deployment and follow it to its end.
 
     Raises
@@ -61,10 +68,10 @@ def run_deployed(flow: str, preset: str, overrides: Sequence[str], console: Cons
 
     url = get_current_settings().api.url or LOCAL_API_URL
     # the worker stands in another folder than the caller
+    preset = parameters["preset"]
     named = str(Path(preset).resolve()) if preset.endswith(".toml") else preset
-    parameters = {"preset": named, "overrides": list(overrides)}
     try:
-        run: Any = run_deployment(f"{flow}/{flow}", parameters=parameters, timeout=0)
+        run: Any = run_deployment(f"{flow}/{flow}", parameters={**parameters, "preset": named}, timeout=0)
     except httpx.TransportError as error:
         raise ConfigError(f"no Prefect server answers at {url}; run `make ui`, or add --here") from error
     except ObjectNotFound as error:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,16 @@ from tests.tiny_project import build_project
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_flow(flow: str, preset: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def run_flow(
+    flow: str, preset: Path, *overrides: str, vary: Sequence[str] = (), timeout: float = 280
+) -> subprocess.CompletedProcess[str]:
     """``icl-embed run … --here`` as a user would type it, with the project's own Prefect state."""
     argv = [sys.executable, "-c", "from flows.command_line import main; main()", "run", flow, "--here"]
     argv += ["--preset", str(preset)]
     for override in overrides:
         argv += ["--set", override]
+    for alternatives in vary:
+        argv += ["--vary", alternatives]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -32,7 +37,13 @@ def run_flow(flow: str, preset: Path, *overrides: str) -> subprocess.CompletedPr
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.run(
-        argv, cwd=preset.parent, env=environment, capture_output=True, text=True, check=False, timeout=280
+        argv,
+        cwd=preset.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
     )
 
 

@@ -76,7 +76,14 @@ def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 
 def test_every_flow_is_deployed(server: str) -> None:
     found = httpx.post(f"{server}/deployments/filter", json={}, timeout=20).json()
-    names = {"full-pipeline", "build-pool", "train-embedder", "evaluate-checkpoint", "distill-reranker"}
+    names = {
+        "full-pipeline",
+        "build-pool",
+        "train-embedder",
+        "evaluate-checkpoint",
+        "distill-reranker",
+        "ablations",
+    }
     assert {deployment["name"] for deployment in found} == names
     [evaluation] = [one for one in found if one["name"] == "evaluate-checkpoint"]
     assert [schedule["active"] for schedule in evaluation["schedules"]] == [False]

@@ -1,0 +1,32 @@
+"""Flow: train and score every combination of a few alternative settings, and compare them in one table."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.build_pool import prepare_data
+from flows.train_embedder import train
+from icl_embed.pipeline.ablation import TABLE_NAME, build_ablation, open_variants
+from tasks import evaluation
+from tasks.policies import DOWNLOADS, run_stage
+
+
+@flow(name="ablations", task_runner=DOWNLOADS)
+def ablations(preset: str = "demo", overrides: list[str] | None = None, vary: list[str] | None = None) -> str:
+    """Compare variants; whatever they have in common is built once. Returns the table as Markdown.
+
+    Parameters
+        preset: a name from flows/presets, or the path of a TOML file.
+        overrides: settings of all variants.
+        vary: alternatives, e.g. ``["model.attention=causal|bidirectional", "model.pooling=last|mean"]``.
+    """
+    variants = open_variants(preset, overrides or [], vary or [])
+    for variant in variants:
+        prepare_data(variant.run)
+        train(variant.run)
+        for key in variant.evaluations:
+            run_stage(evaluation.evaluate, variant.run, key)
+    table = (build_ablation(variants).path / TABLE_NAME).read_text(encoding="utf-8")
+    create_markdown_artifact(table, key="ablations", description=f"{len(variants)} variants of {preset}")
+    return table
