@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -146,3 +148,22 @@ def test_a_published_model_is_exported_with_its_vectors(tmp_path, tokenizer):
     expected = ours.encode_queries(QUERIES, instruction=calm.instruction, examples=calm.examples)
     close(theirs.encode_query(QUERIES, prompt_name="calm"), expected)
     close(theirs.encode_document(PASSAGES), ours.encode_passages(PASSAGES))
+
+
+@pytest.mark.parametrize("special_tokens", [False, True])
+def test_tokenizer_json_alone_makes_our_tokens_as_servers_in_rust_read_it(
+    tiny_model, tmp_path, special_tokens
+):
+    from tokenizers import Tokenizer
+
+    exported = write_model(tiny_model(special_tokens=special_tokens), tmp_path, TASKS)
+    task, text, builder = TASKS["facts-few"], exported.text, exported.text.builder
+    server = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    prompts = json.loads((tmp_path / "config_sentence_transformers.json").read_bytes())["prompts"]
+    prefix = builder.prefix(task.instruction, task.examples[:2]).tokens
+    shown = text.prefix(task.instruction, task.examples[:2])
+    for query, tail in zip(QUERIES, builder.query_tails(task.instruction, QUERIES), strict=True):
+        assert server.encode(shown + query + text.marked_suffix).ids == prefix + tail
+    zero = builder.prefix(task.instruction).tokens + builder.query_tails(task.instruction, QUERIES[:1])[0]
+    assert server.encode(prompts["facts"] + QUERIES[0] + text.marked_suffix).ids == zero
+    assert server.encode(QUERIES[0]).ids == builder.passages(QUERIES[:1])[0]
