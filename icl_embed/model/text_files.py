@@ -32,9 +32,14 @@ def read_texts(path: Path) -> list[str]:
 def read_examples(path: Path) -> list[Example]:
     """The examples of a ``.jsonl`` file, objects with ``query`` and ``response``, in their order.
 
+    A ``.json`` file holds one object with such a list under ``examples``, as ``icl-embed examples search``
+    saves it.
+
     Raises
         DataError: the file cannot be read, or a line is not an example; names the line.
     """
+    if path.suffix == ".json":
+        return _saved_examples(path)
     return list(_parsed_lines(path, _example_of))
 
 
@@ -89,6 +94,19 @@ def _parsed_lines(path: Path, parse: Callable[[Any], Parsed | None]) -> Iterator
             wanted = '{"query": …, "response": …}' if parse is _example_of else 'a text or {"text": …}'
             raise DataError(f"{path}, line {number}: expected {wanted}, found {line[:60]}")
         yield found
+
+
+def _saved_examples(path: Path) -> list[Example]:
+    try:
+        found = json.loads("\n".join(_lines(path)))
+        examples = [_example_of(value) for value in found["examples"]]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise DataError(
+            f'{path}: expected {{"examples": [{{"query": …, "response": …}}]}} ({error})'
+        ) from error
+    if None in examples:
+        raise DataError(f"{path}: example {examples.index(None)} lacks a query or a response that is a text")
+    return [example for example in examples if example is not None]
 
 
 def _text_of(value: Any) -> str | None:

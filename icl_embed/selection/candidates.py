@@ -8,10 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from icl_embed.evaluate.encoding import CachingEncoder, Encoder, Setting, Vectors
+from icl_embed.evaluate.scores import ZERO_SHOT
 from icl_embed.examples import ExampleSet
 from icl_embed.pool.choose import Candidate, eligible_examples, in_drawn_order
-
-ZERO_SHOT = "zero-shot"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -82,8 +83,7 @@ def search(
     console.print(outcome_table(task, outcomes, best))
     path = out or Path(f"{task}.examples.json")
     write_chosen(path, describe_winner(best, bench, model_fingerprint=embedder.fingerprint, draws=draws))
-    console.print(f"examples of {best.strategy} saved: {path}", soft_wrap=True, markup=False)
-    _warn_of_no_gain(best)
+    _tell_result(best, path)
 
 
 @app.command(
@@ -154,10 +154,17 @@ def outcome_table(task: str, outcomes: list[Outcome], best: Outcome) -> Table:
     return table
 
 
-def _warn_of_no_gain(best: Outcome) -> None:
+def _tell_result(best: Outcome, path: Path) -> None:
+    instruction = shlex.quote(best.setting.instruction)
+    console.print(
+        f"examples of {best.strategy} saved: {path}; compile them with\n"
+        f"icl-embed compile-task -m MODEL -i {instruction} -e {path} -o TASK.safetensors",
+        soft_wrap=True,
+        markup=False,
+    )
     if best.gain.low <= 0:
         console.print(
-            "Its gain over random examples cannot be told from zero on these queries; "
+            "Their gain over random examples cannot be told from zero on these queries; "
             "more development queries (--dev-queries) or a larger budget may show one."
         )
 

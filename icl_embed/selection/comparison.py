@@ -10,6 +10,7 @@ import numpy as np
 from icl_embed.config import ExampleStrategy
 from icl_embed.evaluate.encoding import Setting
 from icl_embed.evaluate.measurement import Bootstrap, Measurement
+from icl_embed.evaluate.scores import ZERO_SHOT
 from icl_embed.evaluate.statistics import Difference, paired_difference
 from icl_embed.evaluate.task_data import query_texts
 from icl_embed.selection.metered import Cost
@@ -63,7 +64,7 @@ def compare_strategies(bench: Workbench, *, draws: int, progress: Progress | Non
     if bench.candidates.has_labels:
         plain.insert(2, "balanced")
     chosen: list[tuple[str, Callable[[], Setting]]] = [
-        ("none", lambda: Setting("zero-shot", bench.task.instruction)),
+        ("none", lambda: Setting(ZERO_SHOT, bench.task.instruction)),
         *((name, lambda name=name: _plain(bench, name)) for name in plain),
         ("search", lambda: bench.setting(bench.search().positions)),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from icl_embed.config import EvaluateConfig, ExampleStrategy
 from icl_embed.errors import ConfigError
 from icl_embed.evaluate.encoding import Setting
+from icl_embed.evaluate.scores import FEW_SHOT
 from icl_embed.selection.candidates import Candidates
 from icl_embed.selection.nearest import NearestExamples
 from icl_embed.selection.one_set import choose_balanced, choose_diverse, choose_fixed, choose_random
@@ -28,7 +29,7 @@ def choose_setting(
             relevance_share=options.relevance_share,
             seed=seed,
         )
-        return Setting("few-shot", candidates.instruction, choose=chooser)
+        return Setting(FEW_SHOT, candidates.instruction, choose=chooser)
     if strategy == "fixed":
         positions = choose_fixed(candidates, shots, seed=seed)
     elif strategy == "random":
@@ -41,4 +42,4 @@ def choose_setting(
         )
     else:
         raise ConfigError("the strategy search needs development queries; use Workbench.search")
-    return Setting("few-shot", candidates.instruction, candidates.examples(positions))
+    return Setting(FEW_SHOT, candidates.instruction, candidates.examples(positions))

@@ -13,6 +13,7 @@ from icl_embed.evaluate.encoding import Encoder, Setting
 from icl_embed.evaluate.measurement import Measurement
 from icl_embed.evaluate.mteb_run import run_encoder
 from icl_embed.evaluate.mteb_tasks import MAIN_SCORES
+from icl_embed.evaluate.scores import FEW_SHOT
 from icl_embed.evaluate.task_data import EvaluationInput, TaskData
 from icl_embed.pool.training_rows import read_training_side
 from icl_embed.selection.candidates import Candidates
@@ -103,7 +104,7 @@ class Workbench:
 
     def setting(self, positions: Positions) -> Setting:
         """All queries asked with the candidates at some positions."""
-        return Setting("few-shot", self.task.instruction, self.candidates.examples(positions))
+        return Setting(FEW_SHOT, self.task.instruction, self.candidates.examples(positions))
 
     def search(self) -> Found:
         """Search for examples on the search part of the split, by the configured method.

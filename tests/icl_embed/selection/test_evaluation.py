@@ -13,7 +13,8 @@ from icl_embed.evaluate.stage import EvaluatedModel, evaluate_encoder
 from icl_embed.evaluate.task_data import read_task_data
 from icl_embed.evaluate.tokens import count_query_tokens
 from icl_embed.examples import Example, Selection
-from icl_embed.selection.evaluation import strategy_of
+from icl_embed.selection.evaluation import saved_strategy, strategy_of
+from icl_embed.selection.saved import ChosenExamples, write_chosen
 from tests.icl_embed.evaluate.folders import row, sentence, write_dataset, write_pool
 from tests.icl_embed.selection.tasks import passage
 
@@ -95,6 +96,27 @@ def test_search_runs_inside_an_evaluation_and_never_sees_its_texts(tmp_path, poo
 def test_a_task_without_enough_rows_says_so_instead_of_failing(tmp_path, dataset, encoder):
     counts, _ = evaluate(tmp_path, dataset, encoder, "search")
     assert "there is no pool" in counts["absent"]["few-shot"]
+
+
+def test_saved_examples_are_evaluated_for_their_own_task_only(tmp_path, dataset, encoder):
+    def run(task):
+        chosen = ChosenExamples("find", (Example("q", "r"),), {"task": task})
+        write_chosen(tmp_path / "chosen.json", chosen)
+        return evaluate_encoder(
+            dataset,
+            encoder,
+            EvaluateConfig(bootstrap_resamples=50),
+            tmp_path / "out",
+            model=EvaluatedModel("toy", "abc", tmp_path),
+            pool_dir=write_pool(tmp_path / "pool", dataset, PAIRS),
+            seed=1,
+            strategy=saved_strategy(tmp_path / "chosen.json"),
+        )
+
+    run(dataset.name)
+    assert read_examples(tmp_path / "out") == (Example("q", "r"),)
+    with pytest.raises(EvaluationError, match="chosen for other, not for toy-retrieval"):
+        run("other")
 
 
 def test_a_leaking_strategy_stops_the_evaluation(tmp_path, dataset, encoder):
