@@ -29,17 +29,23 @@ from icl_embed.examples import Example
 SEPARATOR = "\n\n"
 PASSAGE_PROMPT = "\nSummarize the above passage: "
 SPECIAL_TOKENS = ("<instruct>", "<query>", "<response>")
+SLOT = -1  # in place of a token: here stands the embedding of a demonstration
 
 Tokens = list[int]
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The tokens that all queries of a task share: BOS, examples, and the head of the query."""
+    """The tokens that all queries of a task share: BOS, examples, and the head of the query.
+
+    Attributes
+        demonstrations: tokens of each example that is to be embedded; its vector takes a ``SLOT``.
+    """
 
     tokens: Tokens
     num_examples: int
     num_dropped: int
+    demonstrations: tuple[tuple[int, ...], ...] = ()
 
 
 class PromptBuilder:
@@ -131,6 +137,10 @@ class PromptBuilder:
         """
         head = self.head(instruction)
         room = self.budgets.total_tokens - self.budgets.query_tokens
+        if self.template.demonstrations:
+            return self._demonstrations(
+                head, self.example_tokens(instruction, examples[:room]), len(examples)
+            )
         tokens = list(self.bos)
         used = 0
         for shown in self.example_tokens(instruction, examples):
@@ -140,6 +150,12 @@ class PromptBuilder:
             room -= len(shown)
             used += 1
         return Prefix(tokens + head, used, len(examples) - used)
+
+    def _demonstrations(self, head: Tokens, shown: list[Tokens], wanted: int) -> Prefix:
+        """One slot per example, and the example as a text of its own (EPIC, arXiv 2605.01372)."""
+        separator = len(self._separator)
+        texts = tuple((*self.bos, *tokens[:-separator], *self.eos) for tokens in shown)
+        return Prefix([*self.bos, *[SLOT] * len(texts), *head], len(texts), wanted - len(texts), texts)
 
     def example_tokens(self, instruction: str, examples: Sequence[Example]) -> list[Tokens]:
         """Tokens of each example with its separator; its query and response are cut to their budgets."""

@@ -16,6 +16,9 @@ class TemplateConfig(Section):
     special_tokens: bool = Field(
         False, description="<instruct> <query> <response> as tokens of their own, instead of plain words"
     )
+    demonstrations: bool = Field(
+        False, description="examples enter the prompt as one trained embedding each, not as text"
+    )
     passage_prompt: bool = Field(False, description="ask to summarise each passage (the paper: it harms)")
 
 

@@ -13,7 +13,7 @@ from icl_embed.errors import ModelError
 from icl_embed.model.base import refuse_incomplete
 from icl_embed.model.groups import Group
 from icl_embed.model.packing import Pack, PrefixStates, pack
-from icl_embed.prompts import Tokens
+from icl_embed.prompts import SLOT, Tokens
 
 
 def load_backbone(folder: Path, *, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -59,22 +59,30 @@ def quiet_transformers() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def token_states(model: Any, pack: Pack) -> Tensor:
+def token_states(model: Any, pack: Pack, slots_SD: Tensor | None = None) -> Tensor:
     """Final hidden states [T, D] of a packed batch; differentiable.
+
+    Parameters
+        slots_SD: input embeddings for the slots of the pack, in order.
 
     Raises
         ModelError: the architecture does not hand our layout to its attention, or cannot attend that way.
     """
-    output = model(
-        input_ids=pack.tokens[None], position_ids=pack.positions[None], use_cache=False, layout=pack.layout
-    )
+    inputs = {"input_ids": pack.tokens[None]} if slots_SD is None else _with_slots(model, pack, slots_SD)
+    output = model(**inputs, position_ids=pack.positions[None], use_cache=False, layout=pack.layout)
     states: Tensor = output.last_hidden_state
     return states[0]
 
 
-def encode_prefix(model: Any, tokens: Tokens) -> PrefixStates:
+def _with_slots(model: Any, pack: Pack, slots_SD: Tensor) -> dict[str, Tensor]:
+    embeddings = model.get_input_embeddings()(pack.tokens.clamp(min=0))
+    is_slot = (pack.tokens == SLOT)[:, None]
+    return {"inputs_embeds": embeddings.masked_scatter(is_slot, slots_SD.to(embeddings.dtype))[None]}
+
+
+def encode_prefix(model: Any, tokens: Tokens, slots_SD: Tensor | None = None) -> PrefixStates:
     """Run a prefix once and keep its keys and values."""
     packed = pack([Group([tokens])], device=model.device)
     recorded: list[tuple[Tensor, Tensor]] = []
-    token_states(model, replace(packed, layout=replace(packed.layout, recorded=recorded)))
+    token_states(model, replace(packed, layout=replace(packed.layout, recorded=recorded)), slots_SD)
     return PrefixStates(tuple(key for key, _ in recorded), tuple(value for _, value in recorded))

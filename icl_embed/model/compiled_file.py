@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from icl_embed.config import CountOrZero, Section
 from icl_embed.errors import ModelError
@@ -15,7 +15,7 @@ from icl_embed.model.compiled import CompiledTask
 from icl_embed.model.fingerprints import Fingerprints
 from icl_embed.model.packing import PrefixStates
 from icl_embed.model.settings import EmbedderSettings
-from icl_embed.prompts import Prefix
+from icl_embed.prompts import SLOT, Prefix
 from icl_embed.store.files import write_atomically
 
 METADATA_KEY = "icl_embed.task"
@@ -33,7 +33,7 @@ class _Record(Section):
     format: Literal[1] = 1
     instruction: str
     examples: tuple[_ExampleRecord, ...]
-    tokens: tuple[CountOrZero, ...]
+    tokens: tuple[Annotated[int, Field(ge=SLOT)], ...]
     num_examples: CountOrZero
     num_dropped: CountOrZero
     model: str

@@ -20,6 +20,7 @@ from icl_embed.examples import Example
 from icl_embed.model.attention import use_packed_attention
 from icl_embed.model.backbone import encode_prefix, load_backbone, token_states
 from icl_embed.model.compiled import CompiledTask, checked_examples, moved, plan_task
+from icl_embed.model.demonstrations import load_demonstrations
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 from icl_embed.model.fingerprints import Fingerprints
 from icl_embed.model.groups import Group
@@ -87,8 +88,11 @@ class Embedder(TextEncoder):
         folder = Path(folder)
         place = resolve_device(device)
         model, tokenizer = load_backbone(folder, device=place, dtype=resolve_dtype(dtype, place))
+        settings = settings or read_settings(folder)
+        if settings.template.demonstrations:
+            load_demonstrations(model, folder)
         speed_up(model)
-        return cls(model, tokenizer, settings or read_settings(folder), folder)
+        return cls(model, tokenizer, settings, folder)
 
     @property
     def dimension(self) -> int:
@@ -149,7 +153,8 @@ class Embedder(TextEncoder):
             return task
         try:
             with torch.inference_mode():
-                states = encode_prefix(self.model, task.prefix.tokens)
+                slots = self._slots(task.prefix.demonstrations)
+                states = encode_prefix(self.model, task.prefix.tokens, slots)
                 return dataclasses.replace(task, states=moved(states, self.device))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -198,4 +203,13 @@ class Embedder(TextEncoder):
     def _embed(self, groups: Sequence[Group], shared: PrefixStates | None) -> Tensor:
         causal = self.settings.attention == "causal"
         packed = pack(groups, causal=causal, shared=shared, device=self.model.device)
-        return pool(token_states(self.model, packed), packed, self.settings.pooling)
+        slots = self._slots([shown for group in groups for shown in group.demonstrations])
+        return pool(token_states(self.model, packed, slots), packed, self.settings.pooling)
+
+    def _slots(self, demonstrations: Sequence[Sequence[int]]) -> Tensor | None:
+        """[S, D] what stands in a prompt for each demonstration: its own embedding, projected."""
+        if not demonstrations:
+            return None
+        vectors = self._embed([Group([list(tokens) for tokens in demonstrations])], None)
+        slots: Tensor = self.model.demonstrations(vectors)
+        return slots

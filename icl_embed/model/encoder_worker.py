@@ -93,7 +93,8 @@ def _serve(connection: Connection, plan: WorkerPlan) -> None:
         job: Job = connection.recv()
         task = job.task
         if task is not None:
-            task = tasks.get(tuple(task.prefix.tokens), partial(embedder.with_states, task))
+            key = (tuple(task.prefix.tokens), task.prefix.demonstrations)
+            task = tasks.get(key, partial(embedder.with_states, task))
         connection.send(Done(job.number, embedder.embed_batch(job.rows, task).cpu().numpy()))
 
 

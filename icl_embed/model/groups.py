@@ -13,12 +13,16 @@ class Group:
     """Rows that continue one prefix; without a prefix, rows that have nothing in common.
 
     A training group holds the prefix as tokens: it is encoded once, with gradient, for all its rows.
+
+    Attributes
+        demonstrations: examples that are embedded first; their vectors fill the prefix's slots, in order.
     """
 
     rows: Sequence[Tokens]
     prefix: Tokens | tuple[()] = ()
+    demonstrations: Sequence[Sequence[int]] = ()
 
     @property
     def num_tokens(self) -> int:
         """Tokens that are computed for the group."""
-        return len(self.prefix) + sum(map(len, self.rows))
+        return len(self.prefix) + sum(map(len, self.rows)) + sum(map(len, self.demonstrations))

@@ -38,11 +38,11 @@ def plan_micro_batches(
     last: Prompt | None = None
     for position in _neighbours_together(prompts):
         prompt = prompts[position]
-        shared = share_prefixes and last is not None and prompt.prefix == last.prefix
-        cost = len(prompt.row) if shared else len(prompt.prefix) + len(prompt.row)
+        shared = share_prefixes and last is not None and prompt.shared == last.shared
+        cost = len(prompt.row) if shared else prompt.shared_tokens + len(prompt.row)
         if not batches or filled + cost > batch_tokens:
             batches.append([])
-            filled, cost = 0, len(prompt.prefix) + len(prompt.row)
+            filled, cost = 0, prompt.shared_tokens + len(prompt.row)
         batches[-1].append(position)
         filled += cost
         last = prompt
@@ -56,32 +56,41 @@ def repeat_shortest(batches: list[MicroBatch], count: int) -> list[MicroBatch]:
     passes. A pass too many runs the shortest row again and belongs to no prompt.
     """
     shortest = min(
-        ((group.prefix, row) for batch in batches for group in batch.groups for row in group.rows),
-        key=lambda parts: len(parts[0]) + len(parts[1]),
+        (
+            Group([row], group.prefix, group.demonstrations)
+            for batch in batches
+            for group in batch.groups
+            for row in group.rows
+        ),
+        key=lambda group: group.num_tokens,
     )
-    idle = MicroBatch((Group([shortest[1]], shortest[0]),), ())
+    idle = MicroBatch((shortest,), ())
     return [*batches, *[idle] * (count - len(batches))]
 
 
 def _neighbours_together(prompts: Sequence[Prompt]) -> list[int]:
     """Prompt numbers by falling length, those with one prefix in a row."""
-    longest: dict[tuple[int, ...], int] = {}
+    longest: dict[tuple[tuple[int, ...], ...], int] = {}
     for prompt in prompts:
-        longest[prompt.prefix] = max(longest.get(prompt.prefix, 0), len(prompt.row))
+        longest[prompt.shared] = max(longest.get(prompt.shared, 0), len(prompt.row))
 
-    def place(position: int) -> tuple[int, tuple[int, ...], int, int]:
-        prefix, row = prompts[position].prefix, prompts[position].row
-        return -len(prefix) - longest[prefix], prefix, -len(row), position
+    def place(position: int) -> tuple[int, tuple[tuple[int, ...], ...], int, int]:
+        prompt = prompts[position]
+        size = prompt.shared_tokens + longest[prompt.shared]
+        return -size, prompt.shared, -len(prompt.row), position
 
     return sorted(range(len(prompts)), key=place)
 
 
 def _micro_batch(prompts: Sequence[Prompt], positions: list[int], share_prefixes: bool) -> MicroBatch:
-    groups: list[tuple[tuple[int, ...], list[list[int]]]] = []
+    groups: list[tuple[Prompt, list[list[int]]]] = []
     for position in positions:
         prompt = prompts[position]
         alike = share_prefixes or not prompt.prefix
-        if not (groups and alike and groups[-1][0] == prompt.prefix):
-            groups.append((prompt.prefix, []))
+        if not (groups and alike and groups[-1][0].shared == prompt.shared):
+            groups.append((prompt, []))
         groups[-1][1].append(prompt.row)
-    return MicroBatch(tuple(Group(rows, list(prefix)) for prefix, rows in groups), tuple(positions))
+    return MicroBatch(
+        tuple(Group(rows, list(first.prefix), first.demonstrations) for first, rows in groups),
+        tuple(positions),
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 from icl_embed.errors import TrainingError
 from icl_embed.model.backbone import load_backbone
+from icl_embed.model.demonstrations import add_demonstrations, take_demonstrations
 from icl_embed.model.embedder import Embedder
 from icl_embed.model.four_bit import load_four_bit
 from icl_embed.model.lora import ADAPTER_FOLDER, attach, merge, move_adapter, save_adapter
@@ -37,6 +38,8 @@ class TrainedModel:
         if job.train.tuning == "lora":
             save_adapter(model, job.out_dir / ADAPTER_FOLDER)
             model = merge(self._on_full_base(place) if job.train.four_bit_base else model)
+        if job.settings.template.demonstrations:
+            take_demonstrations(model, job.out_dir)
         model.save_pretrained(job.out_dir)
         self.embedder.tokenizer.save_pretrained(job.out_dir)
         write_settings(job.out_dir, job.settings)
@@ -69,8 +72,12 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
                 "set train.activation_checkpointing = false"
             )
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if job.settings.template.demonstrations:
+        add_demonstrations(model)
     if train.tuning == "lora":
         model = attach(model, train.lora, seed=job.seed, trained_tokens=tokens)
+    if job.settings.template.demonstrations:
+        model.demonstrations.requires_grad_(True)  # adapters freeze everything else
     settings = job.settings.model_copy(update={"prompt": train.prompt})
     embedder = Embedder(model, tokenizer, settings)
     embedder.model.train()

@@ -25,6 +25,17 @@ class Prompt:
 
     prefix: tuple[int, ...]
     row: Tokens
+    demonstrations: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def shared(self) -> tuple[tuple[int, ...], ...]:
+        """What rows of one group have in common; empty when they have nothing."""
+        return (self.prefix, *self.demonstrations) if self.prefix else ()
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of what is shared."""
+        return sum(map(len, self.shared))
 
 
 @dataclass(frozen=True)
@@ -137,7 +148,7 @@ class StepBuilder:
             tails = self._prompts.query_tails(
                 instruction, [batch.rows[position].query for position in readers]
             )
-            made.extend(Prompt(tuple(prefix.tokens), tail) for tail in tails)
+            made.extend(Prompt(tuple(prefix.tokens), tail, prefix.demonstrations) for tail in tails)
         return made, num_examples, num_dropped
 
     def _passage_prompts(self, batch: Batch, texts: Sequence[str]) -> list[Prompt]:
