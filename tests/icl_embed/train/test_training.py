@@ -16,6 +16,13 @@ from icl_embed.train.rows import read_training_sets
 from tests.training_jobs import make_job, run_job, write_rows
 
 TOLERANCE = 2e-5  # fp32 sums in another order
+OPTIONS = {
+    "examples": {"sharing": "per_group", "group_size": 4},
+    "gradient_cache": True,
+    "activation_checkpointing": True,
+    "batch_tokens": 400,  # several micro-batches
+    "settings": {"template": {"special_tokens": True}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +33,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one_rank(tiny_model: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("one")
-    job = make_job(folder, tiny_model, rows, examples={"sharing": "per_group", "group_size": 4})
+    job = make_job(folder, tiny_model, rows, **OPTIONS)
     metrics, _ = run_job(job, folder)
     return job, metrics
 
@@ -35,8 +42,7 @@ def test_two_ranks_and_one_give_the_same_loss_curve(
     one_rank, tiny_model: Path, rows: Path, tmp_path: Path
 ) -> None:
     _, alone = one_rank
-    sharing = {"sharing": "per_group", "group_size": 4}
-    job = make_job(tmp_path, tiny_model, rows, processes=2, examples=sharing, optimizer={"zero_stage": 2})
+    job = make_job(tmp_path, tiny_model, rows, processes=2, optimizer={"zero_stage": 2}, **OPTIONS)
     together, _ = run_job(job, tmp_path)
     for one, two in zip(alone, together, strict=True):
         assert abs(one["loss"] - two["loss"]) < TOLERANCE * one["loss"]
@@ -58,9 +64,12 @@ def test_the_published_model_is_whole_and_different_from_the_base(one_rank, tiny
 def test_an_interrupted_run_resumes_to_the_same_weights(
     one_rank, tiny_model: Path, rows: Path, tmp_path: Path
 ) -> None:
-    """A rank that dies between two checkpoints: the job is run again and ends bit-identical."""
+    """A rank that dies between two checkpoints: the job is run again and ends bit-identical.
+
+    Batch workers prepare its steps; those of the reference were prepared in line.
+    """
     reference, metrics = one_rank
-    job = make_job(tmp_path, tiny_model, rows, examples={"sharing": "per_group", "group_size": 4})
+    job = make_job(tmp_path, tiny_model, rows, tokenizer_workers=1, **OPTIONS)
     _kill_after_step(tmp_path, job, step=5)
     resumed, lines = run_job(job, tmp_path)
     assert "resumed after step 4 of 6" in lines
@@ -87,7 +96,7 @@ def test_resuming_with_another_learning_rate_is_refused_and_names_it(
     one_rank, tiny_model: Path, rows: Path, tmp_path: Path
 ) -> None:
     reference, _ = one_rank
-    changed = make_job(tmp_path, tiny_model, rows, examples={"sharing": "per_group", "group_size": 4})
+    changed = make_job(tmp_path, tiny_model, rows, **OPTIONS)
     shutil.copytree(reference.work_dir / "checkpoints", changed.work_dir / "checkpoints")
     (tmp_path / "job.json").write_text(changed.model_copy(update={"fingerprint": "other"}).model_dump_json())
     with pytest.raises(TrainingError, match="different run"):
@@ -99,7 +108,7 @@ def test_a_damaged_checkpoint_is_ignored_and_the_one_before_it_used(
     one_rank, tiny_model: Path, rows: Path, tmp_path: Path, damage: str
 ) -> None:
     reference, _ = one_rank
-    job = make_job(tmp_path, tiny_model, rows, examples={"sharing": "per_group", "group_size": 4})
+    job = make_job(tmp_path, tiny_model, rows, **OPTIONS)
     shutil.copytree(reference.work_dir, job.work_dir)
     state = next((job.work_dir / "checkpoints" / "step-000006").rglob("*model_states.pt"))
     data = bytearray(state.read_bytes())
