@@ -52,10 +52,13 @@ slow: install  ## tests that take minutes or fetch real sources
 faults: install  ## kill real processes, fill real disks
 	$(BIN)/python -m pytest -m fault --timeout 900
 
-bench: bench-encode  ## measurements against other libraries; results go to tests/bench/results
+bench: bench-encode bench-train  ## measurements against other libraries; results go to tests/bench/results
 
-bench-encode: install bench-venv  ## encoding: FlagEmbedding, sentence-transformers at full depth an hour or two
+bench-encode: install bench-venv  ## encoding: FlagEmbedding, sentence-transformers
 	BENCH_VENV=$(BENCH_VENV) $(BIN)/python -m tests.bench.encode $(BENCH_ARGS)
+
+bench-train: install bench-venv  ## training: FlagEmbedding's ICL trainer
+	BENCH_VENV=$(BENCH_VENV) $(BIN)/python -m tests.bench.train $(BENCH_ARGS)
 
 bench-venv: $(if $(filter $(OWN_BENCH_VENV),$(BENCH_VENV)),$(OWN_BENCH_VENV)/.installed)  ## the peers' environment
 
@@ -69,4 +72,4 @@ ui: install  ## Prefect server, worker and deployments on this machine
 	$(BIN)/icl-embed ui
 
 clean:  ## remove the environment and caches; artefacts stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OWN_BENCH_VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -48,7 +48,7 @@ def real_material(
     folder: Path, *, layers: int, overrides: Sequence[str], num_queries: int, num_passages: int
 ) -> Material:
     """Real texts and the demo's base model, fetched if they are not in the store yet."""
-    run = open_run("demo", [*EVERYTHING, *overrides])
+    run = open_everything(overrides)
     model = dress(build(run, run.keys.base_model).path, folder / "model", layers=layers)
     pairs, weaknesses = read_card(run, "cwe-examples")
     code_pairs, code = read_card(run, "sympy-code")
@@ -97,6 +97,11 @@ def quick_material(folder: Path, *, num_queries: int, num_passages: int) -> Mate
     zero = Workload(few.texts, few.instruction)
     equality = {"zero-shot queries": zero, "few-shot queries": few, "passages": passages}
     return Material(model, few, passages, equality)
+
+
+def open_everything(overrides: Sequence[str]) -> Run:
+    """A run of the demo preset with the whole model and all rows of its data sets."""
+    return open_run("demo", [*EVERYTHING, *overrides])
 
 
 def read_card(run: Run, name: str) -> tuple[list[tuple[str, str]], list[str]]:
