@@ -66,7 +66,7 @@ class Embedder(TextEncoder):
         context = getattr(self.model.config, "max_position_embeddings", None)
         budgets = within_context(self.settings.prompt, context)
         self.prompts = PromptBuilder(self.tokenizer, budgets, self.settings.template)
-        self._memory = MemoryLimit()
+        self._memory = MemoryLimit(self.device)
         self._tasks: Recent[CompiledTask] = Recent(self.task_cache_bytes, lambda task: task.num_bytes)
 
     @classmethod

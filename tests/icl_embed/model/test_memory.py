@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from icl_embed.errors import ModelError
-from icl_embed.model.memory import MemoryLimit, is_out_of_memory
+from icl_embed.model.memory import TOKENS_IN_CACHE, MemoryLimit, is_out_of_memory
 
 
 def holding(num_tokens: int, error: type[Exception] = torch.OutOfMemoryError) -> object:
@@ -26,6 +26,7 @@ def holding(num_tokens: int, error: type[Exception] = torch.OutOfMemoryError) ->
     return embed
 
 
+CPU = torch.device("cpu")
 ROWS = [[number] * (number % 7 + 1) for number in range(100)]
 EXPECTED = [[sum(row), len(row)] for row in ROWS]
 
@@ -33,7 +34,7 @@ EXPECTED = [[sum(row), len(row)] for row in ROWS]
 @pytest.mark.parametrize("room", [7, 8, 50, 399, 10_000])
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
 def test_rows_come_back_in_order_whatever_fits(room: int, error: type[Exception]) -> None:
-    limit, embed = MemoryLimit(), holding(room, error)
+    limit, embed = MemoryLimit(CPU), holding(room, error)
     assert limit.run(ROWS, embed).tolist() == EXPECTED
     tries = len(embed.sizes)
     assert limit.run(ROWS, embed).tolist() == EXPECTED
@@ -42,14 +43,14 @@ def test_rows_come_back_in_order_whatever_fits(room: int, error: type[Exception]
 
 def test_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        MemoryLimit().run(ROWS, holding(10))
+        MemoryLimit(CPU).run(ROWS, holding(10))
     assert caplog.text.count("out of memory with a batch of 395 tokens") == 1
     assert len(caplog.records) == 1
 
 
 def test_one_row_that_does_not_fit_is_a_clear_error() -> None:
     with pytest.raises(ModelError, match="one text of 7 tokens does not fit the memory"):
-        MemoryLimit().run(ROWS, holding(6))
+        MemoryLimit(CPU).run(ROWS, holding(6))
 
 
 def test_other_errors_are_not_taken_for_it() -> None:
@@ -57,7 +58,7 @@ def test_other_errors_are_not_taken_for_it() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        MemoryLimit().run(ROWS, embed)
+        MemoryLimit(CPU).run(ROWS, embed)
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
@@ -87,3 +88,10 @@ def test_a_process_that_really_runs_out_of_memory_goes_on(tiny_model: Path) -> N
     )
     assert "out of memory with a batch of" in done.stdout, done.stdout + done.stderr
     assert "close True" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_cpu_gets_batches_that_fit_its_cache() -> None:
+    rows = [[1] * 100] * 50
+    embed = holding(100_000)
+    MemoryLimit(CPU).run(rows, embed)
+    assert max(embed.sizes) <= TOKENS_IN_CACHE < sum(embed.sizes) == 5000
