@@ -1,0 +1,42 @@
+"""What the embedder's key depends on, and what it must not depend on."""
+
+
+import pytest
+
+from icl_embed.pipeline.run import open_run
+from tests.tiny_project import build_project
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(build_project(tmp_path_factory.mktemp("project")))
+
+
+def fingerprint(preset: str, *overrides: str) -> str:
+    return open_run(preset, overrides).keys.embedder.fingerprint
+
+
+def test_who_prepares_the_batches_and_on_how_many_ranks_changes_no_key(preset: str) -> None:
+    assert fingerprint(preset) == fingerprint(
+        preset, "train.tokenizer_workers=3", "train.launch.processes=1", "train.optimizer.save_every=9"
+    )
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.gradient_cache=true",
+        "train.text_shuffle=0.5",
+        "train.matryoshka_dims=[8]",
+        "train.kinds.sts.num_negatives=1",
+        "train.examples.mode=fixed",
+        "model.template.special_tokens=true",
+    ],
+)
+def test_every_option_of_the_result_changes_the_key(preset: str, override: str) -> None:
+    assert fingerprint(preset) != fingerprint(preset, override)
+
+
+def test_without_cross_device_negatives_the_number_of_ranks_changes_the_key(preset: str) -> None:
+    own = "train.cross_device_negatives=false"
+    assert fingerprint(preset, own) != fingerprint(preset, own, "train.launch.processes=1")
