@@ -52,41 +52,18 @@ def compare_strategies(bench: Workbench, *, draws: int, progress: Progress | Non
         ConfigError: options contradict each other.
         EvaluationError: a vector or a score cannot be used.
     """
-    how = Bootstrap(bench.config.bootstrap_resamples, bench.config.confidence, bench.seed)
-    random = [_random(bench, draw) for draw in range(draws)]
     _tell(progress, f"{draws} random draws")
-    baseline = [bench.measure(setting, bench.split.check) for setting in random]
-    on_search = [bench.measure(setting, bench.split.search).point for setting in random]
-    means = float(np.mean(on_search)), float(np.mean([one.point for one in baseline]))
-    zero = Difference(0.0, 0.0, 0.0, 1.0)
-    outcomes = [Outcome(bench.metric, "random", random[0], 1, *means, gain=zero, cost=Cost())]
-    plain: list[ExampleStrategy] = ["fixed", "diverse", "nearest"]
-    if bench.candidates.has_labels:
-        plain.insert(2, "balanced")
-    chosen: list[tuple[str, Callable[[], Setting]]] = [
-        ("none", lambda: Setting(ZERO_SHOT, bench.task.instruction)),
-        *((name, lambda name=name: _plain(bench, name)) for name in plain),
-        ("search", lambda: bench.setting(bench.search().positions)),
-    ]
-    for name, choose in chosen:
+    random = [_random(bench, draw) for draw in range(draws)]
+    on_search, baseline = (
+        [bench.measure(setting, part) for setting in random]
+        for part in (bench.split.search, bench.split.check)
+    )
+    searched, checked = (float(np.mean([one.point for one in part])) for part in (on_search, baseline))
+    no_gain = Difference(0.0, 0.0, 0.0, 1.0)
+    outcomes = [Outcome(bench.metric, "random", random[0], 1, searched, checked, no_gain, Cost())]
+    for name, choose in _ways(bench).items():
         _tell(progress, name)
-        before = bench.meter.cost
-        setting = choose()
-        selection = setting.selection(query_texts(bench.split.check))
-        cost = bench.meter.cost - before
-        checked = bench.measure(setting, bench.split.check)
-        outcomes.append(
-            Outcome(
-                bench.metric,
-                name,
-                setting,
-                len(selection.sets),
-                search_score=bench.measure(setting, bench.split.search).point,
-                score=checked.point,
-                gain=gain_over(checked, baseline, how),
-                cost=cost,
-            )
-        )
+        outcomes.append(_measure(bench, name, choose, baseline))
     return outcomes
 
 
@@ -106,8 +83,41 @@ def gain_over(measured: Measurement, draws: Sequence[Measurement], how: Bootstra
     return paired_difference(points, (measured.replicates(how), replicates), how.confidence)
 
 
-def _plain(bench: Workbench, name: ExampleStrategy) -> Setting:
-    return choose_setting(name, bench.candidates, bench.config, seed=bench.config.example_seed)
+def _ways(bench: Workbench) -> dict[str, Callable[[], Setting]]:
+    def plain(name: ExampleStrategy) -> Setting:
+        return choose_setting(name, bench.candidates, bench.config, seed=bench.config.example_seed)
+
+    ways: dict[str, Callable[[], Setting]] = {
+        "none": lambda: Setting(ZERO_SHOT, bench.task.instruction),
+        "fixed": lambda: plain("fixed"),
+        "diverse": lambda: plain("diverse"),
+        "balanced": lambda: plain("balanced"),
+        "nearest": lambda: plain("nearest"),
+        "search": lambda: bench.setting(bench.search().positions),
+    }
+    if not bench.candidates.has_labels:
+        del ways["balanced"]
+    return ways
+
+
+def _measure(
+    bench: Workbench, name: str, choose: Callable[[], Setting], baseline: Sequence[Measurement]
+) -> Outcome:
+    before = bench.meter.cost
+    setting = choose()
+    selection = setting.selection(query_texts(bench.split.check))
+    cost = bench.meter.cost - before
+    checked = bench.measure(setting, bench.split.check)
+    return Outcome(
+        bench.metric,
+        name,
+        setting,
+        len(selection.sets),
+        search_score=bench.measure(setting, bench.split.search).point,
+        score=checked.point,
+        gain=gain_over(checked, baseline, bench.bootstrap),
+        cost=cost,
+    )
 
 
 def _random(bench: Workbench, draw: int) -> Setting:

@@ -10,7 +10,7 @@ from pathlib import Path
 from icl_embed.config import RANKING_KINDS, EvaluateConfig
 from icl_embed.errors import PoolError
 from icl_embed.evaluate.encoding import Encoder, Setting
-from icl_embed.evaluate.measurement import Measurement
+from icl_embed.evaluate.measurement import Bootstrap, Measurement
 from icl_embed.evaluate.mteb_run import run_encoder
 from icl_embed.evaluate.mteb_tasks import MAIN_SCORES
 from icl_embed.evaluate.scores import FEW_SHOT
@@ -84,6 +84,11 @@ class Workbench:
     def metric(self) -> str:
         """Name of the task's score."""
         return MAIN_SCORES[self.task.kind]
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """How intervals are made."""
+        return Bootstrap(self.config.bootstrap_resamples, self.config.confidence, self.seed)
 
     def measure(self, setting: Setting, data: TaskData) -> Measurement:
         """The values of one way to ask, by the evaluation's own metric code.
