@@ -1,6 +1,5 @@
 """What the embedder's key depends on, and what it must not depend on."""
 
-
 import pytest
 
 from icl_embed.pipeline.run import open_run
