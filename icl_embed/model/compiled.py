@@ -95,8 +95,9 @@ class CompiledTask:
             raise ModelError(f"the task was compiled with other settings ({', '.join(names)}); {AGAIN}")
         if self.states is not None:
             self._refuse_unfit_states(self.states, dtype, config)
-        if max(self.prefix.tokens) >= config.vocab_size:
-            raise ModelError(f"the task holds token {max(self.prefix.tokens)}, which the model does not have")
+        largest = max(map(max, (self.prefix.tokens, *self.prefix.demonstrations)))
+        if largest >= config.vocab_size:
+            raise ModelError(f"the task holds token {largest}, which the model does not have")
 
     def _refuse_unfit_states(self, states: PrefixStates, dtype: str, config: Any) -> None:
         if self.dtype != dtype:

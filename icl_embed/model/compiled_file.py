@@ -34,6 +34,7 @@ class _Record(Section):
     instruction: str
     examples: tuple[_ExampleRecord, ...]
     tokens: tuple[Annotated[int, Field(ge=SLOT)], ...]
+    demonstrations: tuple[tuple[CountOrZero, ...], ...] = ()
     num_examples: CountOrZero
     num_dropped: CountOrZero
     model: str
@@ -57,6 +58,7 @@ def write_task(path: Path, task: CompiledTask) -> None:
         instruction=task.instruction,
         examples=tuple(_ExampleRecord(query=one.query, response=one.response) for one in task.examples),
         tokens=tuple(task.prefix.tokens),
+        demonstrations=task.prefix.demonstrations,
         num_examples=task.prefix.num_examples,
         num_dropped=task.prefix.num_dropped,
         model=task.fingerprints.model,
@@ -86,12 +88,17 @@ def read_task(path: Path) -> CompiledTask:
         raise ModelError(f"cannot read the compiled task {path}: {error}") from error
     except ValidationError as error:
         raise ModelError(f"{path} is not a valid compiled task: {error}") from error
-    if not record.tokens or record.num_examples + record.num_dropped != len(record.examples):
+    if (
+        not record.tokens
+        or record.num_examples + record.num_dropped != len(record.examples)
+        or record.tokens.count(SLOT) != len(record.demonstrations)
+        or not all(record.demonstrations)
+    ):
         raise ModelError(f"{path} contradicts itself: tokens or numbers of examples are wrong")
     return CompiledTask(
         instruction=record.instruction,
         examples=tuple(Example(one.query, one.response) for one in record.examples),
-        prefix=Prefix(list(record.tokens), record.num_examples, record.num_dropped),
+        prefix=Prefix(list(record.tokens), record.num_examples, record.num_dropped, record.demonstrations),
         states=states,
         fingerprints=Fingerprints(record.model, record.tokenizer),
         settings=record.settings,

@@ -190,7 +190,8 @@ class Embedder(TextEncoder):
     def _embed_under(self, rows: Sequence[Tokens], task: CompiledTask | None) -> Tensor:
         if task is None or task.states is not None:
             return self.embed_tokens(rows, task.states if task else None)
-        return self.embed_groups([Group(rows, task.prefix.tokens)])
+        prefix = task.prefix  # each row has a copy of it, so each is a group of its own
+        return self.embed_groups([Group([row], prefix.tokens, prefix.demonstrations) for row in rows])
 
     def embed_tokens(self, rows: Sequence[Tokens], shared: PrefixStates | None = None) -> Tensor:
         """Unit vectors [R, D] float32 of rows that all continue an encoded prefix, if there is one."""

@@ -24,6 +24,7 @@ SIGNS_OF_MEMORY = (
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "could not create a memory object",
+    "could not create a primitive",
 )
 
 
@@ -52,20 +53,20 @@ class MemoryLimit:
         parts = [list(range(len(rows)))] if self.tokens is None else plan_batches(lengths, self.tokens)
         if len(parts) == 1:
             vectors = _unless_out_of_memory(rows, embed)
-            if vectors is None:
-                self._lower(rows)
-                return self.run(rows, embed)
-            return vectors
+            if isinstance(vectors, Tensor):
+                return vectors
+            self._lower(rows, vectors)
+            return self.run(rows, embed)
         found = [self.run([rows[index] for index in part], embed) for part in parts]
         order = torch.tensor([index for part in parts for index in part], device=found[0].device)
         return torch.cat(found)[order.argsort()]
 
-    def _lower(self, rows: Sequence[Tokens]) -> None:
+    def _lower(self, rows: Sequence[Tokens], reason: str) -> None:
         num_tokens = sum(map(len, rows))
         if len(rows) == 1:
             raise ModelError(
                 f"one text of {num_tokens} tokens does not fit the memory; lower prompt.query_tokens or "
-                "prompt.passage_tokens, show fewer examples, or use a larger device"
+                f"prompt.passage_tokens, show fewer examples, or use a larger device ({reason})"
             )
         if not self._ran_out:
             logger.warning("out of memory with a batch of %d tokens; going on with smaller ones", num_tokens)
@@ -73,16 +74,17 @@ class MemoryLimit:
         self.tokens = max(1, num_tokens // 2)
 
 
-def _unless_out_of_memory(rows: Sequence[Tokens], embed: Embed) -> Tensor | None:
-    """The result, or None; the failed attempt's tensors are freed by the time this returns."""
+def _unless_out_of_memory(rows: Sequence[Tokens], embed: Embed) -> Tensor | str:
+    """The result, or the first words of the error; by then the failed attempt's tensors are freed."""
     try:
         return embed(rows)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
+        reason = str(error)[:100]
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return None
+    return reason
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from icl_embed.config import PromptConfig
+from icl_embed.config import PromptConfig, TemplateConfig
 from icl_embed.errors import ConfigError, DataError, ModelError, StoreError
 from icl_embed.examples import Example
 from icl_embed.model.compiled import CompiledTask
 from icl_embed.model.compiled_file import METADATA_KEY
+from icl_embed.model.demonstrations import add_demonstrations, take_demonstrations
 from icl_embed.model.embedder import Embedder
 from icl_embed.model.packing import PrefixStates
 from icl_embed.model.settings import EmbedderSettings
@@ -159,8 +160,10 @@ def poison(tensors: dict[str, torch.Tensor]) -> None:
         (lambda record, _: record.update(layers=0), "expected keys and values of 0 layers"),
         (lambda record, _: record.update(surprise=1), "surprise"),
         (lambda record, _: record.update(tokens=[]), "expected"),
-        (lambda record, _: record.update(tokens=[-1]), "tokens"),
+        (lambda record, _: record.update(tokens=[-2]), "tokens"),
         (lambda record, _: record.update(num_examples=1), "contradicts itself"),
+        (lambda record, _: record.update(demonstrations=[[1]]), "contradicts itself"),
+        (lambda record, _: record["tokens"].__setitem__(0, -1), "contradicts itself"),
         (lambda record, _: record["settings"].update(attention="sideways"), "attention"),
         (lambda record, _: record.update(dtype="bfloat16"), r"keys\.0 is torch.float32, expected bfloat16"),
         (
@@ -313,3 +316,21 @@ def test_broken_weights_make_no_task(tiny_model: Path) -> None:
 def test_states_are_one_pair_per_layer(embedder: Embedder) -> None:
     states = embedder.compile_task("find", EXAMPLES).states
     assert isinstance(states, PrefixStates) and len(states.keys) == len(states.values) == 4
+
+
+def test_a_loaded_task_knows_the_demonstrations_of_its_slots(tmp_path: Path, tiny_model: Path) -> None:
+    """Where the prefix is encoded again (a pool's worker, bidirectional attention) tokens alone must do."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    template = TemplateConfig(demonstrations=True)
+    for attention in ("causal", "bidirectional"):
+        settings = EmbedderSettings(template=template, attention=attention)
+        projected = Embedder.load(folder, device="cpu", dtype="float32")
+        add_demonstrations(projected.model)
+        take_demonstrations(projected.model, folder)
+        embedder = Embedder.load(folder, device="cpu", dtype="float32", settings=settings)
+        expected = embedder.encode_queries(TEXTS, instruction="find", examples=EXAMPLES)
+        embedder.compile_task("find", EXAMPLES).save(tmp_path / "task.safetensors")
+        bare = replace(CompiledTask.load(tmp_path / "task.safetensors"), states=None)
+        found = embedder.encode_queries(TEXTS, task=embedder.with_states(bare))
+        assert np.abs(found - expected).max() < 1e-5

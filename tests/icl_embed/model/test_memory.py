@@ -63,7 +63,7 @@ def test_other_errors_are_not_taken_for_it() -> None:
 
 
 SCRIPT = """
-import logging, resource, sys
+import ctypes, logging, resource, sys
 import numpy as np
 from icl_embed.model.embedder import Embedder
 
@@ -71,13 +71,19 @@ logging.basicConfig(stream=sys.stdout)
 embedder = Embedder.load(sys.argv[1], device="cpu", dtype="float32")
 texts = [f"sun moon star {number} " * 100 for number in range(150)]
 expected = embedder.encode_passages(texts, batch_tokens=2_000)
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (16 << 20), resource.RLIM_INFINITY))
-found = embedder.encode_passages(texts, batch_tokens=1_000_000)
-print("close", np.abs(found - expected).max() < 1e-5)
+embedder._memory.tokens = None  # as on a device that has no cache to respect
+for megabytes in (64, 32, 24, 16, 8):
+    ctypes.CDLL(None).malloc_trim(0)
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20), resource.RLIM_INFINITY))
+    found = embedder.encode_passages(texts, batch_tokens=1_000_000)
+    print("close", np.abs(found - expected).max() < 1e-5)
+    if embedder._memory.tokens is not None:
+        break
 """
 
 
+@pytest.mark.fault
 def test_a_process_that_really_runs_out_of_memory_goes_on(tiny_model: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tiny_model)],
@@ -87,7 +93,7 @@ def test_a_process_that_really_runs_out_of_memory_goes_on(tiny_model: Path) -> N
         timeout=120,
     )
     assert "out of memory with a batch of" in done.stdout, done.stdout + done.stderr
-    assert "close True" in done.stdout, done.stdout + done.stderr
+    assert "close True" in done.stdout and "close False" not in done.stdout, done.stdout + done.stderr
 
 
 def test_a_cpu_gets_batches_that_fit_its_cache() -> None:
