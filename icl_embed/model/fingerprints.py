@@ -9,7 +9,13 @@ from pathlib import Path
 
 from icl_embed.store.files import sha256_of
 
-WEIGHT_FILES = ("*.safetensors", "config.json")
+# By name: a compiled task that is saved beside the weights does not make another model of them.
+WEIGHT_FILES = (
+    "model*.safetensors",
+    "adapter_model.safetensors",
+    "demonstrations.safetensors",
+    "config.json",
+)
 TOKENIZER_FILES = (
     "tokenizer*",
     "vocab.*",

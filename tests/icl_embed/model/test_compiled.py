@@ -113,6 +113,15 @@ def test_a_task_of_another_model_is_refused_and_says_which(
         Embedder.load(folder, device="cpu", dtype="float32").encode_queries(TEXTS, task=task)
 
 
+def test_a_task_saved_beside_the_weights_is_still_theirs(embedder: Embedder, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(embedder.folder, folder)
+    first = Embedder.load(folder, device="cpu", dtype="float32")
+    first.compile_task("find", EXAMPLES).save(folder / "find.safetensors")
+    again = Embedder.load(folder, device="cpu", dtype="float32")
+    assert again.encode_queries(TEXTS, task=CompiledTask.load(folder / "find.safetensors")).shape == (3, 32)
+
+
 def test_a_task_of_other_settings_or_number_format_is_refused(embedder: Embedder, saved: Path) -> None:
     task = CompiledTask.load(saved)
     shorter = EmbedderSettings(prompt=PromptConfig(query_tokens=100))
