@@ -51,6 +51,7 @@ def write_result(options: argparse.Namespace, name: str, result: Mapping[str, An
     if options.quick and options.out is None:
         return dict(result)
     path: Path = options.out or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     sys.stdout.write(f"written to {path}\n")
     return dict(result)
