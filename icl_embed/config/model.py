@@ -41,6 +41,12 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto probes this machine")
 
     @model_validator(mode="after")
+    def _demonstrations_come_before_the_query(self) -> ModelConfig:
+        if self.template.demonstrations and self.attention != "causal":
+            raise ValueError("model.template.demonstrations needs model.attention = causal")
+        return self
+
+    @model_validator(mode="after")
     def _hub_models_are_pinned(self) -> ModelConfig:
         if self.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", self.version):
             raise ValueError(f"model.version must be a 40-hex commit of the hub, found {self.version!r}")

@@ -57,11 +57,17 @@ def write_model(
         adapter_of: write the adapter alone, on top of this base model (a folder or a hub name).
 
     Raises
-        ModelError: the folder is incomplete, or its attention cannot be expressed in a transformers config.
+        ModelError: the folder is incomplete, its attention cannot be expressed in a transformers config, or
+            its examples are embeddings.
         ConfigError: an instruction leaves no room for a query.
     """
     refuse_incomplete(model_dir)
     settings, tasks = read_settings(model_dir), dict(tasks or {})
+    if settings.template.demonstrations:
+        raise ModelError(
+            "the model reads examples as embeddings (model.template.demonstrations), which other libraries "
+            "cannot make; use it with icl-embed, or train one that reads them as text"
+        )
     builder = PromptBuilder(_load_tokenizer(model_dir), settings.prompt, settings.template)
     config = _read_config(model_dir)
     if adapter_of is None:

@@ -142,8 +142,6 @@ def _refuse_impossible(embedder: Embedder, config: TrainConfig) -> None:
             f"examples.sharing = {examples.sharing} needs causal attention: under bidirectional attention "
             "the examples see the query, so no two queries have the same prefix; use per_query"
         )
-    if embedder.settings.template.demonstrations and embedder.settings.attention != "causal":
-        raise TrainingError("model.template.demonstrations needs model.attention = causal")
     too_wide = [width for width in config.matryoshka_dims if width > embedder.dimension]
     if too_wide:
         raise TrainingError(

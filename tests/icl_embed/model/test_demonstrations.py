@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from icl_embed.config import PromptConfig, TemplateConfig
+from icl_embed.config import ModelConfig, PromptConfig, TemplateConfig
 from icl_embed.errors import ModelError
 from icl_embed.examples import Example
 from icl_embed.model.compiled import CompiledTask
@@ -113,3 +113,15 @@ def test_training_moves_the_projection_and_publishes_it(
     assert not torch.allclose(trained.model.demonstrations.weight, fresh.model.demonstrations.weight)
     few = trained.encode_queries(TEXTS, instruction="find", examples=EXAMPLES)
     assert abs(few - trained.encode_queries(TEXTS, instruction="find")).max() > 1e-4
+
+
+def test_other_libraries_could_not_make_them_so_an_export_is_refused(folder: Path, tmp_path: Path) -> None:
+    from icl_embed.export.folder import write_model
+
+    with pytest.raises(ModelError, match="examples as embeddings"):
+        write_model(folder, tmp_path / "export")
+
+
+def test_they_need_causal_attention() -> None:
+    with pytest.raises(ValueError, match=r"needs model\.attention = causal"):
+        ModelConfig(attention="bidirectional", template=TemplateConfig(demonstrations=True))
