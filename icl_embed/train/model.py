@@ -11,6 +11,7 @@ from icl_embed.model.backbone import load_backbone
 from icl_embed.model.demonstrations import add_demonstrations, take_demonstrations
 from icl_embed.model.embedder import Embedder
 from icl_embed.model.four_bit import load_four_bit
+from icl_embed.model.kernels import speed_up_frozen
 from icl_embed.model.lora import ADAPTER_FOLDER, attach, merge, move_adapter, save_adapter
 from icl_embed.model.settings import write_settings
 from icl_embed.model.special_tokens import add_special_tokens
@@ -75,6 +76,7 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
     if job.settings.template.demonstrations:
         add_demonstrations(model)
     if train.tuning == "lora":
+        speed_up_frozen(model)
         model = attach(model, train.lora, seed=job.seed, trained_tokens=tokens)
     if job.settings.template.demonstrations:
         model.demonstrations.requires_grad_(True)  # adapters freeze everything else

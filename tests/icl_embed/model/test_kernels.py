@@ -1,6 +1,7 @@
 """The faster products give what torch's default ones give, and leave training alone."""
 
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -35,6 +36,45 @@ def test_the_gated_layer_gives_the_same_numbers_and_gradients(
         assert torch.allclose(fast.up_proj(rows), usual.up_proj(rows), atol=1e-6)
     gradients = [torch.autograd.grad(one(rows).sum(), one.up_proj.weight)[0] for one in (usual, fast)]
     assert torch.equal(*gradients)
+
+
+@needs_onednn
+def test_a_frozen_weight_passes_the_same_gradient_on_and_a_trained_one_gets_its_own() -> None:
+    generator = torch.Generator().manual_seed(4)
+    usual = torch.nn.Linear(6, 4)
+    fast = kernels.FastLinear(6, 4)
+    fast.load_state_dict(usual.state_dict())
+    weights = torch.randn(3, 5, 4, generator=generator)
+    for trained in (False, True):
+        gradients = []
+        for layer in (usual, fast):
+            layer.requires_grad_(trained)
+            rows = torch.linspace(-1, 1, 90).view(3, 5, 6).requires_grad_()
+            (layer(rows) * weights).sum().backward()
+            gradients.append(rows.grad)
+        assert torch.allclose(*gradients, atol=1e-6)
+    assert torch.allclose(usual.weight.grad, fast.weight.grad)
+
+
+@needs_onednn
+def test_a_gated_layer_that_got_adapters_later_uses_them(tiny_model: Path) -> None:
+    from icl_embed.config import LoraConfig
+    from icl_embed.model.lora import attach
+
+    model, _ = load_backbone(tiny_model, device=torch.device("cpu"), dtype=torch.float32)
+    kernels._use_fast_linears(model)
+    for module in model.modules():
+        if kernels._is_gated(module):
+            module.forward = MethodType(kernels._gated_forward, module)
+    tuned = attach(model, LoraConfig(rank=2), seed=0)
+    mlp = tuned.base_model.model.layers[0].mlp
+    rows = torch.randn(7, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = mlp(rows)
+        for name, parameter in mlp.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.3)
+        assert not torch.allclose(mlp(rows), before)
 
 
 @needs_onednn
