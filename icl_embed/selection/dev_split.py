@@ -53,7 +53,7 @@ def split_training_side(side: TrainingSide, *, max_queries: int, seed: int) -> D
     rows = [row for row in side.rows if row.negatives] if side.kind == "reranking" else list(side.rows)
     rows = sorted(rows, key=lambda row: _draw(seed, row.row_id))
     families = _families(rows, seed) if side.kind not in LABEL_KINDS else [[row] for row in rows]
-    labelled = _labelled(rows) if side.kind == "classification" else []
+    labelled = _labelled(rows, seed) if side.kind == "classification" else []
     taken = {row.row_id for row in labelled}
     queries = _take(families, taken, min(2 * max_queries, len(rows) // 2))
     half = len(queries) // 2
@@ -107,10 +107,13 @@ def _families(rows: Sequence[TrainingRow], seed: int) -> list[list[TrainingRow]]
     return [list(family) for _, family in groupby(ordered, key=lambda row: root(row.query))]
 
 
-def _labelled(rows: Iterable[TrainingRow]) -> list[TrainingRow]:
-    """The first rows of each label, at most half of them, so that some are left to be asked and shown."""
+def _labelled(rows: Iterable[TrainingRow], seed: int) -> list[TrainingRow]:
+    """Some rows of each label, at most half of them, so that some are left to be asked and shown.
+
+    They are drawn apart from the queries: the first of each label would take a rare one out of the queries.
+    """
     by_label: dict[str, list[TrainingRow]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: _draw(seed, f"labelled:{row.row_id}")):
         by_label.setdefault(row.positives[0], []).append(row)
     return [
         row

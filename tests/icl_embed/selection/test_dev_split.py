@@ -89,6 +89,18 @@ def test_classifiers_are_fitted_on_every_label(pool):
     assert max(data.train_labels.count(label) for label in LABELS) <= 16
 
 
+def test_a_rare_label_keeps_its_share_of_the_queries():
+    rows = [
+        TrainingRow(f"{n:04d}", f"text {n}", ("rare" if n % 10 == 0 else "common",), (), None)
+        for n in range(1500)
+    ]
+    for seed in range(3):
+        split = split_training_side(side_of(rows, "classification"), max_queries=100, seed=seed)
+        assert 4 <= split.search.labels.count("rare") <= 17
+        assert 4 <= split.check.labels.count("rare") <= 17
+        assert split.search.train_labels.count("rare") == split.search.train_labels.count("common") == 16
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_first_queries_are_asked_as_before(pool, task):
     whole = split_training_side(read_training_side(pool, task), max_queries=10, seed=0).search
