@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,9 @@ def load_backbone(folder: Path, *, device: torch.device, dtype: torch.dtype) -> 
     """
     from transformers import AutoModel, AutoTokenizer
 
-    refuse_incomplete(folder)
-    quiet_transformers()
-    try:
+    with _reading(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = AutoModel.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load the model in {folder}: {error}") from error
     return model.to(device), tokenizer
 
 
@@ -42,11 +40,17 @@ def load_description(folder: Path) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    with _reading(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False), tokenizer
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
     refuse_incomplete(folder)
     quiet_transformers()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False), tokenizer
+        yield
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load the model in {folder}: {error}") from error
 
