@@ -32,7 +32,19 @@ ALLOWED = {
     "report": FOUNDATION | {"evaluate", "train"},
     "export": FOUNDATION | {"model", "sources", "pool", "evaluate", "report"},
     "pipeline": FOUNDATION
-    | {"preset", "sources", "corpus", "pool", "model", "launch", "train", "rerank", "evaluate", "selection", "report"},
+    | {
+        "preset",
+        "sources",
+        "corpus",
+        "pool",
+        "model",
+        "launch",
+        "train",
+        "rerank",
+        "evaluate",
+        "selection",
+        "report",
+    },
 }
 DOORS = {
     "prefect": ("flows/", "tasks/"),

@@ -29,7 +29,10 @@ def onednn_linear(
     rows: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
     """activation(rows @ weight.T + bias); no gradient."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, activation, [], "")
+    # Slices with gaps would fall to a reference kernel a thousand times slower.
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows.contiguous(), weight, bias, activation, [], "")
     return product
 
 
@@ -51,7 +54,7 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return onednn_linear(grads[0].contiguous(), weight.t()), None, None
+        return onednn_linear(grads[0], weight.t()), None, None
 
 
 class FastLinear(nn.Linear):
