@@ -18,6 +18,14 @@ class Example:
 ExampleSet = tuple[Example, ...]
 
 
+def example_of(value: object) -> Example | None:
+    """The example in a piece of JSON, ``{"query": …, "response": …}``; None if it is not one."""
+    if not isinstance(value, dict):
+        return None
+    query, response = value.get("query"), value.get("response")
+    return Example(query, response) if isinstance(query, str) and isinstance(response, str) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which examples each query is asked with.

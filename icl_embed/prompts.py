@@ -34,6 +34,11 @@ SLOT = -1  # in place of a token: here stands the embedding of a demonstration
 Tokens = list[int]
 
 
+def clean(text: str) -> str:
+    """The text as UTF-8 can hold it."""
+    return text.encode("utf-8", "replace").decode()
+
+
 @dataclass(frozen=True)
 class Prefix:
     """The tokens that all queries of a task share: BOS, examples, and the head of the query.
@@ -104,8 +109,7 @@ class PromptBuilder:
         """Token ids of each text alone: no special tokens are added, and none are recognised."""
         if not texts:
             return []
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        encoded = self.tokenizer(clean, add_special_tokens=False, split_special_tokens=True)
+        encoded = self.tokenizer(list(map(clean, texts)), add_special_tokens=False, split_special_tokens=True)
         ids: list[Tokens] = encoded["input_ids"]
         return ids
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from icl_embed.examples import Example
-from icl_embed.prompts import PASSAGE_PROMPT, SEPARATOR, PromptBuilder
+from icl_embed.prompts import PASSAGE_PROMPT, SEPARATOR, PromptBuilder, clean
 
 MARK = "\ufdd0"
 
@@ -70,7 +70,7 @@ class PromptText:
 
     def plain(self, text: str) -> str:
         """The text with every control string broken by a mark: nobody's text may act as a token of ours."""
-        text = text.encode("utf-8", "replace").decode()
+        text = clean(text)
         for control in self.control:
             text = text.replace(control, control[0] + self.mark + control[1:])
         return text

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import DataError
-from icl_embed.examples import Example
+from icl_embed.examples import Example, example_of
 from icl_embed.store.files import write_atomically
 
 FLAG_FORM = '[{"instruct": …, "query": …, "response": …}, …]'
@@ -59,12 +59,12 @@ def _only_instruction(items: Any, path: Path) -> str:
 
 
 def _example(item: Any, path: Path, number: int) -> Example:
-    fields = (item.get("query"), item.get("response")) if isinstance(item, dict) else (None, None)
-    if not all(isinstance(field, str) for field in fields):
+    example = example_of(item)
+    if example is None:
         raise DataError(
             f"{path}: example {number} must have the texts query and response, found {str(item)[:80]}"
         )
-    return Example(str(fields[0]), str(fields[1]))
+    return example
 
 
 def write_flag_examples(path: Path, instruction: str, examples: Sequence[Example]) -> None:

@@ -2,9 +2,10 @@
 
 The keys and values of a prefix are the same for every row that continues it, so that part of the attention is
 one large product over all rows; each row's own causal part is computed apart, and the two are merged exactly
-by their log-sum-exp (Hydragen, arXiv 2402.05099). Inference on CPU uses torch's flash kernels for both parts,
-which never build the score matrix; training, GPUs and capped scores use plain, differentiable operations
-where a prefix is shared, and torch's own attention where none is.
+by their log-sum-exp (Hydragen, arXiv 2402.05099). Inference on CPU uses torch's flash kernel for the row's
+part, and for the prefix's part products in blocks that stay in the cache; neither builds the whole score
+matrix. Training, GPUs and capped scores use plain, differentiable operations where a prefix is shared, and
+torch's own attention where none is.
 
 Legend of tensor shapes: T packed tokens, R rows, H query heads, K key heads, L tokens of a row, P of the
 prefix, D width of a head.
@@ -63,9 +64,10 @@ def attend(
     _refuse_unknown(layout, sliding_window, others)
     if layout.recorded is not None:
         layout.recorded.append((key, value))
+    query = query * scaling
     outs = []
     for segment in layout.segments:
-        own = tuple(_rows(states, segment) for states in (query * scaling, key, value))
+        own = tuple(_rows(states, segment) for states in (query, key, value))
         far = _prefix_of(segment, layout, key, value, module.layer_idx)
         out = _attend_rows(own, far, segment, causal=layout.causal, softcap=softcap)
         outs.append(_tokens(out, segment))

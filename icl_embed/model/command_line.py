@@ -219,7 +219,7 @@ def _folder_of(model: str, store: Path) -> Path:
 
     opened = Store(store)
     try:
-        found = find(opened, model.removeprefix("embedder/"))
+        found = find(opened, model)
     except StoreError as error:
         raise ModelError(f"{model!r} is neither a folder nor an artefact: {error}") from error
     return opened.get(found.stage, found.fingerprint).path

@@ -15,7 +15,7 @@ from icl_embed.examples import Example, ExampleSet
 from icl_embed.model.fingerprints import Fingerprints
 from icl_embed.model.packing import PrefixStates
 from icl_embed.model.settings import EmbedderSettings
-from icl_embed.prompts import Prefix, PromptBuilder
+from icl_embed.prompts import Prefix, PromptBuilder, clean
 
 logger = logging.getLogger(__name__)
 
@@ -160,11 +160,6 @@ def plan_task(
             prompts.budgets.total_tokens,
         )
     return CompiledTask(clean(instruction), cleaned, prefix, None, fingerprints, settings, dtype)
-
-
-def clean(text: str) -> str:
-    """The text as UTF-8 can hold it; the prompt would do the same."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def moved(states: PrefixStates, device: torch.device) -> PrefixStates:

@@ -29,9 +29,9 @@ from icl_embed.model.memory import MemoryLimit, is_out_of_memory
 from icl_embed.model.packing import PrefixStates, pack
 from icl_embed.model.pooling import pool
 from icl_embed.model.recent import Recent
-from icl_embed.model.settings import EmbedderSettings, read_settings, within_context
+from icl_embed.model.settings import EmbedderSettings, build_prompts, read_settings
 from icl_embed.model.text_encoder import TextEncoder, Vectors
-from icl_embed.prompts import PromptBuilder, Tokens
+from icl_embed.prompts import Tokens
 
 __all__ = ["Embedder", "Vectors"]
 
@@ -63,9 +63,7 @@ class Embedder(TextEncoder):
         """Build the prompt builder once."""
         self.model.eval()
         use_packed_attention(self.model)
-        context = getattr(self.model.config, "max_position_embeddings", None)
-        budgets = within_context(self.settings.prompt, context)
-        self.prompts = PromptBuilder(self.tokenizer, budgets, self.settings.template)
+        self.prompts = build_prompts(self.tokenizer, self.settings, self.model.config)
         self._memory = MemoryLimit(self.device)
         self._tasks: Recent[CompiledTask] = Recent(self.task_cache_bytes, lambda task: task.num_bytes)
 

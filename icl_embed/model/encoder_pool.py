@@ -26,9 +26,9 @@ from icl_embed.model.compiled import CompiledTask, plan_task
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 from icl_embed.model.encoder_worker import Failed, Job, WorkerPlan, without_states, work
 from icl_embed.model.fingerprints import Fingerprints
-from icl_embed.model.settings import EmbedderSettings, read_settings, within_context
+from icl_embed.model.settings import EmbedderSettings, build_prompts, read_settings
 from icl_embed.model.text_encoder import TextEncoder
-from icl_embed.prompts import PromptBuilder, Tokens
+from icl_embed.prompts import Tokens
 
 SECONDS_TO_LEAVE = 5.0
 
@@ -71,8 +71,7 @@ class EncoderPool(TextEncoder):
         self.folder = Path(folder)
         self._config, tokenizer = load_description(self.folder)
         self.settings = settings or read_settings(self.folder)
-        budgets = within_context(self.settings.prompt, getattr(self._config, "max_position_embeddings", None))
-        self.prompts = PromptBuilder(tokenizer, budgets, self.settings.template)
+        self.prompts = build_prompts(tokenizer, self.settings, self._config)
         self.dtype = _common_dtype(dtype, devices)
         self._workers: list[_Worker] = []
         try:

@@ -8,7 +8,7 @@ equal length, so that attention pads little. A prefix is packed once, before the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -195,14 +195,11 @@ def _to(layout: Layout, device: torch.device | None) -> Layout:
     if device is None or device.type == "cpu":
         return layout
     segments = tuple(
-        Segment(
-            one.start,
-            one.stop,
-            one.lengths,
-            one.prefix,
-            None if one.gather is None else one.gather.to(device),
-            None if one.scatter is None else one.scatter.to(device),
+        replace(
+            one,
+            gather=None if one.gather is None else one.gather.to(device),
+            scatter=None if one.scatter is None else one.scatter.to(device),
         )
         for one in layout.segments
     )
-    return Layout(segments, layout.causal, layout.shared, layout.longest)
+    return replace(layout, segments=segments)

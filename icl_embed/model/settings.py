@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from icl_embed.config import PromptConfig, Section, TemplateConfig
 from icl_embed.errors import ModelError
 from icl_embed.model.published import template_of
+from icl_embed.prompts import PromptBuilder
 from icl_embed.store.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,17 @@ def write_settings(folder: Path, settings: EmbedderSettings) -> None:
     write_atomically(folder / SETTINGS_NAME, settings.model_dump_json(indent=1).encode())
 
 
-def within_context(prompt: PromptConfig, context: int | None) -> PromptConfig:
+def build_prompts(tokenizer: Any, settings: EmbedderSettings, config: Any) -> PromptBuilder:
+    """The prompts of a model, within the positions that its transformers config gives it.
+
+    Raises
+        ModelError: the tokenizer lacks a token that the prompts need.
+    """
+    budgets = _within_context(settings.prompt, getattr(config, "max_position_embeddings", None))
+    return PromptBuilder(tokenizer, budgets, settings.template)
+
+
+def _within_context(prompt: PromptConfig, context: int | None) -> PromptConfig:
     """The budgets, none larger than the positions that a model has; a warning tells of a change."""
     budgets = prompt.model_dump()
     over = [name for name, value in budgets.items() if context is not None and value > context]

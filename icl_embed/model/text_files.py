@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icl_embed.errors import DataError
-from icl_embed.examples import Example
+from icl_embed.examples import Example, example_of
 from icl_embed.store.files import write_atomically
 
 Parsed = TypeVar("Parsed")
@@ -40,7 +40,7 @@ def read_examples(path: Path) -> list[Example]:
     """
     if path.suffix == ".json":
         return _saved_examples(path)
-    return list(_parsed_lines(path, _example_of))
+    return list(_parsed_lines(path, example_of))
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[Any]], about: dict[str, str]) -> None:
@@ -91,7 +91,7 @@ def _parsed_lines(path: Path, parse: Callable[[Any], Parsed | None]) -> Iterator
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from error
         if found is None:
-            wanted = '{"query": …, "response": …}' if parse is _example_of else 'a text or {"text": …}'
+            wanted = '{"query": …, "response": …}' if parse is example_of else 'a text or {"text": …}'
             raise DataError(f"{path}, line {number}: expected {wanted}, found {line[:60]}")
         yield found
 
@@ -99,7 +99,7 @@ def _parsed_lines(path: Path, parse: Callable[[Any], Parsed | None]) -> Iterator
 def _saved_examples(path: Path) -> list[Example]:
     try:
         found = json.loads("\n".join(_lines(path)))
-        examples = [_example_of(value) for value in found["examples"]]
+        examples = [example_of(value) for value in found["examples"]]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise DataError(
             f'{path}: expected {{"examples": [{{"query": …, "response": …}}]}} ({error})'
@@ -112,10 +112,3 @@ def _saved_examples(path: Path) -> list[Example]:
 def _text_of(value: Any) -> str | None:
     text = value.get("text") if isinstance(value, dict) else value
     return text if isinstance(text, str) else None
-
-
-def _example_of(value: Any) -> Example | None:
-    if not isinstance(value, dict):
-        return None
-    query, response = value.get("query"), value.get("response")
-    return Example(query, response) if isinstance(query, str) and isinstance(response, str) else None

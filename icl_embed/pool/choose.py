@@ -108,10 +108,10 @@ def latest_pool(store_root: Path) -> Path:
     Raises
         PoolError: the store holds no pool.
     """
-    pools = [artefact for artefact in Store(store_root).artefacts() if artefact.stage == "pool"]
-    if not pools:
+    pool = Store(store_root).newest("pool")
+    if pool is None:
         raise PoolError(f"the store {store_root} holds no pool; build one with the flow build-pool")
-    return pools[-1].path
+    return pool.path
 
 
 def compared_forms(texts: Sequence[str]) -> list[str]:

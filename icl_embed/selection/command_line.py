@@ -180,8 +180,8 @@ def _load(model: Path | None, store: Path, dtype: str) -> Embedder:
     from icl_embed.model.embedder import Embedder
 
     if model is None:
-        found = [artefact.path for artefact in Store(store).artefacts() if artefact.stage == "embedder"]
-        if not found:
+        found = Store(store).newest("embedder")
+        if found is None:
             raise ModelError(f"the store {store} holds no embedder; train one, or name a folder with --model")
-        model = found[-1]
+        model = found.path
     return Embedder.load(model, dtype=dtype)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import DataError
-from icl_embed.examples import Example, ExampleSet
+from icl_embed.examples import ExampleSet, example_of
 from icl_embed.store.files import write_atomically
 
 
@@ -45,14 +45,14 @@ def read_chosen(path: Path) -> ChosenExamples:
     """
     try:
         content = json.loads(path.read_bytes())
-        examples = tuple(Example(item["query"], item["response"]) for item in content.pop("examples"))
+        found = [example_of(item) for item in content.pop("examples")]
         instruction = content.pop("instruction")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{path} is not a file of examples ({type(error).__name__}: {error}); expected "
             '{"instruction": "…", "examples": [{"query": "…", "response": "…"}]}'
         ) from error
-    texts = [instruction, *(text for one in examples for text in (one.query, one.response))]
-    if not all(isinstance(text, str) for text in texts):
+    examples = tuple(one for one in found if one is not None)
+    if not isinstance(instruction, str) or len(examples) < len(found):
         raise DataError(f"{path}: instruction, queries and responses must be texts")
     return ChosenExamples(instruction, examples, content)

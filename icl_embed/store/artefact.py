@@ -133,6 +133,11 @@ class Store:
                 found.append(Artefact(folder.parent.name, folder.name, folder))
         yield from sorted(found, key=lambda artefact: (artefact.manifest.created, artefact.fingerprint))
 
+    def newest(self, stage: str) -> Artefact | None:
+        """The artefact of a stage that was published last."""
+        found = [artefact for artefact in self.artefacts() if artefact.stage == stage]
+        return found[-1] if found else None
+
 
 def publish(partial: Path, final: Path, manifest: Manifest) -> None:
     """Make a finished folder visible: sync its files, manifest last, one rename, sync the parent."""

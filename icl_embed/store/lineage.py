@@ -23,7 +23,7 @@ class Ancestor:
 
 
 def find(store: Store, text: str) -> Artefact:
-    """The newest artefact that ``text`` names: ``stage/fingerprint``, a fingerprint's start, or a label.
+    """The newest artefact that ``text`` names: a label, a fingerprint's start, or ``stage/start``.
 
     Raises
         StoreError: none, or a fingerprint's start that fits several.
@@ -32,7 +32,8 @@ def find(store: Store, text: str) -> Artefact:
     exact = [one for one in artefacts if text in (one.reference, one.manifest.label)]
     if exact and text:
         return exact[-1]
-    started = [one for one in artefacts if one.fingerprint.startswith(text)]
+    stage, _, start = text.rpartition("/")
+    started = [one for one in artefacts if one.fingerprint.startswith(start) and stage in ("", one.stage)]
     if len(started) == 1:
         return started[0]
     if started:

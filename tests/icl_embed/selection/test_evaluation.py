@@ -119,6 +119,20 @@ def test_saved_examples_are_evaluated_for_their_own_task_only(tmp_path, dataset,
         run("other")
 
 
+def evaluate_nearest(tmp_path, dataset, encoder, strategy=None):
+    """Evaluate with the strategy nearest, brought by the caller or not."""
+    evaluate_encoder(
+        dataset,
+        encoder,
+        EvaluateConfig(examples_strategy="nearest"),
+        tmp_path / "out",
+        model=EvaluatedModel("toy", "abc", tmp_path),
+        pool_dir=write_pool(tmp_path / "pool", dataset, PAIRS),
+        seed=1,
+        strategy=strategy,
+    )
+
+
 def test_a_leaking_strategy_stops_the_evaluation(tmp_path, dataset, encoder):
     class Leaky:
         name = "leaky"
@@ -127,29 +141,17 @@ def test_a_leaking_strategy_stops_the_evaluation(tmp_path, dataset, encoder):
             return Selection.of([(Example(query, "it is this"),) for query in queries])
 
     with pytest.raises(EvaluationError, match="shows a text of the test split"):
-        evaluate_encoder(
+        evaluate_nearest(
+            tmp_path,
             dataset,
             encoder,
-            EvaluateConfig(examples_strategy="nearest"),
-            tmp_path / "out",
-            model=EvaluatedModel("toy", "abc", tmp_path),
-            pool_dir=write_pool(tmp_path / "pool", dataset, PAIRS),
-            seed=1,
             strategy=lambda task: Setting("few-shot", task.instruction, choose=Leaky()),
         )
 
 
 def test_a_strategy_that_nobody_brought_is_an_error(tmp_path, dataset, encoder):
     with pytest.raises(EvaluationError, match="examples_strategy is nearest"):
-        evaluate_encoder(
-            dataset,
-            encoder,
-            EvaluateConfig(examples_strategy="nearest"),
-            tmp_path / "out",
-            model=EvaluatedModel("toy", "abc", tmp_path),
-            pool_dir=write_pool(tmp_path / "pool", dataset, PAIRS),
-            seed=1,
-        )
+        evaluate_nearest(tmp_path, dataset, encoder)
 
 
 def test_queries_with_one_set_are_encoded_together(encoder):

@@ -59,6 +59,9 @@ def test_an_artefact_is_found_by_reference_start_or_label(store: Store) -> None:
     report = chain(store, 1)
     assert find(store, f"report/{report.fingerprint}") == report
     assert find(store, report.fingerprint[:8]) == report
+    assert find(store, f"report/{report.fingerprint[:8]}") == report
+    with pytest.raises(StoreError, match="is called"):
+        find(store, f"pool/{report.fingerprint[:8]}")
     assert find(store, "demo") == report
     with pytest.raises(StoreError, match="store ls"):
         find(store, "nothing")
