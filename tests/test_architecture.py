@@ -29,7 +29,10 @@ ALLOWED = {
     "rerank": FOUNDATION | {"model", "train", "launch", "evaluate"},
     "evaluate": FOUNDATION | {"model", "pool"},
     "selection": FOUNDATION | {"model", "pool", "evaluate"},
-    "report": FOUNDATION | {"evaluate", "train"},
+    "benchmark": FOUNDATION | {"model", "pool", "sources", "corpus", "evaluate", "selection"},
+    "results": FOUNDATION | {"evaluate", "benchmark"},
+    "studies": FOUNDATION | {"model", "pool", "corpus", "evaluate", "selection", "benchmark", "results"},
+    "report": FOUNDATION | {"evaluate", "train", "benchmark", "results", "studies"},
     "export": FOUNDATION | {"model", "sources", "pool", "evaluate", "report"},
     "pipeline": FOUNDATION
     | {
@@ -43,14 +46,17 @@ ALLOWED = {
         "rerank",
         "evaluate",
         "selection",
+        "benchmark",
+        "results",
+        "studies",
         "report",
     },
 }
 DOORS = {
     "prefect": ("flows/", "tasks/"),
-    "duckdb": ("icl_embed/pool/",),
+    "duckdb": ("icl_embed/pool/", "icl_embed/results/"),
     "deepspeed": ("icl_embed/train/engine.py",),
-    "mteb": ("icl_embed/evaluate/mteb_",),
+    "mteb": ("icl_embed/evaluate/mteb_", "icl_embed/benchmark/mteb/"),
     "peft": ("icl_embed/model/lora.py", "icl_embed/rerank/"),
     "pypi_simple": ("icl_embed/sources/",),
     "huggingface_hub": ("icl_embed/sources/hub.py",),

@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import mteb
@@ -21,6 +20,7 @@ from mteb.models.model_meta import ModelMeta
 from icl_embed.config import EvaluateConfig
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.encoding import CachingEncoder, Setting
+from icl_embed.evaluate.evaluated import TaskRun
 from icl_embed.evaluate.measurement import Aggregation, Measurement
 from icl_embed.evaluate.mteb_model import MtebBm25, MtebEncoder, describe_model
 from icl_embed.evaluate.mteb_tasks import MAIN_SCORES, LocalTask, build_task
@@ -30,25 +30,6 @@ TREC_NAMES = {"ndcg_at_10": "ndcg_cut_10", "map_at_1000": "map_cut_1000"}
 SEARCH_TOLERANCE = 6e-6  # mteb rounds search metrics to five decimals
 TOLERANCE = 1e-6
 BATCH_SIZE = 256  # rows mteb hands over at once; our encoder plans its own batches
-
-
-@dataclass(frozen=True)
-class TaskRun:
-    """What one run gave.
-
-    Attributes
-        measurement: the values; their aggregate equals ``main_score``.
-        main_score: mteb's own.
-        result: mteb's result JSON.
-        ranking: query -> passage -> score (search tasks), else empty.
-        notes: facts about how the score was made.
-    """
-
-    measurement: Measurement
-    main_score: float
-    result: dict[str, Any]
-    ranking: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_encoder(

@@ -13,9 +13,10 @@ from typing import Any
 from icl_embed.config import EvaluateConfig
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.encoding import CachingEncoder, Effort, Encoder, Setting
+from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun
 from icl_embed.evaluate.few_shot import Strategy, few_shot_setting
 from icl_embed.evaluate.measurement import Bootstrap
-from icl_embed.evaluate.mteb_run import TaskRun, run_bm25, run_encoder
+from icl_embed.evaluate.mteb_run import run_bm25, run_encoder
 from icl_embed.evaluate.mteb_tasks import MAIN_SCORES
 from icl_embed.evaluate.scores import (
     BM25,
@@ -42,17 +43,6 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 WARM_UP_QUERIES = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluatedModel:
-    """A model to evaluate: its name in tables, its fingerprint, its folder."""
-
-    name: str
-    fingerprint: str
-    folder: Path
-    device: str = "auto"
-    dtype: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def build_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     """Score one system on one data set."""
-    from icl_embed.evaluate.stage import EvaluatedModel, evaluate_bm25, evaluate_model
+    from icl_embed.evaluate.evaluated import EvaluatedModel
+    from icl_embed.evaluate.stage import evaluate_bm25, evaluate_model
     from icl_embed.selection.evaluation import strategy_of
 
     config = EvaluateConfig(**key.settings["evaluate"])

@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from icl_embed.config import EvaluateConfig
 from icl_embed.errors import EvaluationError
+from icl_embed.evaluate.evaluated import EvaluatedModel
 from icl_embed.evaluate.scores import read_examples, read_measurements, read_scores
-from icl_embed.evaluate.stage import EvaluatedModel, evaluate_bm25, evaluate_encoder, evaluate_model
+from icl_embed.evaluate.stage import evaluate_bm25, evaluate_encoder, evaluate_model
 from tests.icl_embed.evaluate.folders import make_dataset, write_pool
 
 CONFIG = EvaluateConfig(shots=2, label_experiments=2, cluster_sets=4, bootstrap_resamples=200)

@@ -8,8 +8,9 @@ import pytest
 from icl_embed.config import EvaluateConfig, SelectionConfig
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.encoding import CachingEncoder, Setting
+from icl_embed.evaluate.evaluated import EvaluatedModel
 from icl_embed.evaluate.scores import read_examples, read_scores
-from icl_embed.evaluate.stage import EvaluatedModel, evaluate_encoder
+from icl_embed.evaluate.stage import evaluate_encoder
 from icl_embed.evaluate.task_data import read_task_data
 from icl_embed.evaluate.tokens import count_query_tokens
 from icl_embed.examples import Example, Selection

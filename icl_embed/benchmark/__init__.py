@@ -1,0 +1,1 @@
+"""Public benchmarks, MTEB and AIR-Bench, in any few-shot setting: ``icl-embed eval run``."""

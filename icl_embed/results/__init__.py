@@ -1,0 +1,1 @@
+"""Scores of many models side by side: one DuckDB table, comparisons, leaderboard, regressions."""
