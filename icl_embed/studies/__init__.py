@@ -1,1 +1,1 @@
-"""What the paper left open: shot curves, the examples' quality, what examples cost, unseen domains."""
+"""What the paper left open: how many examples, how good they must be, what they cost, what was seen."""
