@@ -11,7 +11,7 @@ from icl_embed.evaluate.encoding import CachingEncoder, Setting
 from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun, Unjudged
 from icl_embed.pool.choose import Candidate
 
-Family = Literal["mteb", "air-bench"]
+Family = Literal["mteb", "air-bench", "local"]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,15 @@
 - ``examples.json``: the exact examples of each setting.
 - ``mteb/<setting>.json``: mteb's own result.
 - ``top_passages.parquet`` (retrieval, reranking): what a reranker starts from.
+
+The pipeline's ``evaluation`` artefacts hold all settings of one model on one data set; the ``score`` artefacts
+of ``icl-embed eval run`` hold one setting each, and ``ranking.parquet`` in place of ``top_passages.parquet``.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +26,7 @@ from icl_embed.examples import Example
 SCORES_NAME = "scores.json"
 VALUES_NAME = "per_query.parquet"
 EXAMPLES_NAME = "examples.json"
+RANKING_NAME = "ranking.parquet"
 TOP_PASSAGES_NAME = "top_passages.parquet"
 
 ZERO_SHOT = "zero-shot"
@@ -34,12 +39,16 @@ class SettingScore:
     """One model in one setting on one data set.
 
     Attributes
+        shots: examples asked for.
         mean, low, high: the score and its interval, as fractions of one.
         num_queries: test items behind the score (clustering: sets of texts).
         query_tokens_mean: tokens of a query with everything before it; None for BM25.
         seconds: the whole run; vectors shared with an earlier setting cost nothing here.
         query_seconds, passage_seconds: encoding alone; None for BM25.
-        encoded_queries: texts encoded as queries in ``query_seconds``.
+        encoded_queries, encoded_passages: texts encoded in those seconds; the others' vectors were at hand.
+        selection, seed, quality: how the examples were chosen, see ``benchmark.asked``; empty for the pipeline.
+        examples_shown: how many of ``shots`` there were and fitted into the prompt, per query at most.
+        prefix_tokens_mean: tokens before the query that its prefix holds (instruction, examples).
     """
 
     setting: str
@@ -54,6 +63,12 @@ class SettingScore:
     passage_seconds: float | None = None
     encoded_queries: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+    encoded_passages: int = 0
+    selection: str = ""
+    seed: int = 0
+    quality: str = "clean"
+    examples_shown: int | None = None
+    prefix_tokens_mean: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,17 @@ class Absence:
 
 @dataclass(frozen=True)
 class EvaluationScores:
-    """The content of ``scores.json``."""
+    """The content of ``scores.json``.
+
+    Attributes
+        dataset: the task; measurements are compared only within one.
+        family: ``mteb``, ``air-bench`` or ``local``: whose task it is.
+        split, subset: what was evaluated.
+        served_from: where the task's data came from, and how exact a mirror is.
+        data_fingerprint: hash of the data that were read.
+        instruction: what queries were asked with.
+        dtype: number format of the model's weights.
+    """
 
     dataset: str
     kind: Kind
@@ -78,6 +103,13 @@ class EvaluationScores:
     confidence: float
     results: tuple[SettingScore, ...]
     absent: tuple[Absence, ...] = ()
+    family: str = "local"
+    split: str = "test"
+    subset: str = "default"
+    served_from: str = ""
+    data_fingerprint: str = ""
+    instruction: str = ""
+    dtype: str = ""
 
     def of(self, setting: str) -> SettingScore | None:
         """The score of a setting, if it was measured."""
@@ -158,6 +190,43 @@ def read_measurements(folder: Path, scores: EvaluationScores) -> dict[str, Measu
             None if None in targets else targets,
         )
     return measurements
+
+
+def write_ranking(folder: Path, ranking: Mapping[str, Mapping[str, float]], *, depth: int) -> None:
+    """Write ``ranking.parquet``: the best ``depth`` passages of each query, best first.
+
+    Equal scores are ordered by descending identity, as trec_eval does.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: dict[str, list[Any]] = {"query_id": [], "passage_id": [], "score": []}
+    for query_id, found in ranking.items():
+        best = sorted(found.items(), key=lambda item: (item[1], item[0]), reverse=True)[:depth]
+        rows["query_id"] += [query_id] * len(best)
+        rows["passage_id"] += [passage_id for passage_id, _ in best]
+        rows["score"] += [score for _, score in best]
+    fields = [("query_id", pa.string()), ("passage_id", pa.string()), ("score", pa.float64())]
+    pq.write_table(pa.table(rows, schema=pa.schema(fields)), folder / RANKING_NAME, compression="zstd")
+
+
+def read_ranking(folder: Path) -> dict[str, dict[str, float]]:
+    """Query -> passage -> score, best first.
+
+    Raises
+        EvaluationError: missing or unreadable.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(folder / RANKING_NAME).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise EvaluationError(f"cannot read {folder / RANKING_NAME}: {error}") from error
+    ranking: dict[str, dict[str, float]] = {}
+    for row in rows:
+        ranking.setdefault(row["query_id"], {})[row["passage_id"]] = row["score"]
+    return ranking
 
 
 def write_examples(folder: Path, examples: dict[str, dict[str, Any]]) -> None:
