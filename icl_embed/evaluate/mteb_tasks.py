@@ -7,6 +7,8 @@ task; a second run on the same object would draw other texts and its scores coul
 from __future__ import annotations
 
 import typing
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -43,35 +45,41 @@ _TYPES = {
 }
 
 
-class _LocalTask:
-    """What our tasks add to mteb's: data is handed in, raw predictions are kept.
+class KeptValues:
+    """Mixed in before a task class of mteb's: keeps what the score is made of, and writes no file.
 
     ``predictions`` is what mteb would write into its prediction folder; ``query_scores`` holds every metric
-    of each query as mteb averages it (search tasks only).
+    of each query as mteb averages it, ``judgements`` its relevance judgements (search tasks only). A task
+    object runs one split of one subset, once.
     """
 
     predictions: Any = None
-    query_scores: dict[str, dict[str, float]]
+    query_scores: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+    judgements: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+
+    def _save_task_predictions(self, predictions: Any, *_: Any, **__: Any) -> None:
+        self.predictions = predictions
+
+    def task_specific_scores(
+        self, scores: dict[str, dict[str, float]], qrels: Any, *rest: Any, **more: Any
+    ) -> dict[str, float]:
+        """Keep what mteb is about to average; the task's own extra scores stay."""
+        self.query_scores, self.judgements = scores, qrels
+        own: dict[str, float] = super().task_specific_scores(scores, qrels, *rest, **more)  # type: ignore[misc]
+        return own
+
+
+class _LocalTask(KeptValues):
+    """What our tasks add to mteb's: data is handed in."""
 
     def __init__(self, metadata: TaskMetadata, dataset: Any) -> None:
         self.metadata = metadata
-        self.query_scores = {}
         super().__init__()
         self.dataset = dataset
         self.data_loaded = True
 
     def load_data(self, *_: Any, **__: Any) -> None:
         """Nothing to load: the data came with the task."""
-
-    def _save_task_predictions(self, predictions: Any, *_: Any, **__: Any) -> None:
-        self.predictions = predictions
-
-    def task_specific_scores(
-        self, scores: dict[str, dict[str, float]], *_: Any, **__: Any
-    ) -> dict[str, float]:
-        """Keep what mteb is about to average."""
-        self.query_scores = scores
-        return {}
 
 
 class LocalSearch(_LocalTask, AbsTaskRetrieval):  # type: ignore[misc]
