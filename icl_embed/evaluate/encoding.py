@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from icl_embed.errors import EvaluationError
+from icl_embed.evaluate.vector_table import Vectors, VectorTable, digest_of
 from icl_embed.examples import Chooser, Example, ExampleSet, Selection
 from icl_embed.prompts import PromptBuilder
 
-Vectors = NDArray[np.float32]
 Role = tuple[Any, ...]
+Item = TypeVar("Item")
+
+__all__ = [
+    "CachingEncoder",
+    "Effort",
+    "Encoder",
+    "Setting",
+    "Shelf",
+    "VectorStore",
+    "Vectors",
+    "checked_vectors",
+]
 
 SMALLEST_NORM = 1e-6
 
@@ -24,8 +37,8 @@ class Encoder(Protocol):
     """What evaluation needs of an embedder."""
 
     @property
-    def prompts(self) -> PromptBuilder:
-        """Builds the prompts."""
+    def prompts(self) -> PromptBuilder | None:
+        """Builds the prompts; None for a model that takes neither instructions nor examples."""
 
     @property
     def dimension(self) -> int:
@@ -79,25 +92,47 @@ class Effort:
     passages: int = 0
 
 
+class Shelf(Protocol):
+    """The vectors of one role, kept between processes."""
+
+    def blocks(self) -> Iterable[tuple[Sequence[bytes], Vectors]]:
+        """Everything kept: digests of texts [N] and their vectors [N, D], block by block."""
+
+    def add(self, digests: Sequence[bytes], vectors: Vectors) -> None:
+        """Keep vectors [N, D] of texts; all of them or none survive a crash."""
+
+
+class VectorStore(Protocol):
+    """Keeps vectors of one model between processes."""
+
+    def shelf(self, role: Role) -> Shelf:
+        """The vectors of a role: nothing else is ever served for it."""
+
+
+CHUNK_TEXTS = 1024  # texts encoded between two writes to a store: what a crash can cost
+MAX_KEPT_SETS = 64  # a setting with more example sets has a few texts per set: not worth a shelf each
+
+
 @dataclass
 class CachingEncoder:
     """An encoder that encodes each text once per role.
 
     Passages have one role, so all settings of one evaluation share them; queries have one role per
-    (instruction, examples). Lives as long as one evaluation, never on disk: nothing can go stale.
+    (instruction, examples). Without a store nothing outlives the evaluation; with one, texts are encoded in
+    chunks and every chunk is kept, so an interrupted evaluation goes on where it was.
     """
 
     encoder: Encoder
     batch_tokens: int = 8192
     show_progress: bool = False
     effort: Effort = field(default_factory=Effort)
-    _rows: dict[Role, dict[str, int]] = field(default_factory=dict)
-    _vectors: dict[Role, Vectors] = field(default_factory=dict)
+    store: VectorStore | None = None
+    _tables: dict[Role, VectorTable] = field(default_factory=dict)
 
     def passages(self, texts: Sequence[str]) -> Vectors:
         """Vectors [N, D] of passages."""
 
-        def encode(new: list[str]) -> Vectors:
+        def encode(new: Sequence[str]) -> Vectors:
             started = time.perf_counter()
             vectors = self.encoder.encode_passages(
                 new, batch_tokens=self.batch_tokens, show_progress=self.show_progress
@@ -106,18 +141,22 @@ class CachingEncoder:
             self.effort.passages += len(new)
             return vectors
 
-        return self._lookup(("passage",), texts, encode)
+        return self._lookup(("passage",), texts, encode, store=self.store)
 
     def queries(self, texts: Sequence[str], setting: Setting) -> Vectors:
         """Vectors [N, D] of queries under a setting; those with the same examples are encoded together."""
         vectors = np.zeros((len(texts), self.encoder.dimension), np.float32)
-        for examples, rows in setting.selection(texts).groups():
+        groups = setting.selection(texts).groups()
+        store = self.store if len(groups) <= MAX_KEPT_SETS else None
+        for examples, rows in groups:
             mine = [texts[row] for row in rows]
-            vectors[rows] = self._queries(mine, setting.instruction, examples)
+            vectors[rows] = self._queries(mine, setting.instruction, examples, store=store)
         return vectors
 
-    def _queries(self, texts: Sequence[str], instruction: str, examples: ExampleSet) -> Vectors:
-        def encode(new: list[str]) -> Vectors:
+    def _queries(
+        self, texts: Sequence[str], instruction: str, examples: ExampleSet, *, store: VectorStore | None
+    ) -> Vectors:
+        def encode(new: Sequence[str]) -> Vectors:
             started = time.perf_counter()
             vectors = self.encoder.encode_queries(
                 new,
@@ -130,19 +169,42 @@ class CachingEncoder:
             self.effort.queries += len(new)
             return vectors
 
-        return self._lookup(("query", instruction, examples), texts, encode)
+        return self._lookup(("query", instruction, examples), texts, encode, store=store)
 
-    def _lookup(self, role: Role, texts: Sequence[str], encode: Callable[[list[str]], Vectors]) -> Vectors:
-        rows = self._rows.setdefault(role, {})
-        new = [text for text in dict.fromkeys(texts) if text not in rows]
-        if new:
-            vectors = checked_vectors(encode(new), new, self.encoder.dimension)
-            known = self._vectors.get(role)
-            self._vectors[role] = vectors if known is None else np.concatenate([known, vectors])
-            rows.update({text: len(rows) + offset for offset, text in enumerate(new)})
-        if not texts:
-            return np.zeros((0, self.encoder.dimension), np.float32)
-        return self._vectors[role][[rows[text] for text in texts]]
+    def _lookup(
+        self,
+        role: Role,
+        texts: Sequence[str],
+        encode: Callable[[Sequence[str]], Vectors],
+        *,
+        store: VectorStore | None,
+    ) -> Vectors:
+        shelf = store.shelf(role) if store else None
+        table = self._table(role, shelf)
+        digests = list(map(digest_of, texts))
+        new = {digest: row for row, digest in enumerate(digests) if digest not in table}
+        step = CHUNK_TEXTS if shelf else max(len(new), 1)
+        for chunk in batched(new.items(), step):
+            names, mine = [digest for digest, _ in chunk], [texts[row] for _, row in chunk]
+            vectors = checked_vectors(encode(mine), mine, self.encoder.dimension)
+            if shelf:
+                shelf.add(names, vectors)
+            table.add(names, vectors)
+        return table.take(digests)
+
+    def _table(self, role: Role, shelf: Shelf | None) -> VectorTable:
+        if role not in self._tables:
+            self._tables[role] = VectorTable(self.encoder.dimension)
+            for digests, vectors in shelf.blocks() if shelf else ():
+                self._tables[role].add(digests, vectors)
+        return self._tables[role]
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Consecutive parts of ``size`` items; the last may be shorter."""
+    left = iter(items)
+    while part := list(islice(left, size)):
+        yield part
 
 
 def checked_vectors(vectors: Vectors, texts: Sequence[str], dimension: int) -> Vectors:

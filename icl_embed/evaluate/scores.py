@@ -6,8 +6,9 @@
 - ``mteb/<setting>.json``: mteb's own result.
 - ``top_passages.parquet`` (retrieval, reranking): what a reranker starts from.
 
-The pipeline's ``evaluation`` artefacts hold all settings of one model on one data set; the ``score`` artefacts
-of ``icl-embed eval run`` hold one setting each, and ``ranking.parquet`` in place of ``top_passages.parquet``.
+The pipeline's ``evaluation`` artefacts hold all settings of one model on one data set; the ``score``
+artefacts of ``icl-embed eval run`` hold one setting each, and ``ranking.parquet`` in place of
+``top_passages.parquet``.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class SettingScore:
         seconds: the whole run; vectors shared with an earlier setting cost nothing here.
         query_seconds, passage_seconds: encoding alone; None for BM25.
         encoded_queries, encoded_passages: texts encoded in those seconds; the others' vectors were at hand.
-        selection, seed, quality: how the examples were chosen, see ``benchmark.asked``; empty for the pipeline.
+        selection, seed, quality: how the examples were chosen, see ``benchmark.asked``; the pipeline has one
+            way for all its artefacts and leaves them empty.
         examples_shown: how many of ``shots`` there were and fitted into the prompt, per query at most.
         prefix_tokens_mean: tokens before the query that its prefix holds (instruction, examples).
     """

@@ -176,7 +176,7 @@ def _measure(
     )
     seconds = time.perf_counter() - started
     tokens = count_query_tokens(encoder.encoder.prompts, query_texts(data), setting)
-    if tokens.examples_dropped:
+    if tokens and tokens.examples_dropped:
         logger.warning(
             "%s: %d of %d examples do not fit in %d tokens and are not shown",
             dataset.name,

@@ -25,8 +25,12 @@ class TokenCount:
     examples_dropped: int
 
 
-def count_query_tokens(prompts: PromptBuilder, texts: Sequence[str], setting: Setting) -> TokenCount:
-    """Token statistics of ``texts`` asked under ``setting``."""
+def count_query_tokens(
+    prompts: PromptBuilder | None, texts: Sequence[str], setting: Setting
+) -> TokenCount | None:
+    """Token statistics of ``texts`` asked under ``setting``; None for a model without prompts of ours."""
+    if prompts is None:
+        return None
     shared = [
         (prompts.prefix(setting.instruction, examples), len(rows))
         for examples, rows in setting.selection(texts).groups()

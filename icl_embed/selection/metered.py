@@ -31,7 +31,7 @@ class MeteredEncoder:
     started: float = field(default_factory=time.perf_counter)
 
     @property
-    def prompts(self) -> PromptBuilder:
+    def prompts(self) -> PromptBuilder | None:
         """Builds the prompts."""
         return self.encoder.prompts
 
@@ -55,8 +55,9 @@ class MeteredEncoder:
         show_progress: bool = False,
     ) -> Vectors:
         """Vectors [N, D] of queries."""
-        self.tokens += len(self.prompts.prefix(instruction, examples).tokens)
-        self.tokens += sum(map(len, self.prompts.query_tails(instruction, texts)))
+        if self.prompts:
+            self.tokens += len(self.prompts.prefix(instruction, examples).tokens)
+            self.tokens += sum(map(len, self.prompts.query_tails(instruction, texts)))
         return self.encoder.encode_queries(
             texts,
             instruction=instruction,
@@ -69,5 +70,6 @@ class MeteredEncoder:
         self, texts: Sequence[str], *, batch_tokens: int = 8192, show_progress: bool = False
     ) -> Vectors:
         """Vectors [N, D] of passages."""
-        self.tokens += sum(map(len, self.prompts.passages(texts)))
+        if self.prompts:
+            self.tokens += sum(map(len, self.prompts.passages(texts)))
         return self.encoder.encode_passages(texts, batch_tokens=batch_tokens, show_progress=show_progress)
