@@ -1,9 +1,9 @@
 """Examples that are not as they should be: the qualities of ``AskedSetting.quality``.
 
 Each corruption is a pure function of (examples, candidates, seed). ``candidates`` are the task's own, except
-for ``off-task``, where they are those of another task. The number of examples never changes, so what a corruption
-costs is the quality of the examples alone. Wrong labels as Min et al. (arXiv 2202.12837) draw them: uniformly
-from the labels of the task, but never the right one.
+for ``off-task``, where they are those of another task. The number of examples never changes, so what a
+corruption costs is the quality of the examples alone. Wrong labels are drawn as Min et al. (arXiv 2202.12837)
+do, uniformly from the labels of the task, but never the right one.
 """
 
 from __future__ import annotations
