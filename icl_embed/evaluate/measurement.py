@@ -11,7 +11,9 @@ Four ways lead from values to a score, and each has its own honest interval:
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -107,6 +109,73 @@ class Measurement:
         return zlib.crc32(f"{how.seed}:{self.dataset}".encode())
 
 
+@dataclass(frozen=True)
+class SeedAverage:
+    """The average score over several draws of examples, each measured on the same items.
+
+    For rank statistics, where an average of values has no meaning. The interval speaks of test items alone:
+    how much the score moves between draws is another question.
+    """
+
+    parts: tuple[Measurement, ...]
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.parts[0].dataset
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """How the values of each part become its score."""
+        return self.parts[0].aggregation
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The items, the same for all parts."""
+        return self.parts[0].ids
+
+    @property
+    def point(self) -> float:
+        """The average score."""
+        return float(np.mean([part.point for part in self.parts]))
+
+    def replicates(self, how: Bootstrap) -> NDArray[np.float64]:
+        """The average score on resampled items [R]."""
+        drawn: NDArray[np.float64] = np.mean([part.replicates(how) for part in self.parts], axis=0)
+        return drawn
+
+    def interval(self, how: Bootstrap) -> Interval:
+        """The average score with its interval."""
+        return percentile_interval(self.point, self.replicates(how), how.confidence)
+
+
+Measured = Measurement | SeedAverage
+
+
+def average_over_seeds(measurements: Sequence[Measurement]) -> Measured:
+    """One measurement of several draws: values averaged item by item (means) or set by set (replicates).
+
+    Raises
+        EvaluationError: none was given, or they were not measured on the same items.
+    """
+    if not measurements:
+        raise EvaluationError("an average over seeds needs at least one measurement, found none")
+    first = measurements[0]
+    for other in measurements[1:]:
+        check_same_items(first, other)
+    if len(measurements) == 1:
+        return first
+    if first.aggregation in ("mean", "replicates"):
+        values = np.mean([one.values for one in measurements], axis=0)
+        return dataclasses.replace(first, values=tuple(values.tolist()))
+    return SeedAverage(tuple(measurements))
+
+
+def parts_of(measured: Measured) -> tuple[Measurement, ...]:
+    """The measurements behind a score: one, or one per draw of examples."""
+    return measured.parts if isinstance(measured, SeedAverage) else (measured,)
+
+
 @lru_cache(maxsize=128)
 def _drawn(measured: Measurement, how: Bootstrap) -> NDArray[np.float64]:
     # A report compares each measurement several times; its replicates are small, drawing them is not.
@@ -114,33 +183,52 @@ def _drawn(measured: Measurement, how: Bootstrap) -> NDArray[np.float64]:
     return bootstrap(statistic, len(measured.ids), resamples=how.resamples, seed=seed)
 
 
-def compare(first: Measurement, second: Measurement, how: Bootstrap) -> Difference:
-    """First minus second, item by item.
+def check_same_items(first: Measured, second: Measured) -> None:
+    """Refuse to compare what cannot be paired.
 
     Raises
-        EvaluationError: they were not measured on the same items.
+        EvaluationError: another data set, other items, or another way from values to a score.
     """
     if (first.dataset, first.ids, first.aggregation) != (second.dataset, second.ids, second.aggregation):
         raise EvaluationError(
             f"cannot compare {first.dataset} ({len(first.ids)} items, {first.aggregation}) with "
             f"{second.dataset} ({len(second.ids)} items, {second.aggregation}): not the same test items"
         )
+
+
+def compare(first: Measured, second: Measured, how: Bootstrap) -> Difference:
+    """First minus second, item by item.
+
+    Raises
+        EvaluationError: they were not measured on the same items.
+    """
+    check_same_items(first, second)
     points = (first.point, second.point)
     return paired_difference(points, (first.replicates(how), second.replicates(how)), how.confidence)
 
 
-def average(measurements: list[Measurement], how: Bootstrap) -> Interval:
+def compare_unpaired(first: Measured, second: Measured, how: Bootstrap) -> Difference:
+    """First minus second when their items differ: independent resamples, so a wider interval."""
+    points = (first.point, second.point)
+    other = dataclasses.replace(how, seed=how.seed + 1)
+    return paired_difference(points, (first.replicates(how), second.replicates(other)), how.confidence)
+
+
+def average(measurements: Sequence[Measured], how: Bootstrap) -> Interval:
     """The plain average over data sets, with an interval over their items (not over data sets)."""
     point = float(np.mean([item.point for item in measurements]))
     drawn = np.mean([item.replicates(how) for item in measurements], axis=0)
     return percentile_interval(point, drawn, how.confidence)
 
 
-def average_difference(pairs: list[tuple[Measurement, Measurement]], how: Bootstrap) -> Difference:
-    """The average over data sets of first minus second, items paired within each data set."""
+def average_difference(pairs: Sequence[tuple[Measured, Measured]], how: Bootstrap) -> Difference:
+    """The average over data sets of first minus second, items paired within each data set.
+
+    Raises
+        EvaluationError: a pair was not measured on the same items.
+    """
+    for first, second in pairs:
+        check_same_items(first, second)
     points = [float(np.mean([side.point for side in sides])) for sides in zip(*pairs, strict=True)]
     drawn = [np.mean([side.replicates(how) for side in sides], axis=0) for sides in zip(*pairs, strict=True)]
-    for first, second in pairs:
-        if first.ids != second.ids:
-            raise EvaluationError(f"cannot compare two runs of {first.dataset}: not the same test items")
     return paired_difference((points[0], points[1]), (drawn[0], drawn[1]), how.confidence)

@@ -144,6 +144,12 @@ def paired_difference(
     return Difference(interval.mean, interval.low, interval.high, p_value)
 
 
+def average_ranks(values: ArrayLike) -> Floats:
+    """Ranks 1 to N of values [N]; equal values share the average of their ranks."""
+    items = _finite(values)
+    return _ranker(items)(np.ones((1, len(items))))[0]
+
+
 def _ranker(values: Floats) -> Callable[[Counts], Floats]:
     """A function from counts [R, N] to the average rank of each item within its resample [R, N]."""
     _, groups = np.unique(values, return_inverse=True)
