@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from icl_embed.benchmark.air_bench.catalogue import (
     DEFAULT_DATASET,
@@ -23,8 +24,8 @@ from icl_embed.benchmark.air_bench.catalogue import (
 )
 from icl_embed.errors import EvaluationError
 
-FAMILY = "air-bench"
-PREFIX = f"{FAMILY}/"
+FAMILY: Final = "air-bench"
+PREFIX = "air-bench/"
 _DOMAIN = re.compile(r"[a-z0-9]+")
 _DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # becomes part of file names
 
@@ -73,15 +74,20 @@ class TaskName:
         dataset = "_".join(middle) or DEFAULT_DATASET
         well_formed = len(parts) > 2 and _DOMAIN.fullmatch(domain[0]) and _DATASET.fullmatch(dataset)
         if type_ not in TYPES or language not in LANGUAGES or not well_formed:
-            raise _unknown(name, found_version)
+            raise unknown_name(name, found_version)
         return cls(found_version, type_, domain[0], language, dataset)
 
 
-def resolve(names: Sequence[str], *, version: str = LATEST, split: str = "dev") -> list[str]:
+def resolve(
+    names: Sequence[str], *, version: str = LATEST, split: str = "dev", own_data: bool = False
+) -> list[str]:
     """Full task names, each once, groups expanded in AIR-Bench's order to what has the split.
 
     A group is ``air-bench``, a type, or a type with a domain, a language or both: ``air-bench/24.05/qa``,
     ``qa_en``, ``long-doc_arxiv``, ``long-doc_arxiv_en``. A version in a name goes before ``version``.
+
+    Takes
+        own_data: also take names of data sets that AIR-Bench does not have; a local folder may hold them.
 
     Raises
         EvaluationError: an unknown name, version or split, or a group without any task that has the split.
@@ -90,7 +96,7 @@ def resolve(names: Sequence[str], *, version: str = LATEST, split: str = "dev") 
         raise EvaluationError(f"AIR-Bench has the splits {' and '.join(SPLITS)}, found {split!r}")
     found: dict[str, None] = {}
     for name in names:
-        found.update(dict.fromkeys(_expand(name, version, split)))
+        found.update(dict.fromkeys(_expand(name, version, split, own_data)))
     return list(found)
 
 
@@ -99,14 +105,16 @@ def is_air_bench(name: str) -> bool:
     return name == FAMILY or name.startswith(PREFIX)
 
 
-def _expand(name: str, version: str, split: str) -> list[str]:
+def _expand(name: str, version: str, split: str, own_data: bool) -> list[str]:
     version, rest = _split_version(name, version)
     all_tasks = [one for one in published() if one.version == version]
     if any(str(_name_of(one)) == rest for one in all_tasks):
         return [f"{PREFIX}{version}/{rest}"]
     group = [one for one in all_tasks if not rest or rest in _groups_of(one)]
+    if not group and own_data:
+        return [TaskName.parse(name, version=version).full]
     if not group:
-        raise _unknown(name, version)
+        raise unknown_name(name, version)
     served = [one for one in group if split in one.queries]
     if not served:
         has = sorted({known for one in group for known in one.queries})
@@ -143,7 +151,8 @@ def _name_of(one: Published) -> TaskName:
     return TaskName(one.version, one.type, one.domain, one.language, one.dataset)
 
 
-def _unknown(name: str, version: str) -> EvaluationError:
+def unknown_name(name: str, version: str) -> EvaluationError:
+    """The error for a name that is none, with the nearest that are."""
     tasks = [one for one in published() if one.version == version]
     known = {str(_name_of(one)) for one in tasks}.union(*(_groups_of(one) for one in tasks))
     near = difflib.get_close_matches(name.removeprefix(PREFIX).rpartition("/")[2], sorted(known), n=3)
