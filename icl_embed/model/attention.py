@@ -13,6 +13,7 @@ prefix, D width of a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,11 +65,15 @@ def attend(
     _refuse_unknown(layout, sliding_window, others)
     if layout.recorded is not None:
         layout.recorded.append((key, value))
-    query = query * scaling
+    # Split once: the gradient of a split is one concatenation, that of a slice is as long as all the states.
+    sizes = [segment.stop - segment.start for segment in layout.segments]
+    parts = list(
+        zip(*(torch.split(states[0], sizes, dim=1) for states in (query * scaling, key, value)), strict=True)
+    )
     outs = []
-    for segment in layout.segments:
-        own = tuple(_rows(states, segment) for states in (query, key, value))
-        far = _prefix_of(segment, layout, key, value, module.layer_idx)
+    for segment, mine in zip(layout.segments, parts, strict=True):
+        own = tuple(_rows(states, segment) for states in mine)
+        far = _prefix_of(segment, layout, parts, module.layer_idx)
         out = _attend_rows(own, far, segment, causal=layout.causal, softcap=softcap)
         outs.append(_tokens(out, segment))
     return torch.cat(outs)[None], None
@@ -85,13 +90,11 @@ def _refuse_unknown(layout: Layout, sliding_window: int | None, others: dict[str
 
 
 def _rows(states: Tensor, segment: Segment) -> Tensor:
-    """[1, heads, T, D] → [R, heads, L, D]."""
-    if segment.gather is None:
-        part = states[0, :, segment.start : segment.stop]
-    else:
-        part = states[0].index_select(1, segment.gather)
-    shape = (len(part), len(segment.lengths), segment.length, part.shape[-1])
-    return part.reshape(shape).transpose(0, 1)
+    """[heads, tokens of the segment, D] → [R, heads, L, D]."""
+    if segment.gather is not None:
+        states = states.index_select(1, segment.gather)
+    shape = (len(states), len(segment.lengths), segment.length, states.shape[-1])
+    return states.reshape(shape).transpose(0, 1)
 
 
 def _tokens(out: Tensor, segment: Segment) -> Tensor:
@@ -101,11 +104,12 @@ def _tokens(out: Tensor, segment: Segment) -> Tensor:
 
 
 def _prefix_of(
-    segment: Segment, layout: Layout, key: Tensor, value: Tensor, layer: int
+    segment: Segment, layout: Layout, parts: Sequence[tuple[Tensor, ...]], layer: int
 ) -> tuple[Tensor, Tensor] | None:
     """Keys and values [1, K, P, D] that the rows of a segment attend to besides their own."""
     if segment.prefix is not None:
-        return key[:, :, segment.prefix], value[:, :, segment.prefix]
+        _, key, value = parts[segment.prefix]
+        return key[None], value[None]
     if layout.shared is not None:
         return layout.shared.keys[layer], layout.shared.values[layer]
     return None

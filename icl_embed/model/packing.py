@@ -39,15 +39,15 @@ class Segment:
     Attributes
         start, stop: its tokens in the packed sequence.
         lengths: tokens of each row.
-        prefix: where the prefix that its rows continue lies in the packed sequence.
-        gather: [R · L] positions in the packed sequence of the rows padded to L; None when all are equal.
+        prefix: number of the segment that is the prefix which its rows continue.
+        gather: [R · L] places among its tokens of the rows padded to L; None when all are equal.
         scatter: [stop - start] positions in R · L of the real tokens; None when all are equal.
     """
 
     start: int
     stop: int
     lengths: tuple[int, ...]
-    prefix: slice | None = None
+    prefix: int | None = None
     gather: Tensor | None = None
     scatter: Tensor | None = None
 
@@ -102,7 +102,7 @@ def pack(
 ) -> Pack:
     """Pack all rows of all groups.
 
-    With causal attention the prefix of a group is packed once; with bidirectional attention it would see
+    With causal attention the prefix that rows share is packed once; with bidirectional attention it would see
     the rows, so each row gets a copy.
 
     Parameters
@@ -140,13 +140,15 @@ class _Builder:
         alone: list[_Row] = []
         index = 0
         for group in groups:
-            copied = () if self.causal else tuple(group.prefix)
+            # a prefix of one row is shared with nobody: attention is cheapest over both as one row
+            shares = self.causal and len(group.rows) > 1
+            copied = () if shares else tuple(group.prefix)
             rows = [
                 _Row(index + number, [*copied, *row], offset, len(copied))
                 for number, row in enumerate(group.rows)
             ]
             index += len(rows)
-            if self.causal and group.prefix:
+            if shares and group.prefix:
                 self._continue_prefix(list(group.prefix), rows)
             else:
                 alone += rows
@@ -157,14 +159,14 @@ class _Builder:
 
     def _continue_prefix(self, prefix: Tokens, rows: list[_Row]) -> None:
         self._add([_Row(-1, prefix)])
-        where = slice(self.end - len(prefix), self.end)
+        where = len(self.segments) - 1
         for bucket in _buckets(rows):
             self._add([_Row(row.index, row.tokens, len(prefix)) for row in bucket], where)
 
-    def _add(self, rows: list[_Row], prefix: slice | None = None) -> None:
+    def _add(self, rows: list[_Row], prefix: int | None = None) -> None:
         lengths = tuple(len(row.tokens) for row in rows)
         start, self.end = self.end, self.end + sum(lengths)
-        gather, scatter = _padding(start, lengths) if len(set(lengths)) > 1 else (None, None)
+        gather, scatter = _padding(lengths) if len(set(lengths)) > 1 else (None, None)
         self.segments.append(Segment(start, self.end, lengths, prefix, gather, scatter))
         self.rows += rows
 
@@ -181,10 +183,10 @@ def _buckets(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         yield bucket
 
 
-def _padding(start: int, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _padding(lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
     """(gather [R · L], scatter [tokens]) of rows that are padded on the right with their own last token."""
     lengths_R = torch.tensor(lengths)
-    firsts_R = start + lengths_R.cumsum(0) - lengths_R
+    firsts_R = lengths_R.cumsum(0) - lengths_R
     columns = torch.arange(int(lengths_R.max()))
     gather = firsts_R[:, None] + torch.minimum(columns, lengths_R[:, None] - 1)
     scatter = (columns < lengths_R[:, None]).flatten().nonzero().squeeze(1)

@@ -20,7 +20,7 @@ VERSIONS: Mapping[str, int] = {
     "dataset": 1,
     "pool": 1,
     "negatives": 1,
-    "embedder": 3,
+    "embedder": 4,
     "evaluation": 2,
     "reranker": 1,
     "reranker-evaluation": 1,

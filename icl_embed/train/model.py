@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from icl_embed.errors import TrainingError
+from icl_embed.model.adapted import join_adapters
 from icl_embed.model.backbone import load_backbone
 from icl_embed.model.demonstrations import add_demonstrations, take_demonstrations
 from icl_embed.model.embedder import Embedder
@@ -78,6 +79,7 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
     if train.tuning == "lora":
         speed_up_frozen(model)
         model = attach(model, train.lora, seed=job.seed, trained_tokens=tokens)
+        join_adapters(model)
     if job.settings.template.demonstrations:
         model.demonstrations.requires_grad_(True)  # adapters freeze everything else
     settings = job.settings.model_copy(update={"prompt": train.prompt})
