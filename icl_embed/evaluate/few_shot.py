@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from icl_embed.config import LABEL_KINDS, EvaluateConfig
+from icl_embed.config import LABEL_KINDS, EvaluateConfig, Kind
 from icl_embed.errors import EvaluationError, PoolError
 from icl_embed.evaluate.encoding import Encoder, Setting
 from icl_embed.evaluate.scores import FEW_SHOT
@@ -106,7 +107,19 @@ def evaluated_texts(data: TaskData) -> set[str]:
     return texts
 
 
-def refuse_leaks(dataset: EvaluationInput, examples: Sequence[Example], forbidden: Iterable[str]) -> None:
+class NamedTask(Protocol):
+    """What a message about a task needs."""
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of task."""
+
+
+def refuse_leaks(dataset: NamedTask, examples: Sequence[Example], forbidden: Iterable[str]) -> None:
     """Refuse examples that repeat an evaluated text, up to case and spacing.
 
     The response of a label task is a label's name and may occur in a test text.

@@ -12,6 +12,7 @@ from typing import Any
 from icl_embed.config import Kind
 from icl_embed.errors import EvaluationError
 
+COLUMNS = ["row_id", "split", "query", "positives", "negatives", "label", "score"]
 ALL_SPLITS = "all"  # a corpus that the card declares to be shared between splits
 
 
@@ -85,9 +86,7 @@ def read_task_data(dataset: EvaluationInput) -> TaskData:
         EvaluationError: a file is missing or not readable, the test split is empty, an identity appears
             twice, a row lacks what its kind needs.
     """
-    rows = _read(
-        dataset, "rows.parquet", ["row_id", "split", "query", "positives", "negatives", "label", "score"]
-    )
+    rows = _read(dataset, "rows.parquet", COLUMNS)
     test = [row for row in rows if row["split"] == "test"]
     if not test:
         raise EvaluationError(
@@ -102,6 +101,15 @@ def read_task_data(dataset: EvaluationInput) -> TaskData:
         return _pairs(dataset, test)
     train = [row for row in rows if row["split"] == "train"] if dataset.kind == "classification" else []
     return _labels(dataset, test, train)
+
+
+def training_rows(dataset: EvaluationInput) -> list[Row]:
+    """The rows of the train split, for examples; none for a data set that is only tested.
+
+    Raises
+        EvaluationError: a file is missing or not readable.
+    """
+    return [row for row in _read(dataset, "rows.parquet", COLUMNS) if row["split"] == "train"]
 
 
 def query_texts(data: TaskData) -> list[str]:

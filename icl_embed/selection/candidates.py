@@ -10,7 +10,22 @@ from pathlib import Path
 from icl_embed.evaluate.encoding import CachingEncoder, Encoder, Setting, Vectors
 from icl_embed.evaluate.scores import ZERO_SHOT
 from icl_embed.examples import ExampleSet
-from icl_embed.pool.choose import Candidate, eligible_examples, in_drawn_order
+from icl_embed.pool.choose import Candidate, compared_forms, eligible_examples, in_drawn_order
+
+
+def without_texts(rows: Iterable[Candidate], texts: Iterable[str]) -> list[Candidate]:
+    """The candidates that show none of the texts, up to case and white space.
+
+    The response of a label task is a label's name and may well occur among texts: it is not looked at.
+    """
+    rows, known = list(rows), set(compared_forms([text.casefold() for text in texts]))
+    queries = compared_forms([row.example.query.casefold() for row in rows])
+    responses = compared_forms(["" if row.label else row.example.response.casefold() for row in rows])
+    return [
+        row
+        for row, query, response in zip(rows, queries, responses, strict=True)
+        if query not in known and (row.label or response not in known)
+    ]
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from icl_embed.config import RANKING_KINDS, EvaluateConfig
+from icl_embed.config import LABEL_KINDS, RANKING_KINDS, SYMMETRIC_KINDS, EvaluateConfig, Kind
 from icl_embed.errors import PoolError
-from icl_embed.evaluate.encoding import Encoder, Setting
+from icl_embed.evaluate.encoding import CachingEncoder, Encoder, Setting
 from icl_embed.evaluate.measurement import Bootstrap, Measurement
 from icl_embed.evaluate.mteb_run import run_encoder
 from icl_embed.evaluate.mteb_tasks import MAIN_SCORES
 from icl_embed.evaluate.scores import FEW_SHOT
 from icl_embed.evaluate.task_data import EvaluationInput, TaskData
-from icl_embed.pool.training_rows import read_training_side
-from icl_embed.selection.candidates import Candidates
+from icl_embed.pool.choose import Candidate
+from icl_embed.pool.training_rows import TrainingRow, TrainingSide, read_training_side
+from icl_embed.selection.candidates import Candidates, without_texts
 from icl_embed.selection.dev_split import DevSplit, count_queries, first_queries, split_training_side
 from icl_embed.selection.metered import MeteredEncoder
 from icl_embed.selection.search import Found, Positions, halving_shares, search_greedy, search_halving
@@ -70,15 +71,46 @@ class Workbench:
             encoder=meter,
             exclude_texts=[*split.texts, *exclude_texts],
         )
-        if len(candidates.rows) <= config.shots:
-            raise PoolError(
-                f"{task}: {len(candidates.rows)} candidate examples are left beside the development queries, "
-                f"there is nothing to choose for {config.shots} shots; lower evaluate.shots or give more data"
-            )
+        _refuse_no_choice(candidates, config.shots)
         described = EvaluationInput(
             task, side.kind, side.instruction, pool_dir, pool_dir.name, trained_on=False
         )
         return cls(described, candidates, split, meter, config, seed)
+
+    @classmethod
+    def of_examples(
+        cls,
+        rows: Sequence[Candidate],
+        task: EvaluationInput,
+        encoder: Encoder,
+        config: EvaluateConfig,
+        *,
+        seed: int,
+    ) -> Workbench:
+        """Split candidate examples themselves: some are asked, the others may be shown.
+
+        A reranking task is searched as retrieval of its responses, as candidates have no negatives.
+
+        Raises
+            PoolError: scored pairs (a candidate has no score), or too few to choose and to check by.
+        """
+        if task.kind in SYMMETRIC_KINDS - LABEL_KINDS:
+            raise PoolError(
+                f"{task.name}: search needs pairs with scores, which examples are not; "
+                "choose another strategy, or search in a pool"
+            )
+        kind: Kind = "retrieval" if task.kind in RANKING_KINDS else task.kind
+        training = (
+            TrainingRow(f"{number:08d}", row.example.query, (row.example.response,), (), None)
+            for number, row in enumerate(rows)
+        )
+        side = TrainingSide(task.name, kind, task.instruction, tuple(training))
+        split = split_training_side(side, max_queries=config.selection.dev_queries, seed=seed)
+        meter = MeteredEncoder(encoder)
+        left = tuple(without_texts(rows, split.texts))
+        candidates = Candidates(task.name, task.instruction, left, CachingEncoder(meter))
+        _refuse_no_choice(candidates, config.shots)
+        return cls(replace(task, kind=kind), candidates, split, meter, config, seed)
 
     @property
     def metric(self) -> str:
@@ -134,4 +166,12 @@ class Workbench:
             shares=halving_shares(num_queries, smallest=smallest),
             budget=options.budget,
             seed=self.seed,
+        )
+
+
+def _refuse_no_choice(candidates: Candidates, shots: int) -> None:
+    if len(candidates.rows) <= shots:
+        raise PoolError(
+            f"{candidates.task}: {len(candidates.rows)} candidate examples are left beside the development "
+            f"queries, there is nothing to choose for {shots} shots; lower the shots or give more data"
         )

@@ -1,0 +1,187 @@
+"""From what a user calls a model to one that can be asked: by name, fingerprint and, when needed, encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from icl_embed.config import PromptConfig
+from icl_embed.errors import EvaluationError, ModelError, StoreError
+from icl_embed.evaluate.encoding import Encoder
+from icl_embed.evaluate.evaluated import EvaluatedModel
+from icl_embed.evaluate.scores import BM25
+from icl_embed.evaluate.sentence_transformer import SentenceTransformerEncoder, is_sentence_transformer
+from icl_embed.model.dtype import resolve_device
+from icl_embed.model.fingerprints import Fingerprints
+from icl_embed.model.published import has_prompt_tokens
+from icl_embed.model.settings import SETTINGS_NAME, read_settings
+from icl_embed.store import Artefact, Store
+from icl_embed.store.files import files_below, sha256_of
+from icl_embed.store.key import canonical_json
+from icl_embed.store.lineage import find
+
+logger = logging.getLogger(__name__)
+
+ModelSort = Literal["ours", "sentence-transformers", "bm25"]
+MODEL_STAGES = ("embedder", "base-model")
+DECIDING_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model that a run evaluates.
+
+    Attributes
+        about: name, fingerprint of its content, folder, device and number format.
+        sort: ``ours`` reads prompts of ours (bge-en-icl too); the others take no examples.
+        prompt: token budgets; None where the model has its own.
+        reference: the store's artefact that it is, if it is one.
+    """
+
+    about: EvaluatedModel
+    sort: ModelSort
+    prompt: PromptConfig | None = None
+    reference: str = ""
+
+    @property
+    def no_examples_because(self) -> str:
+        """Why it cannot be asked with examples; empty when it can."""
+        return {
+            "ours": "",
+            "sentence-transformers": "a sentence-transformers model takes no examples",
+            "bm25": "BM25 takes no examples",
+        }[self.sort]
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The model itself, loaded when first needed.
+
+        Raises
+            ModelError: the folder cannot be loaded.
+        """
+        about = self.about
+        logger.info("loading %s from %s in %s", about.name, about.folder, about.dtype)
+        if self.sort == "sentence-transformers":
+            device = str(resolve_device(about.device))
+            return SentenceTransformerEncoder.load(about.folder, device=device, dtype=about.dtype)
+        if self.sort == "bm25":
+            raise ModelError("BM25 makes no vectors")
+        from icl_embed.model.embedder import Embedder
+
+        loaded = Embedder.load(about.folder, device=about.device, dtype=about.dtype)
+        settings = loaded.settings.model_copy(update={"prompt": self.prompt})
+        return dataclasses.replace(loaded, settings=settings)
+
+
+def open_model(
+    reference: str,
+    store: Store,
+    *,
+    prompt: PromptConfig,
+    name: str = "",
+    device: str = "auto",
+    dtype: str = "auto",
+) -> OpenedModel:
+    """Find a model and read its fingerprint; its weights are not loaded yet.
+
+    Parameters
+        reference: ``bm25``, a folder, or an artefact of the store (``embedder/1f0c``, a label); "" for the
+            newest embedder of the store.
+        name: in tables; default: the folder's name, or the artefact's label and fingerprint.
+        dtype: ``auto`` is bfloat16 on a GPU and float32 on a CPU: a probe could decide otherwise the next
+            time, and nothing would be found again.
+
+    Raises
+        ModelError: no such folder or artefact, or the folder is not a model.
+    """
+    if reference == BM25:
+        from icl_embed.evaluate.bm25 import VERSION
+
+        return OpenedModel(EvaluatedModel(name or BM25, VERSION, Path(), dtype="none"), "bm25")
+    folder, artefact = _find_folder(reference, store)
+    default = f"{artefact.manifest.label or artefact.stage}-{artefact.fingerprint[:8]}" if artefact else ""
+    sort = _sort_of(folder)
+    if dtype == "auto":
+        dtype = "bfloat16" if resolve_device(device).type == "cuda" and sort == "ours" else "float32"
+    about = EvaluatedModel(
+        name or default or folder.resolve().name,
+        content_fingerprint(folder, sort),
+        folder,
+        device=device,
+        dtype=dtype,
+    )
+    return OpenedModel(
+        about, sort, prompt if sort == "ours" else None, artefact.reference if artefact else ""
+    )
+
+
+def content_fingerprint(folder: Path, sort: ModelSort) -> str:
+    """Hash of everything in a folder that decides a vector, token budgets apart.
+
+    Raises
+        ModelError: it holds no weights that we read.
+    """
+    digest = hashlib.sha256()
+    if sort == "ours":
+        if not any(folder.glob("*.safetensors")):
+            raise ModelError(f"{folder} holds no *.safetensors; expected a model folder")
+        files = Fingerprints.of_folder(folder)
+        settings = read_settings(folder).model_dump(mode="json", exclude={"prompt"})
+        digest.update(canonical_json([files.model, files.tokenizer, settings]).encode())
+    else:
+        for path in files_below(folder):
+            if path.suffix in DECIDING_SUFFIXES:
+                digest.update(f"{path.relative_to(folder).as_posix()}:{sha256_of(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def refuse_shared_name(store: Store, about: EvaluatedModel) -> None:
+    """Two models with one name could not be told apart in any table.
+
+    Raises
+        EvaluationError: the store has scores of another model under this name.
+    """
+    for artefact in store.artefacts():
+        if artefact.stage != "score":
+            continue
+        known = artefact.manifest.key["settings"].get("model", {})
+        if known.get("name") == about.name and known.get("fingerprint") != about.fingerprint:
+            raise EvaluationError(
+                f"the store has scores of another model that is called {about.name!r} (fingerprint "
+                f"{known.get('fingerprint')}, this one is {about.fingerprint}); give this one a name of its "
+                f"own, e.g. --name {about.name}-{about.fingerprint[:6]}"
+            )
+
+
+def _find_folder(reference: str, store: Store) -> tuple[Path, Artefact | None]:
+    models = [artefact for artefact in store.artefacts() if artefact.stage in MODEL_STAGES]
+    if not reference:
+        trained = [artefact for artefact in models if artefact.stage == "embedder"]
+        if not trained:
+            raise ModelError(f"the store {store.root} holds no embedder; train one, or name a folder")
+        return trained[-1].path, trained[-1]
+    folder = Path(reference)
+    if folder.is_dir():
+        same = [artefact for artefact in models if artefact.path.resolve() == folder.resolve()]
+        return folder, same[0] if same else None
+    labelled = [artefact for artefact in models if artefact.manifest.label == reference]
+    try:
+        found = labelled[-1] if labelled else find(store, reference)
+    except StoreError as error:
+        raise ModelError(
+            f"{reference!r} is neither a folder nor an artefact of {store.root} ({error}); models are not "
+            "downloaded here: give a folder, stage/fingerprint, or bm25"
+        ) from error
+    if found.stage not in MODEL_STAGES:
+        raise ModelError(f"{reference!r} is {found.reference}, expected one of {', '.join(MODEL_STAGES)}")
+    return store.get(found.stage, found.fingerprint).path, found
+
+
+def _sort_of(folder: Path) -> ModelSort:
+    is_ours = (folder / SETTINGS_NAME).is_file() or has_prompt_tokens(folder)
+    return "sentence-transformers" if is_sentence_transformer(folder) and not is_ours else "ours"
