@@ -30,7 +30,7 @@ ALLOWED = {
     "evaluate": FOUNDATION | {"model", "pool"},
     "selection": FOUNDATION | {"model", "pool", "evaluate"},
     "benchmark": FOUNDATION | {"model", "pool", "sources", "corpus", "evaluate", "selection"},
-    "results": FOUNDATION | {"evaluate", "benchmark"},
+    "results": FOUNDATION | {"pool", "evaluate", "benchmark"},
     "studies": FOUNDATION | {"model", "pool", "corpus", "evaluate", "selection", "benchmark", "results"},
     "report": FOUNDATION | {"evaluate", "train", "benchmark", "results", "studies"},
     "export": FOUNDATION | {"model", "sources", "pool", "evaluate", "report"},

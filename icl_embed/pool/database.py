@@ -93,7 +93,7 @@ def run_user_query(path: Path, query: str, *, limit: int = 100) -> QueryResult:
             raise PoolError(f"expected one SQL statement, found {len(statements)}")
         if statements[0].type not in _READING_STATEMENTS:
             kind = statements[0].type.name
-            raise PoolError(f"the pool is read-only: expected a SELECT, found {kind}")
+            raise PoolError(f"the database is read-only: expected a SELECT, found {kind}")
         cursor = connection.execute(statements[0])
         columns = [column[0] for column in cursor.description or []]
         rows = cursor.fetchmany(limit + 1)
