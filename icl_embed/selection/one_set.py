@@ -19,8 +19,12 @@ def choose_fixed(candidates: Candidates, shots: int, *, seed: int) -> list[int]:
 
 def choose_random(candidates: Candidates, shots: int, *, seed: int) -> list[int]:
     """A uniform draw without replacement."""
-    generator = Random(f"{seed}:random:{candidates.task}")
-    return generator.sample(range(len(candidates.rows)), min(shots, len(candidates.rows)))
+    return draw_rows(len(candidates.rows), shots, task=candidates.task, seed=seed)
+
+
+def draw_rows(num_rows: int, shots: int, *, task: str, seed: int) -> list[int]:
+    """The positions that ``choose_random`` draws; it looks at no example."""
+    return Random(f"{seed}:random:{task}").sample(range(num_rows), min(shots, num_rows))
 
 
 def choose_diverse(
