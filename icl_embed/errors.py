@@ -48,3 +48,16 @@ class TrainingError(IclEmbedError):
 
 class EvaluationError(IclEmbedError):
     """An evaluation cannot run, or its result cannot be trusted."""
+
+
+class MissingTaskError(EvaluationError):
+    """A task that was asked for cannot be served from where it was looked for; a run lists it as missing.
+
+    Attributes
+        task: as it was asked for.
+        reason: what was looked for, where, and what would help.
+    """
+
+    def __init__(self, task: str, reason: str) -> None:
+        super().__init__(f"{task}: {reason}")
+        self.task, self.reason = task, reason

@@ -51,9 +51,13 @@ class MtebBm25:
         self._index: Bm25Index | None = None
 
     def index(self, corpus: Any, **_: Any) -> None:
-        """Index the passages of a task."""
+        """Index the passages of a task, each with its title, as encoders read it."""
         self._ids = list(corpus["id"])
-        self._index = Bm25Index.build(list(corpus["text"]))
+        texts = list(corpus["text"])
+        if "title" in corpus.column_names:
+            pairs = zip(corpus["title"], texts, strict=True)
+            texts = [f"{title} {text}".strip() if title else text for title, text in pairs]
+        self._index = Bm25Index.build(texts)
 
     def search(
         self, queries: Any, *, top_k: int, top_ranked: dict[str, list[str]] | None = None, **_: Any

@@ -94,7 +94,7 @@ def run_task(
             values.
     """
     metric = task.metadata.main_score
-    with _quiet_datasets():
+    with quiet_datasets():
         outcome = mteb.evaluate(
             model,
             task,
@@ -127,8 +127,8 @@ def run_task(
 
 
 @contextmanager
-def _quiet_datasets() -> Iterator[None]:
-    # mteb maps every corpus through the datasets library, whose bars would tear our own progress output.
+def quiet_datasets() -> Iterator[None]:
+    """No progress bars of the datasets library, which would tear our own progress output."""
     was_enabled = not are_progress_bars_disabled()
     disable_progress_bars()
     try:

@@ -1,0 +1,1 @@
+"""MTEB: any task that mteb knows, from the hub or from a local mirror, in any few-shot setting."""

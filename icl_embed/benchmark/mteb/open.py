@@ -1,0 +1,150 @@
+"""Opening a task: found by name, loaded from a mirror or the hub, checked, ready to be scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from icl_embed.benchmark.mteb.content import content_of, fingerprint_of
+from icl_embed.benchmark.mteb.mirror import Source, find_source, served_from
+from icl_embed.benchmark.mteb.mirror_folder import FolderSet, folder_sets
+from icl_embed.benchmark.mteb.mirror_hub import HubFolder
+from icl_embed.benchmark.mteb.names import AskedTask, parse, resolve, task_class, usual_split, usual_subset
+from icl_embed.benchmark.mteb.official import (
+    Template,
+    from_folder,
+    from_hub,
+    from_local_set,
+    new_task,
+    point_to,
+)
+from icl_embed.benchmark.mteb.task import MtebTask
+from icl_embed.benchmark.task import TaskFacts
+from icl_embed.config import RANKING_KINDS, Kind
+from icl_embed.errors import ConfigError, DataError, EvaluationError, MissingTaskError
+from icl_embed.evaluate.mteb_run import quiet_datasets
+
+KINDS: dict[str, Kind] = {
+    "Retrieval": "retrieval",
+    "InstructionRetrieval": "retrieval",
+    "Reranking": "reranking",
+    "InstructionReranking": "reranking",
+    "Classification": "classification",
+    "MultilabelClassification": "classification",
+    "Clustering": "clustering",
+    "PairClassification": "pair_classification",
+    "STS": "sts",
+    "Summarization": "sts",
+    "BitextMining": "sts",
+    "Regression": "classification",
+}
+"""The kind that decides how a type of mteb task is asked: which side is a query, what a response is."""
+
+
+def open_mteb_task(name: str, *, mirror: Path | None = None, split: str | None = None) -> MtebTask:
+    """Open one task by a name that ``resolve`` gave.
+
+    Takes
+        name: of a task, perhaps with ``[subset]`` or ``[subset@split]``, or of a local set of the mirror.
+        mirror: folder to serve it from; then the hub is never asked. None loads it from the hub.
+        split: to evaluate instead of the task's usual one.
+
+    Raises
+        ConfigError: no such task, or the name of several.
+        MissingTaskError: the mirror does not have the task; without one, the hub cannot give it.
+        EvaluationError: no such split or subset, or not a task about text.
+        DataError: the data are damaged, or not what their format or manifest says.
+    """
+    if mirror is not None and not mirror.is_dir():
+        raise MissingTaskError(name, f"there is no mirror folder {mirror}; give an existing one to --mirror")
+    found = resolve([name], mirror=mirror)
+    if len(found) != 1:
+        raise ConfigError(
+            f"{name!r} stands for {len(found)} tasks; open them one by one, as resolve lists them"
+        )
+    asked = parse(found[0])
+    asked = replace(asked, split=split or asked.split)
+    known = task_class(asked.task)
+    with quiet_datasets():
+        return _open_official(known, asked, mirror) if known else _open_local(asked, mirror)
+
+
+def instruction_of(task: Any) -> str:
+    """The instruction for queries: the task's own, else its type's default."""
+    prompt = task.metadata.prompt
+    own = prompt.get("query") if isinstance(prompt, dict) else prompt
+    return str(own or task.abstask_prompt)
+
+
+def _open_official(known: Any, asked: AskedTask, mirror: Path | None) -> MtebTask:
+    metadata = known.metadata
+    subset = asked.subset or usual_subset(metadata)
+    if subset not in metadata.hf_subsets:
+        raise EvaluationError(
+            f"{asked.task} has no subset {subset!r}; it has {', '.join(list(metadata.hf_subsets)[:20])}"
+        )
+    split = asked.split or usual_split(metadata.eval_splits)
+    task = new_task(known, split=split, subset=subset)
+    source = find_source(mirror, metadata, subset) if mirror else None
+    if isinstance(source, FolderSet):
+        _check_split(asked.task, split, source.splits)
+        _check_kind(source, KINDS[metadata.type])
+        template = from_folder(task, source, split=split, subset=subset)
+    else:
+        template = from_hub(task, source, split=split, subset=subset)
+        _check_split(asked.task, split, list(template.all_splits))
+    shown = asked.task if subset == usual_subset(metadata) else f"{asked.task}[{subset}]"
+    return _opened(shown, template, source, official_revision=metadata.dataset.get("revision", ""))
+
+
+def _open_local(asked: AskedTask, mirror: Path | None) -> MtebTask:
+    served = next(one for one in folder_sets(mirror or Path()) if one.name == asked.task)
+    split = asked.split or usual_split([*served.splits, "none"])
+    if asked.split is None and split not in ("test", "validation", "dev"):
+        raise MissingTaskError(
+            asked.task,
+            f"{served.folder} has only the splits {', '.join(served.splits) or 'none'}; there is nothing to "
+            "evaluate, name a split to score it anyway",
+        )
+    _check_split(asked.task, split, served.splits)
+    return _opened(served.name, from_local_set(served, split=split), served)
+
+
+def _opened(name: str, template: Template, source: Source | None, *, official_revision: str = "") -> MtebTask:
+    content = content_of(template)
+    fingerprint = fingerprint_of(template)
+    if source is not None:
+        revision = source.revision if isinstance(source, HubFolder) else ""
+        point_to(template.task, revision=revision or f"local-{fingerprint}")
+    metadata = template.task.metadata
+    languages = metadata.hf_subsets_to_langscripts.get(template.subset) or ["eng-Latn"]
+    facts = TaskFacts(
+        name=name,
+        family="mteb",
+        kind=KINDS[metadata.type],
+        metric=metadata.main_score,
+        instruction=instruction_of(template.task),
+        split=template.split,
+        subset=template.subset,
+        data_fingerprint=fingerprint,
+        served_from=served_from(source, official_revision),
+        language=languages[0],
+    )
+    return MtebTask(facts, template, replace(content, items=replace(content.items, task=name)), source)
+
+
+def _check_split(task: str, split: str, found: Sequence[str]) -> None:
+    if split not in found:
+        raise EvaluationError(
+            f"{task}: there is no split {split!r} where its data are; found {', '.join(found) or 'none'}"
+        )
+
+
+def _check_kind(served: FolderSet, kind: Kind) -> None:
+    if served.kind != kind and {served.kind, kind} != RANKING_KINDS:
+        raise DataError(
+            f"{served.folder}: the manifest says that this {served.kind} set is {served.task}, "
+            f"which is a {kind} task; correct its task_type or its task"
+        )
