@@ -16,7 +16,7 @@ from typing import Any
 from icl_embed.benchmark.choosing import Plan, checked_setting
 from icl_embed.benchmark.example_sources import Offered
 from icl_embed.benchmark.models import OpenedModel
-from icl_embed.benchmark.task import BenchmarkTask, TaskFacts
+from icl_embed.benchmark.task import BenchmarkTask
 from icl_embed.config import EvaluateConfig
 from icl_embed.evaluate.encoding import CachingEncoder, Effort, Setting
 from icl_embed.evaluate.evaluated import TaskRun, Unjudged
