@@ -9,7 +9,7 @@ from typing import Any
 from icl_embed.benchmark.air_bench.layout import OWNER, README, Part
 from icl_embed.corpus.read import ENDINGS, read_table
 from icl_embed.corpus.records import Record
-from icl_embed.errors import DataError, EvaluationError
+from icl_embed.errors import DataError, EvaluationError, MissingTaskError
 from icl_embed.sources.archive import matches
 from icl_embed.sources.card_rows import Table
 from icl_embed.sources.fetched import Fetched
@@ -27,16 +27,16 @@ def read_part(folder: Path, part: Part) -> list[Record]:
     """The rows of a part.
 
     Raises
-        EvaluationError: the folder does not hold it.
+        MissingTaskError: the folder does not hold it.
         DataError: a file is not what its name says, or not UTF-8; names file and record.
         SourceError: a link leads out of the folder, a compressed file is damaged.
     """
     files = _files(folder, part)
     if not files:
-        raise EvaluationError(
-            f"{folder} does not hold {part.split} of {part.repository}, {part.config}: expected files "
-            f"{part.repository}/{part.config}/{part.split}.jsonl (or .parquet), or a {README} whose configs "
-            "name them; see `icl_embed/benchmark/air_bench/layout.py` for the layout"
+        raise MissingTaskError(
+            part.task,
+            f"{folder} does not hold {part.split}; expected {part.repository}/{part.config}/"
+            f"{part.split}.jsonl (or .parquet), or a {README} there whose configs name the files",
         )
     try:
         return read_table(files, Table())[0]

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.benchmark.air_bench.layout import OWNER, Part
-from icl_embed.errors import EvaluationError
+from icl_embed.errors import EvaluationError, MissingTaskError
 
 
 def read_part(part: Part) -> Iterable[Mapping[str, Any]]:
     """The rows of a part.
 
     Raises
-        EvaluationError: the hub cannot be reached and the part is not cached, or it has no such part.
+        MissingTaskError: the hub cannot be reached and the part is not cached, or it has no such part.
+        EvaluationError: a folder in the working directory would be read instead.
     """
     from datasets import load_dataset
 
@@ -28,8 +29,9 @@ def read_part(part: Part) -> Iterable[Mapping[str, Any]]:
         rows: Iterable[Mapping[str, Any]] = load_dataset(repository, part.config, split=part.split)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise EvaluationError(
+        raise MissingTaskError(
+            part.task,
             f"cannot get {part.split} of {repository}, {part.config}, from the hub: {reason}. Without a "
-            "network, download the repository elsewhere and give the folder that holds it as the mirror"
+            "network, download the repository elsewhere and give the folder that holds it as the mirror",
         ) from error
     return rows

@@ -27,8 +27,13 @@ README = "README.md"
 
 @dataclass(frozen=True)
 class Part:
-    """One table of a task: the repository, the configuration and the split that hold it."""
+    """One table of a task: the repository, the configuration and the split that hold it.
 
+    Attributes
+        task: that it is a part of.
+    """
+
+    task: str
     repository: str
     config: str
     split: str
@@ -36,18 +41,18 @@ class Part:
 
 def corpus_part(name: TaskName) -> Part:
     """The passages."""
-    return Part(_repository(name), name.config, f"corpus_{_plain(name)}")
+    return Part(name.full, _repository(name), name.config, f"corpus_{_plain(name)}")
 
 
 def queries_part(name: TaskName, split: str) -> Part:
     """The queries of a split; version 24.04 has but one and does not name it."""
-    return Part(_repository(name), name.config, f"queries_{_plain(name)}{_ending(name, split)}")
+    return Part(name.full, _repository(name), name.config, f"queries_{_plain(name)}{_ending(name, split)}")
 
 
 def judgements_part(name: TaskName, split: str) -> Part:
     """The relevance judgements of a split."""
     repository = f"qrels-{_repository(name)}" + ("-dev" if split == "dev" else "")
-    return Part(repository, name.config, f"qrels_{_plain(name)}{_ending(name, split)}")
+    return Part(name.full, repository, name.config, f"qrels_{_plain(name)}{_ending(name, split)}")
 
 
 def write_task(

@@ -36,8 +36,9 @@ def open_air_bench_task(
         split: ``dev`` (judged) or ``test``.
 
     Raises
-        EvaluationError: an unknown task, version or split, data that are absent or break a rule, or a folder
-            whose sizes are not those that AIR-Bench published.
+        MissingTaskError: the folder does not hold the task, or the hub cannot give it.
+        EvaluationError: an unknown task, version or split, data that break a rule, or a folder whose sizes
+            are not those that AIR-Bench published.
         DataError, SourceError: a file cannot be read.
     """
     task = TaskName.parse(name, version=version)
