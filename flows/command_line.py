@@ -11,12 +11,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from icl_embed.benchmark.command_line import register as register_benchmark
 from icl_embed.corpus.command_line import app as data_app
 from icl_embed.errors import ConfigError, IclEmbedError
 from icl_embed.evaluate.command_line import app as eval_app
 from icl_embed.export.command_line import app as export_app
 from icl_embed.model.command_line import app as model_app
 from icl_embed.pool.command_line import app as pool_app
+from icl_embed.results.command_line import register as register_results
 from icl_embed.selection.command_line import app as examples_app
 from icl_embed.store.command_line import app as store_app
 
@@ -28,6 +30,8 @@ app = typer.Typer(
 app.add_typer(model_app)
 app.add_typer(data_app, name="data")
 app.add_typer(pool_app, name="pool")
+register_benchmark(eval_app)
+register_results(eval_app)
 app.add_typer(eval_app, name="eval")
 app.add_typer(examples_app, name="examples")
 app.add_typer(store_app, name="store")

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from icl_embed.evaluate.scores import EvaluationScores, SettingScore, read_scores
 
-app = typer.Typer(name="eval", help="Look at evaluation results.", no_args_is_help=True)
+app = typer.Typer(name="eval", help="Evaluate models, and look at results.", no_args_is_help=True)
 
 
 @app.callback()
 def evaluation() -> None:
-    """Look at evaluation results."""
+    """Evaluate models, and look at results."""
 
 
 @app.command(epilog="Example: icl-embed eval show store/evaluation/*")

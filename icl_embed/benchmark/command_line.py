@@ -1,0 +1,140 @@
+"""``icl-embed eval run`` and ``icl-embed eval cache``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from icl_embed.benchmark import options
+from icl_embed.store import Store
+from icl_embed.store.command_line import readable_size
+from icl_embed.store.files import write_atomically
+
+if TYPE_CHECKING:
+    from icl_embed.benchmark.grid import Progress as Tell
+    from icl_embed.benchmark.grid import RunRequest
+    from icl_embed.benchmark.models import OpenedModel
+    from icl_embed.benchmark.summary import Summary
+
+console = Console()
+GIGABYTE = 10**9
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this room to ``icl-embed eval``."""
+    app.command(
+        "run",
+        epilog="Example: icl-embed eval run --tasks SciFact,STSBenchmark,air-bench/qa_wiki_en,data/lee-news "
+        "--mirror mirror --shots 0,5 --seeds 0,1,2 --json scores.json",
+    )(run)
+    app.command("cache", epilog="Example: icl-embed eval cache --max-gb 5")(cache)
+
+
+def run(  # noqa: PLR0913, PLR0917 - an option is an argument
+    tasks: options.TasksOption,
+    model: options.ModelOption = "",
+    name: options.NameOption = "",
+    shots: options.ShotsOption = "0,5",
+    seeds: options.SeedsOption = "0",
+    selection: options.SelectionOption = "random",
+    mirror: options.MirrorOption = None,
+    air_bench: options.AirBenchOption = None,
+    air_bench_version: options.VersionOption = "",
+    split: options.SplitOption = "",
+    examples: options.ExamplesOption = None,
+    pool: options.PoolOption = None,
+    pool_name: options.PoolNameOption = [],  # noqa: B006 - typer copies it
+    instruction: options.InstructionOption = [],  # noqa: B006
+    tokens: options.TokensOption = "512,512,2048",
+    nearest_by: options.NearestOption = "dense",
+    max_sets: options.SetsOption = 16,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    require_few_shot: options.RequireOption = False,
+    allow_missing: options.AllowOption = False,
+    json_file: options.JsonOption = None,
+    store: options.StoreOption = Path("store"),
+) -> None:
+    """Measure a model on tasks, zero-shot and few-shot, with intervals.
+
+    Every (task, setting) is kept in the store, and vectors while they are made: a run that was killed goes
+    on where it was. Exits with 1 when a task is missing or could not be scored.
+    """
+    from icl_embed.benchmark.example_sources import ExampleSource
+    from icl_embed.benchmark.grid import RunRequest
+    from icl_embed.benchmark.models import open_model
+    from icl_embed.benchmark.opening import TaskPlaces, split_names, task_names
+
+    config, kept = options.parse_config(tokens, nearest_by, max_sets), Store(store)
+    places = TaskPlaces(kept, mirror, air_bench, split or None, air_bench_version, config)
+    request = RunRequest(
+        tuple(task_names(split_names(tasks), places)),
+        options.parse_settings(shots, selection, seeds),
+        places,
+        ExampleSource(examples, pool, dict(map(options.parse_pair, pool_name))),
+        config,
+        options.parse_instructions(instruction),
+        require_few_shot,
+    )
+    found = open_model(model, kept, prompt=config.prompt, name=name, device=device, dtype=dtype)
+    summary = _measured(request, found, json_file)
+    if summary.failed or (summary.missing and not allow_missing):
+        raise typer.Exit(1)
+
+
+def _measured(request: RunRequest, model: OpenedModel, json_file: Path | None) -> Summary:
+    from icl_embed.benchmark.grid import run_grid
+    from icl_embed.benchmark.score_tables import tables_of
+    from icl_embed.benchmark.summary import as_json, summarise
+    from icl_embed.evaluate.measurement import Bootstrap
+
+    with _progress() as tell:
+        outcome = run_grid(request, model, request.places.store, progress=tell)
+    how = Bootstrap(request.config.bootstrap_resamples, request.config.confidence, request.seed)
+    summary = summarise(outcome, model, how)
+    for table in tables_of(summary):
+        console.print(table)
+    if json_file is not None:
+        text = json.dumps(as_json(summary), indent=1, ensure_ascii=False, allow_nan=False)
+        write_atomically(json_file, f"{text}\n".encode())
+    return summary
+
+
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="delete all kept vectors")] = False,
+    max_gb: Annotated[
+        float | None, typer.Option(min=0.0, help="delete what was used longest ago, down to this size")
+    ] = None,
+    store: options.StoreOption = Path("store"),
+) -> None:
+    """Show where vectors are kept and how many; delete some with --max-gb, all with --clear.
+
+    Deleting vectors costs time, never a result.
+    """
+    from icl_embed.benchmark.vector_cache import FOLDER_NAME, measure_cache, shrink_cache
+
+    root = store / FOLDER_NAME
+    if clear or max_gb is not None:
+        freed = shrink_cache(root, 0 if clear or max_gb is None else int(max_gb * GIGABYTE))
+        console.print(f"freed {readable_size(freed)}")
+    size = measure_cache(root)
+    console.print(f"{root}: {readable_size(size.bytes)} in {size.shelves} shelves", soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Tell]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        row = bar.add_task("", total=None)
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(row, description=what, completed=done, total=total)
+
+        yield tell
