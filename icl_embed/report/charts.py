@@ -88,11 +88,11 @@ def line_chart(
     )
     across = Axis(xs[0], xs[-1], left, width - 12)
     up = Axis(ys[0], ys[-1], height - bottom, 12)
-    parts = [_grid(across, up, xs, ys, width), _axis_titles(labels, width, height, left)]
+    parts = [draw_grid(across, up, xs, ys, width), axis_titles(labels, width, height, left)]
     parts += [f'<circle class="dot" cx="{across(x)}" cy="{up(y)}" r="2"/>' for x, y in points]
     path = " ".join(f"{'L' if i else 'M'}{across(x)},{up(y)}" for i, (x, y) in enumerate(smooth))
     parts.append(f'<path class="line" d="{path}"/>')
-    return _svg(parts, width, height, title)
+    return as_svg(parts, width, height, title)
 
 
 def interval_chart(rows: Sequence[IntervalRow], *, title: str, width: int) -> Markup:
@@ -117,7 +117,7 @@ def interval_chart(rows: Sequence[IntervalRow], *, title: str, width: int) -> Ma
             parts.append(_interval(mark, across, y))
             y += line
         y += gap + line * (not row.marks)
-    return _svg(parts, width, height, title)
+    return as_svg(parts, width, height, title)
 
 
 def cost_chart(points: Sequence[CostPoint], *, title: str, labels: tuple[str, str], width: int) -> Markup:
@@ -126,13 +126,13 @@ def cost_chart(points: Sequence[CostPoint], *, title: str, labels: tuple[str, st
     xs = ticks(0, max(point.cost for point in points), 6 if width > 500 else 4)
     ys = ticks(min(point.low for point in points), max(point.high for point in points))
     across, up = Axis(xs[0], xs[-1], left, width - 16), Axis(ys[0], ys[-1], height - bottom, 12)
-    parts = [_grid(across, up, xs, ys, width), _axis_titles(labels, width, height, left)]
+    parts = [draw_grid(across, up, xs, ys, width), axis_titles(labels, width, height, left)]
     for number, series in enumerate(dict.fromkeys(point.series for point in points)):
         members = sorted((point for point in points if point.series == series), key=lambda item: item.cost)
         path = " ".join(f"{'L' if i else 'M'}{across(p.cost)},{up(p.value)}" for i, p in enumerate(members))
         parts.append(f'<path class="series s{number % 4}" d="{path}"/>')
         parts += [_cost_mark(point, across, up, number % 4) for point in members]
-    return _svg(parts, width, height, title)
+    return as_svg(parts, width, height, title)
 
 
 def _cost_mark(point: CostPoint, across: Axis, up: Axis, style: int) -> str:
@@ -147,19 +147,18 @@ def _cost_mark(point: CostPoint, across: Axis, up: Axis, style: int) -> str:
 
 def _row_label(row: IntervalRow, y: float, across: Axis, is_wide: bool) -> str:
     room = across.start - 12 if is_wide else across.end
-    label = _fit(row.label, room, LETTER)
+    label = fit_text(row.label, room, LETTER)
     if is_wide:
-        detail = (
-            f'<tspan class="axis" x="0" y="{y + 18}">{escape(_fit(row.detail, room, SMALL_LETTER))}</tspan>'
-        )
+        shown = escape(fit_text(row.detail, room, SMALL_LETTER))
+        detail = f'<tspan class="axis" x="0" y="{y + 18}">{shown}</tspan>'
     else:
         rest = room - len(label) * LETTER - 10
-        detail = f'<tspan class="axis" dx="6">{escape(_fit(row.detail, rest, SMALL_LETTER))}</tspan>'
+        detail = f'<tspan class="axis" dx="6">{escape(fit_text(row.detail, rest, SMALL_LETTER))}</tspan>'
     tooltip = f"<title>{escape(row.label)}</title>"
     return f'<text class="row" x="0" y="{y + 4}">{tooltip}{escape(label)}{detail}</text>'
 
 
-def _fit(text: str, room: float, letter: float) -> str:
+def fit_text(text: str, room: float, letter: float) -> str:
     """The text, cut with an ellipsis where it would leave its room (pixels)."""
     letters = int(room / letter)
     if len(text) <= letters:
@@ -176,7 +175,8 @@ def _interval(mark: Mark, across: Axis, y: float) -> str:
     )
 
 
-def _grid(across: Axis, up: Axis, xs: Sequence[float], ys: Sequence[float], width: int) -> str:
+def draw_grid(across: Axis, up: Axis, xs: Sequence[float], ys: Sequence[float], width: int) -> str:
+    """Lines and numbers of both axes."""
     parts = [
         f'<line class="grid" x1="{across.start}" x2="{across.end}" y1="{up(y)}" y2="{up(y)}"/>'
         f'<text class="tick" x="{across.start - 7}" y="{up(y) + 4}" text-anchor="end">{y:g}</text>'
@@ -190,14 +190,16 @@ def _grid(across: Axis, up: Axis, xs: Sequence[float], ys: Sequence[float], widt
     return "".join(parts)
 
 
-def _axis_titles(labels: tuple[str, str], width: int, height: int, left: int) -> str:
+def axis_titles(labels: tuple[str, str], width: int, height: int, left: int) -> str:
+    """The names of both axes: under the right end, and above the left."""
     return (
         f'<text class="axis" x="{width - 12}" y="{height - 3}" text-anchor="end">{escape(labels[0])}</text>'
         f'<text class="axis" x="{left}" y="9">{escape(labels[1])}</text>'
     )
 
 
-def _svg(parts: Sequence[str], width: int, height: float, title: str) -> Markup:
+def as_svg(parts: Sequence[str], width: int, height: float, title: str) -> Markup:
+    """A finished chart of escaped parts."""
     body = "".join(parts)  # labels are escaped above; everything else is numbers and our own class names
     opening = f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(title)}">'
     return Markup(f"{opening}{body}</svg>")  # noqa: S704

@@ -43,19 +43,20 @@ def build_report(inputs: ReportInputs, out_dir: Path) -> dict[str, Any]:
 
 def render_html(view: ReportView) -> str:
     """The page."""
-    environment = _environment(autoescape=True)
+    environment = make_environment(autoescape=True)
     style = Markup((HERE / "report.css").read_text(encoding="utf-8"))  # noqa: S704 - our own file
     return environment.get_template("report.html.j2").render(view=view, style=style, charts=_charts(view))
 
 
 def render_markdown(view: ReportView) -> str:
     """The same content for a terminal, a merge request or a mail."""
-    environment = _environment(autoescape=False)
+    environment = make_environment(autoescape=False)
     environment.finalize = markdown_text
     return environment.get_template("report.md.j2").render(view=view)
 
 
-def _environment(*, autoescape: bool) -> Environment:
+def make_environment(*, autoescape: bool) -> Environment:
+    """The template engine with our number formats."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=autoescape,  # noqa: S701 - off only for Markdown, where finalize escapes every value

@@ -28,7 +28,7 @@ def score_folder(
     home, task, asked: AskedSetting, level, *, model="m", aggregation="mean", kind="retrieval", **facts
 ):
     """Write one folder and return it."""
-    folder = home / f"{model} {task} {asked.name}".replace(" ", "_")
+    folder = home / f"{model} {task} {asked.name}".replace(" ", "_").replace("/", "-")
     folder.mkdir(parents=True)
     measurement = measured(task, level, asked.name, aggregation=aggregation)
     interval = measurement.interval(Bootstrap(200))
