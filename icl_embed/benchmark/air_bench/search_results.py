@@ -10,6 +10,7 @@ that the result depends on: see ``retriever_name``.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -22,9 +23,8 @@ import orjson
 from icl_embed.benchmark.air_bench.catalogue import SPLITS
 from icl_embed.benchmark.air_bench.names import TaskName
 from icl_embed.errors import EvaluationError
-from icl_embed.evaluate.encoding import Setting
-from icl_embed.evaluate.evaluated import EvaluatedModel
 from icl_embed.store.files import write_atomically
+from icl_embed.store.key import canonical_json
 
 NO_RERANKER = "NoReranker"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -52,13 +52,17 @@ class SearchResults:
         return f"{task.type}/{task.domain}/{task.language}_{task.dataset}_{self.split}.json"
 
 
-def retriever_name(model: EvaluatedModel, setting: Setting) -> str:
-    """A name that no other model, checkpoint, instruction or example set shares."""
-    from icl_embed.evaluate.mteb_model import hash_examples
+def retriever_name(model: str, fingerprint: str, setting: str, asked: Mapping[str, Any]) -> str:
+    """A name that no other model, checkpoint, instruction or example set shares, over all tasks of a run.
 
-    plain = re.sub(r"[^A-Za-z0-9.-]+", "-", model.name).strip(".-")[:80] or "model"
-    shots = re.sub(r"[^A-Za-z0-9.-]+", "-", setting.name).strip(".-")[:60] or "setting"
-    return f"{plain}-{model.fingerprint[:12]}-{shots}-{hash_examples(setting)[:12]}"
+    Takes
+        setting: its name, e.g. ``3-shot``.
+        asked: task -> what its queries were asked with, as JSON types.
+    """
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "-", model).strip(".-")[:80] or "model"
+    shots = re.sub(r"[^A-Za-z0-9.-]+", "-", setting).strip(".-")[:60] or "setting"
+    digest = hashlib.sha256(canonical_json([model, fingerprint, setting, dict(asked)]).encode()).hexdigest()
+    return f"{plain}-{fingerprint[:12]}-{shots}-{digest[:12]}"
 
 
 def save_results(folder: Path, results: SearchResults) -> Path:

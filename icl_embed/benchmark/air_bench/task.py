@@ -13,7 +13,6 @@ from icl_embed.benchmark.air_bench.data import AirData
 from icl_embed.benchmark.air_bench.metrics import MAIN_SCORES, averaged, score_queries
 from icl_embed.benchmark.air_bench.names import FAMILY, TaskName
 from icl_embed.benchmark.air_bench.search import SEARCH_TOP_K, Ranking, search, search_bm25
-from icl_embed.benchmark.air_bench.search_results import retriever_name
 from icl_embed.benchmark.task import TaskFacts
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.encoding import CachingEncoder, Setting
@@ -106,7 +105,7 @@ class AirBenchTask:
         """
         data = self.data
         ranking = search(encoder, setting, queries=data.queries, passages=data.passages, top_k=self.top_k)
-        return self.measure(ranking, retriever_name(model, setting))
+        return self.measure(ranking)
 
     def run_bm25(self) -> TaskRun:
         """Score BM25.
@@ -117,19 +116,18 @@ class AirBenchTask:
         """
         if self.name.language != "en":
             raise EvaluationError(f"{self.name}: BM25 here splits words and skips stop words as in English")
-        run = self.measure(search_bm25(self.data.queries, self.data.passages, top_k=self.top_k), "bm25")
+        run = self.measure(search_bm25(self.data.queries, self.data.passages, top_k=self.top_k))
         if isinstance(run, Unjudged):
             raise EvaluationError(f"{self.name}: the judgements of {self.split} are not public; no score")
         return run
 
-    def measure(self, ranking: Ranking, retriever: str) -> TaskRun | Unjudged:
+    def measure(self, ranking: Ranking) -> TaskRun | Unjudged:
         """Score any ranking of the task's queries, e.g. a reranked one.
 
         Raises
             EvaluationError: AIR-Bench's average is not the mean of its values.
         """
         notes: dict[str, Any] = {
-            "retriever": retriever,
             "passages": len(self.data.passages),
             "top_k": self.top_k,
         }

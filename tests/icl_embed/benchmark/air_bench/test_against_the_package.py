@@ -58,7 +58,7 @@ def test_the_packages_evaluator_gives_equal_metrics_for_equal_rankings(beside, e
     first = task.run(CachingEncoder(encoder), Setting("zero-shot", "find"), model)
     data = task.data
     again = task.measure(
-        rerank(first.ranking, BySharedWords(), queries=data.queries, passages=data.passages, top_k=5), "toy"
+        rerank(first.ranking, BySharedWords(), queries=data.queries, passages=data.passages, top_k=5)
     )
     for reranker, run in (("NoReranker", first), ("words", again)):
         save_results(tmp_path / "results", SearchResults(task.name, "dev", "toy", reranker, run.ranking))

@@ -15,11 +15,10 @@ from icl_embed.benchmark.air_bench.search_results import (
     retriever_name,
     save_results,
 )
+from icl_embed.benchmark.air_bench.stored_runs import pack_stored_runs
 from icl_embed.benchmark.air_bench.submission import pack_submission
 from icl_embed.errors import EvaluationError
-from icl_embed.evaluate.encoding import Setting
-from icl_embed.evaluate.evaluated import EvaluatedModel
-from icl_embed.examples import Example
+from icl_embed.evaluate.scores import Absence, EvaluationScores, write_examples, write_ranking, write_scores
 
 RANKING = {"q1": {"p1": 0.9, "p2": 0.25}, "q2": {"p2": 0.5}}
 
@@ -82,21 +81,78 @@ def test_tasks_that_are_absent_are_told(tmp_path, caplog):
 
 
 def test_a_retrievers_name_differs_wherever_its_results_could(tmp_path):
-    def name(model="toy", fingerprint="0123456789abcdef", **setting):
-        fields = {"name": "3-shot", "instruction": "find", "examples": (Example("q", "r"),), **setting}
-        return retriever_name(EvaluatedModel(model, fingerprint, tmp_path), Setting(**fields))
+    def name(model="toy", fingerprint="0123456789abcdef", setting="3-shot", **asked):
+        return retriever_name(model, fingerprint, setting, {"qa_wiki_en": {"examples": ["a"]}, **asked})
 
     names = [
         name(),
         name(fingerprint="fedcba9876543210"),
-        name(instruction="find it"),
-        name(examples=(Example("q", "s"),)),
+        name(fingerprint="0123456789ab0000"),
         name(model="other/model"),
-        name(name="5-shot"),
+        name(model="other model"),
+        name(setting="5-shot"),
+        name(qa_wiki_en={"examples": ["b"]}),
+        name(qa_law_en={"examples": ["a"]}),
     ]
     assert len(set(names)) == len(names) and name() == name()
     for one in names:
         save_results(tmp_path, results(retriever=one))
+
+
+def stored_run(
+    folder, task, *, setting="3-shot", split="test", examples=("a",), family="air-bench", depth=10
+):
+    folder.mkdir(parents=True)
+    name = TaskName.parse(task)
+    scores = EvaluationScores(
+        dataset=str(name),
+        kind="retrieval",
+        model="toy",
+        model_fingerprint="0123456789abcdef",
+        metric="ndcg_at_10",
+        aggregation="mean",
+        trained_on=False,
+        confidence=0.95,
+        results=(),
+        absent=(Absence(setting, "not public"),),
+        family=family,
+        split=split,
+        subset=name.config,
+    )
+    write_scores(folder, scores)
+    write_examples(folder, {setting: {"instruction": "find", "examples": list(examples)}})
+    write_ranking(folder, RANKING, depth=depth)
+    return folder
+
+
+def test_stored_runs_become_one_archive_per_setting_and_version(tmp_path):
+    folders = [
+        stored_run(tmp_path / "a", "qa_wiki_en"),
+        stored_run(tmp_path / "b", "long-doc_arxiv_gpt3_en", examples=("b", "c")),
+        stored_run(tmp_path / "c", "qa_wiki_en", setting="zero-shot", examples=()),
+        stored_run(tmp_path / "d", "24.04/qa_wiki_en"),
+        stored_run(tmp_path / "e", "qa_law_en", split="dev"),
+        stored_run(tmp_path / "f", "qa_law_en", family="local"),
+    ]
+    archives = pack_stored_runs(folders, tmp_path / "out")
+    members = [zipfile.ZipFile(archive).namelist() for archive in archives]
+    wiki = "qa/wiki/en_default_test.json"
+    assert members == [[wiki], ["long-doc/arxiv/en_gpt3_test.json", wiki], [wiki]]
+    content = json.loads(zipfile.ZipFile(archives[1]).read(wiki))
+    assert archives[1].name == f"{content['model_name']}_NoReranker.zip"
+    assert content["search_results"] == RANKING
+    assert content["model_name"].startswith("toy-0123456789ab-3-shot-")
+
+
+def test_two_stored_runs_of_one_task_must_be_chosen_between(tmp_path):
+    folders = [
+        stored_run(tmp_path / "a", "qa_wiki_en"),
+        stored_run(tmp_path / "b", "qa_wiki_en", examples=("other",)),
+    ]
+    with pytest.raises(EvaluationError, match="pass the one to submit"):
+        pack_stored_runs(folders, tmp_path / "out")
+    with pytest.raises(EvaluationError, match="--split test"):
+        pack_stored_runs([], tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "/abs", "a\0b", "a b", "x" * 201, "-rf"])
