@@ -37,6 +37,12 @@ def train_reranker(run: Run, key: StageKey) -> str:
         return build(run, key, follow_log(key)).reference
 
 
+@task(name="restore-checkpoint", **policies.COMPUTE)
+def restore_checkpoint(run: Run, key: StageKey) -> str:
+    """Make a model folder of a step that training kept."""
+    return build(run, key).reference
+
+
 def follow_log(key: StageKey) -> Callable[[str], None]:
     """A listener that passes a job's lines to the run's log and its steps to a progress bar in the UI."""
     logger = get_run_logger()

@@ -110,6 +110,10 @@ class TrainConfig(Section):
     prompt: PromptConfig = PromptConfig()
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    snapshot_every: CountOrZero = Field(
+        0,
+        description="steps between weights that evaluate-checkpoint may choose from; 0: only the last",
+    )
     launch: LaunchConfig = LaunchConfig()
 
     @property

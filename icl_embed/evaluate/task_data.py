@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from icl_embed.config import Kind
 from icl_embed.errors import EvaluationError
@@ -27,6 +27,7 @@ class EvaluationInput:
         trained_on: whether its train split was trained on.
         title, licence, homepage: from the card, for the task's metadata.
         language: BCP 47 language and script.
+        split: what is evaluated; a checkpoint is chosen on ``dev``.
     """
 
     name: str
@@ -39,6 +40,7 @@ class EvaluationInput:
     licence: str = ""
     homepage: str = ""
     language: str = "eng-Latn"
+    split: Literal["test", "dev"] = "test"
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,17 @@ Row = dict[str, Any]
 
 
 def read_task_data(dataset: EvaluationInput) -> TaskData:
-    """Read the test split (and, for classification, the train split) of a dataset artefact.
+    """Read the evaluated split (and, for classification, the train split) of a dataset artefact.
 
     Raises
-        EvaluationError: a file is missing or not readable, the test split is empty, an identity appears
+        EvaluationError: a file is missing or not readable, the split is empty, an identity appears
             twice, a row lacks what its kind needs.
     """
     rows = _read(dataset, "rows.parquet", COLUMNS)
-    test = [row for row in rows if row["split"] == "test"]
+    test = [row for row in rows if row["split"] == dataset.split]
     if not test:
         raise EvaluationError(
-            f"{dataset.name}: no rows in the test split of {dataset.folder}; nothing to evaluate"
+            f"{dataset.name}: no rows in the {dataset.split} split of {dataset.folder}; nothing to evaluate"
         )
     _refuse_duplicates(dataset, "row_id", (row["row_id"] for row in test))
     if dataset.kind == "retrieval":
@@ -123,10 +125,10 @@ def query_texts(data: TaskData) -> list[str]:
 
 def _retrieval(dataset: EvaluationInput, rows: Sequence[Row]) -> SearchData:
     corpus = _read(dataset, "corpus.parquet", ["passage_id", "split", "text"])
-    passages = [row for row in corpus if row["split"] in ("test", ALL_SPLITS)]
+    passages = [row for row in corpus if row["split"] in (dataset.split, ALL_SPLITS)]
     if not passages:
         raise EvaluationError(
-            f"{dataset.name}: corpus.parquet holds no passages of the test split; rebuild it"
+            f"{dataset.name}: corpus.parquet holds no passages of the {dataset.split} split; rebuild it"
         )
     _refuse_duplicates(dataset, "passage_id", (row["passage_id"] for row in passages))
     ids_of_text: dict[str, list[str]] = {}
@@ -137,7 +139,7 @@ def _retrieval(dataset: EvaluationInput, rows: Sequence[Row]) -> SearchData:
         missing = [text for text in row["positives"] if text not in ids_of_text]
         if missing or not row["positives"]:
             found = f"{missing[0][:60]!r} is not in the corpus" if missing else "it has no positives"
-            raise EvaluationError(f"{dataset.name}: test row {row['row_id']}: {found}; rebuild the data set")
+            raise EvaluationError(f"{dataset.name}: row {row['row_id']}: {found}; rebuild the data set")
         relevant[row["row_id"]] = tuple(name for text in row["positives"] for name in ids_of_text[text])
     queries = {row["row_id"]: row["query"] for row in rows}
     return SearchData(queries, {row["passage_id"]: row["text"] for row in passages}, relevant)
@@ -150,7 +152,7 @@ def _reranking(dataset: EvaluationInput, rows: Sequence[Row]) -> SearchData:
         texts = list(dict.fromkeys([*row["positives"], *row["negatives"]]))
         if not row["positives"] or len(texts) == len(set(row["positives"])):
             raise EvaluationError(
-                f"{dataset.name}: test row {row['row_id']} needs a positive and a negative to rerank, found "
+                f"{dataset.name}: row {row['row_id']} needs a positive and a negative to rerank, found "
                 f"{len(row['positives'])} and {len(row['negatives'])}"
             )
         names = [id_of_text.setdefault(text, _neutral_id(text)) for text in texts]
@@ -170,7 +172,7 @@ def _pairs(dataset: EvaluationInput, rows: Sequence[Row]) -> PairData:
     for row in rows:
         if len(row["positives"]) != 1 or row["score"] is None:
             raise EvaluationError(
-                f"{dataset.name}: test row {row['row_id']} needs one second text and a score, found "
+                f"{dataset.name}: row {row['row_id']} needs one second text and a score, found "
                 f"{len(row['positives'])} texts and score {row['score']}"
             )
     scores = tuple(float(row["score"]) for row in rows)
@@ -205,7 +207,7 @@ def _labels(dataset: EvaluationInput, rows: Sequence[Row], train: Sequence[Row])
         if unknown:
             raise EvaluationError(f"{dataset.name}: the test label {unknown[0]!r} is not in the train split")
     elif len({row["label"] for row in rows}) < 2:
-        raise EvaluationError(f"{dataset.name}: clustering needs at least 2 labels in the test split")
+        raise EvaluationError(f"{dataset.name}: clustering needs at least 2 labels in its {dataset.split} split")
     return LabelData(
         tuple(row["row_id"] for row in rows),
         tuple(row["query"] for row in rows),

@@ -14,6 +14,7 @@ from icl_embed.errors import ModelError
 from icl_embed.store.files import write_atomically
 
 ADAPTER_FOLDER = "adapter"  # beside the merged weights of a trained model
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def attach(model: Any, config: LoraConfig, *, seed: int, trained_tokens: Sequence[int] = ()) -> Any:
@@ -62,6 +63,25 @@ def move_adapter(trained: Any, base: Any, config: LoraConfig, *, trained_tokens:
     return moved
 
 
+def load_adapter(model: Any, folder: Path) -> None:
+    """Give the adapters of a model the weights that ``save_adapter`` wrote.
+
+    Raises
+        ModelError: missing, damaged, or of other layers.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / ADAPTER_WEIGHTS
+    try:
+        found = set_peft_model_state_dict(model, load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{path} is not an adapter of this model: {error}") from error
+    if found.unexpected_keys:
+        raise ModelError(f"{path} has weights of layers that this model lacks: {found.unexpected_keys[0]}")
+
+
 def save_adapter(model: Any, folder: Path) -> None:
     """Write the adapters alone, in peft's format: ``adapter_model.safetensors`` and ``adapter_config.json``.
 
@@ -76,7 +96,7 @@ def save_adapter(model: Any, folder: Path) -> None:
     states = get_peft_model_state_dict(model, save_embedding_layers=False)
     save_file(
         {name: tensor.detach().contiguous().cpu() for name, tensor in states.items()},
-        folder / "adapter_model.safetensors",
+        folder / ADAPTER_WEIGHTS,
         metadata={"format": "pt"},
     )
     config = model.peft_config["default"].to_dict() | {

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.config import ModelConfig, NegativesConfig, PoolConfig
+from icl_embed.pipeline.checkpoints import build_checkpoint_model
 from icl_embed.pipeline.measure import (
     build_evaluation,
     build_report,
     build_reranker_evaluation,
 )
+from icl_embed.pipeline.re_evaluation import ACCEPTED, RE_EVALUATION, build_accepted, build_comparison
 from icl_embed.pipeline.run import Run
 from icl_embed.pipeline.training import OnLine, build_embedder, build_reranker
 from icl_embed.store import Artefact, StageKey
@@ -97,9 +99,12 @@ _BUILDERS: Mapping[str, Callable[[Run, StageKey, Path], Counts]] = {
     "dataset": _build_dataset,
     "pool": _build_pool,
     "negatives": _build_negatives,
+    "checkpoint": build_checkpoint_model,
     "evaluation": build_evaluation,
     "reranker-evaluation": build_reranker_evaluation,
     "report": build_report,
+    RE_EVALUATION: build_comparison,
+    ACCEPTED: build_accepted,
 }
 
 _TRAINERS: Mapping[str, Callable[[Run, StageKey, Path, OnLine | None], Counts]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from icl_embed.config import RANKING_KINDS, RunConfig, Section
 from icl_embed.model.settings import EmbedderSettings
@@ -21,7 +21,9 @@ VERSIONS: Mapping[str, int] = {
     "pool": 1,
     "negatives": 1,
     "embedder": 4,
-    "evaluation": 2,
+    "checkpoint": 1,
+    "checkpoint-choice": 1,
+    "evaluation": 3,
     "reranker": 1,
     "reranker-evaluation": 1,
     "report": 1,
@@ -151,6 +153,8 @@ def evaluation_key(
     card: Card,
     dataset: StageKey,
     pool: StageKey,
+    *,
+    split: Literal["test", "dev"] = "test",
 ) -> StageKey:
     """Scores of one system on one data set; BM25 has no model and sees no examples."""
     inputs = {"dataset": dataset.reference}
@@ -159,6 +163,7 @@ def evaluation_key(
     settings = {
         "system": system,
         "dataset": card.name,
+        "split": split,
         "evaluate": _dump(config.evaluate, {"baselines": True}),
         "trained_on": card.name in config.data.train,
         "dtype": config.model.dtype,

@@ -54,6 +54,7 @@ def _evaluation_input(run: Run, key: StageKey) -> EvaluationInput:
         title=card.title,
         licence=card.licence,
         homepage=card.homepage,
+        split=key.settings["split"],
     )
 
 

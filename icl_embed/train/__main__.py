@@ -44,6 +44,8 @@ def train(job: EmbedderJob) -> bool:
                 seed=job.seed,
                 identity={"job": job.fingerprint, "dtype": str(place.dtype)},
                 place=place,
+                snapshot_every=job.train.snapshot_every,
+                snapshot=lambda step: model.snapshot(step, place),
             )
         if result.is_complete:
             model.publish(place)

@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +42,16 @@ def run_training(
     seed: int,
     identity: Mapping[str, Any],
     place: Place,
+    snapshot_every: int = 0,
+    snapshot: Callable[[int], None] | None = None,
 ) -> TrainingResult:
     """Train to the last step, from the newest whole checkpoint in ``work_dir``.
 
     All randomness is a function of (seed, step, rank), so a run that was killed and resumed computes exactly
     what an uninterrupted one does. On SIGTERM the current step is finished and saved.
+
+    Parameters
+        snapshot: called on every rank after every ``snapshot_every`` steps, but not after the last.
 
     Raises
         TrainingError: a checkpoint of a different run, or a loss or gradient that is not finite.
@@ -70,6 +75,9 @@ def run_training(
                 log.write(line)
                 _announce(line, optimizer.steps)
             stopping = bool(place.sum(torch.tensor([float(stop.asked)], device=place.device)).item())
+            # before the checkpoint: a run that resumes after it would not come by here again
+            if snapshot and snapshot_every and done % snapshot_every == 0 and done < optimizer.steps:
+                snapshot(done)
             if stopping or done % optimizer.save_every == 0 or done == optimizer.steps:
                 checkpoints.save(engine, done, place)
             if stopping:

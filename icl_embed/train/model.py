@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import TrainingError
@@ -19,6 +21,7 @@ from icl_embed.model.special_tokens import add_special_tokens
 from icl_embed.train.engine import whole_weights
 from icl_embed.train.job import EmbedderJob
 from icl_embed.train.place import Place
+from icl_embed.train.snapshots import SNAPSHOTS, snapshot_folder
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,24 @@ class TrainedModel:
             if place.is_first:
                 self._write(place)
 
+    def snapshot(self, step: int, place: Place) -> None:
+        """Keep the weights of a step in the work folder until ``publish``; every rank must call it."""
+        folder = snapshot_folder(self.job.work_dir, step)
+        partial = folder.with_name(f"{folder.name}.partial")
+        with whole_weights(self.embedder.model):
+            if place.is_first:
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
+                self._write_trained(partial)
+                partial.rename(folder)
+
+    def _write_trained(self, folder: Path) -> None:
+        if self.job.train.tuning == "lora":
+            save_adapter(self.embedder.model, folder)
+        else:
+            self.embedder.model.save_pretrained(folder)
+            self.embedder.tokenizer.save_pretrained(folder)
+
     def _write(self, place: Place) -> None:
         job, model = self.job, self.embedder.model
         if job.train.tuning == "lora":
@@ -45,6 +66,8 @@ class TrainedModel:
         model.save_pretrained(job.out_dir)
         self.embedder.tokenizer.save_pretrained(job.out_dir)
         write_settings(job.out_dir, job.settings)
+        if (job.work_dir / SNAPSHOTS).is_dir():
+            shutil.copytree(job.work_dir / SNAPSHOTS, job.out_dir / SNAPSHOTS)
 
     def _on_full_base(self, place: Place) -> Any:
         """The adapters learned on the 4-bit base, on the base they will be used with."""
@@ -75,6 +98,8 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
             )
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if job.settings.template.demonstrations:
+        if train.snapshot_every:
+            raise TrainingError("train.snapshot_every does not keep demonstration embeddings; set it to 0")
         add_demonstrations(model)
     if train.tuning == "lora":
         speed_up_frozen(model)

@@ -1,0 +1,133 @@
+"""The checkpoints of a training: the best is chosen on dev splits, then scored on the test splits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from icl_embed.config import TrainConfig
+from icl_embed.errors import ConfigError
+from icl_embed.model.settings import EmbedderSettings
+from icl_embed.pipeline.keys import VERSIONS, evaluation_key
+from icl_embed.pipeline.run import Run
+from icl_embed.store import Artefact, StageKey
+
+CHOICE_NAME = "choice.json"
+TABLE_NAME = "checkpoints.md"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The model after a step; the last one is the embedder itself."""
+
+    step: int
+    key: StageKey
+
+    @property
+    def name(self) -> str:
+        """As tables call it."""
+        return f"step {self.step}"
+
+
+def checkpoints_of(run: Run) -> list[Checkpoint]:
+    """Every checkpoint that a run's training keeps, the last one included.
+
+    Raises
+        ConfigError: training keeps none but the last.
+    """
+    from icl_embed.train.snapshots import snapshot_steps
+
+    train = run.config.train
+    steps = snapshot_steps(train)
+    if not steps:
+        raise ConfigError(
+            "there is nothing to choose from: training keeps the last step alone; "
+            f"set train.snapshot_every, e.g. to {max(1, train.optimizer.steps // 4)}"
+        )
+    earlier = [Checkpoint(step, _checkpoint_key(run, step)) for step in steps]
+    return [*earlier, Checkpoint(train.optimizer.steps, run.keys.embedder)]
+
+
+def dev_evaluations(run: Run, checkpoint: Checkpoint) -> list[StageKey]:
+    """Scores on the dev split of every training set that has one; the data sets must exist.
+
+    Raises
+        ConfigError: no data set has a dev split.
+    """
+    names = [name for name in run.config.data.train if _dev_rows(run, name)]
+    if not names:
+        raise ConfigError("no training set has a dev split; give a card dev rows under [splits]")
+    return [_evaluation(run, checkpoint, name, split="dev") for name in names]
+
+
+def test_evaluations(run: Run, checkpoint: Checkpoint) -> list[StageKey]:
+    """Scores on the test split of every evaluated data set."""
+    return [_evaluation(run, checkpoint, name, split="test") for name in run.config.data.evaluate]
+
+
+def build_checkpoint_model(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
+    """The model folder of an earlier step."""
+    from icl_embed.train.snapshots import build_checkpoint, snapshot_folder
+
+    step = key.settings["step"]
+    build_checkpoint(
+        run.input(key, "base-model").path,
+        snapshot_folder(run.input(key, "embedder").path, step),
+        out_dir,
+        train=TrainConfig(**key.settings["train"]),
+        settings=EmbedderSettings(**key.settings["embedder"]),
+        dtype=key.settings["dtype"],
+    )
+    return {"step": step}
+
+
+def _checkpoint_key(run: Run, step: int) -> StageKey:
+    trained = run.keys.embedder
+    settings = {name: trained.settings[name] for name in ("train", "embedder", "dtype")} | {"step": step}
+    inputs = {"embedder": trained.reference, "base-model": trained.inputs["base-model"]}
+    return StageKey("checkpoint", VERSIONS["checkpoint"], settings, inputs, f"{trained.label} step {step}")
+
+
+def _evaluation(run: Run, checkpoint: Checkpoint, dataset: str, *, split: Literal["test", "dev"]) -> StageKey:
+    keys = run.keys
+    return evaluation_key(
+        run.config,
+        checkpoint.name,
+        checkpoint.key,
+        run.card(dataset),
+        keys.datasets[dataset],
+        keys.pool,
+        split=split,
+    )
+
+
+def _dev_rows(run: Run, dataset: str) -> int:
+    counts = run.artefact(run.keys.datasets[dataset]).manifest.counts
+    return int(counts["rows"].get("dev", 0))
+
+
+def choose_checkpoint(run: Run) -> tuple[Checkpoint, Artefact]:
+    """The checkpoint that is best on the dev splits, all of whose dev evaluations must exist."""
+    checkpoints = checkpoints_of(run)
+    keys = {checkpoint.step: dev_evaluations(run, checkpoint) for checkpoint in checkpoints}
+    inputs = {key.label: key.reference for mine in keys.values() for key in mine}
+    key = StageKey("checkpoint-choice", VERSIONS["checkpoint-choice"], {}, inputs, run.config.preset)
+    artefact = run.store.build(key, lambda out_dir: _choose(run, keys, out_dir))
+    best = json.loads((artefact.path / CHOICE_NAME).read_bytes())["step"]
+    return next(one for one in checkpoints if one.step == best), artefact
+
+
+def _choose(run: Run, keys: Mapping[int, list[StageKey]], out_dir: Path) -> Mapping[str, Any]:
+    from icl_embed.evaluate.measurement import Bootstrap
+    from icl_embed.report.checkpoints import choice_table, choose_best
+
+    config = run.config
+    folders = {step: [run.artefact(key).path for key in mine] for step, mine in keys.items()}
+    how = Bootstrap(config.evaluate.bootstrap_resamples, config.evaluate.confidence, config.seed)
+    choice = choose_best(folders, how)
+    (out_dir / TABLE_NAME).write_text(choice_table(choice), encoding="utf-8")
+    (out_dir / CHOICE_NAME).write_text(json.dumps({"step": choice.best}), encoding="utf-8")
+    return {"checkpoints": len(keys), "best": choice.best}
