@@ -21,6 +21,7 @@ from mteb.abstasks import (
 )
 from mteb.types import PromptType
 
+from icl_embed.benchmark.mteb.mirror_search import refuse_duplicates
 from icl_embed.benchmark.mteb.official import Template
 from icl_embed.errors import DataError
 from icl_embed.evaluate.mteb_values import ItemsOfTest
@@ -113,7 +114,7 @@ def _search(name: str, data: Any) -> Content:
     for what, rows in (("corpus", data["corpus"]), ("queries", data["queries"])):
         if not len(rows):
             raise DataError(f"{name}: the {what} is empty; nothing to search")
-        _refuse_duplicates(f"{name}: {what}", rows["id"])
+        refuse_duplicates(f"{name}: {what}", rows["id"])
     queries = data["queries"].select([row for row, one in enumerate(data["queries"]["id"]) if one in judged])
     if not len(queries):
         raise DataError(f"{name}: no query has a relevance judgement in this split; nothing can be scored")
@@ -159,11 +160,3 @@ def flat(values: Iterable[Any]) -> list[Any]:
 def _is_text(data: Dataset, column: str) -> bool:
     first = data[0][column]
     return isinstance(next(iter(flat([first])), None), str)
-
-
-def _refuse_duplicates(what: str, names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise DataError(f"{what}: the identity {name!r} appears twice; each needs its own")
-        seen.add(name)

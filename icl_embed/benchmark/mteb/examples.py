@@ -26,7 +26,7 @@ from mteb.types import PromptType
 from icl_embed.benchmark.mteb.content import flat
 from icl_embed.benchmark.mteb.mirror_folder import FolderSet
 from icl_embed.benchmark.mteb.mirror_hub import HubFolder
-from icl_embed.benchmark.mteb.mirror_rows import search_rows
+from icl_embed.benchmark.mteb.mirror_search import search_rows
 from icl_embed.benchmark.mteb.official import DEFAULT, Template, from_hub, new_task
 from icl_embed.corpus.clean import clean_texts
 from icl_embed.errors import MissingTaskError

@@ -15,7 +15,7 @@ from mteb.abstasks import AbsTask, AbsTaskRetrieval, AbsTaskSTS
 
 from icl_embed.benchmark.mteb.mirror_folder import FolderSet
 from icl_embed.benchmark.mteb.mirror_hub import HubFolder
-from icl_embed.benchmark.mteb.mirror_rows import rows_for
+from icl_embed.benchmark.mteb.mirror_rows import rows_for, shapes_of
 from icl_embed.errors import EvaluationError, MissingTaskError
 from icl_embed.evaluate.mteb_tasks import (
     KeptValues,
@@ -96,18 +96,24 @@ def from_folder(task: Any, served: FolderSet, *, split: str, subset: str) -> Tem
         DataError: a file or record is not what the format or the manifest says.
         EvaluationError: the task's transform does not fit data in this form.
     """
-    rows = rows_for(task, served, split)
-    by_subset = task.metadata.is_multilingual or isinstance(task, AbsTaskRetrieval)
-    task.dataset = {subset: rows} if by_subset else rows
-    try:
-        task.dataset_transform()
-    except Exception as error:
-        raise EvaluationError(
-            f"{task.metadata.name} changes its data after loading, and cannot do so with the rows of "
-            f"{served.folder} ({type(error).__name__}: {error}); mirror it in the hub's layout"
-        ) from error
-    task.data_loaded = True
-    return Template(task, split, subset)
+    failure: Exception | None = None
+    for nested in shapes_of(task):
+        filled = copy.copy(task)
+        filled.rng_state, filled.np_rng = copy.deepcopy((task.rng_state, task.np_rng))
+        rows = rows_for(filled, served, split, nested=nested)
+        by_subset = task.metadata.is_multilingual or isinstance(task, AbsTaskRetrieval)
+        filled.dataset = {subset: rows} if by_subset else rows
+        try:
+            filled.dataset_transform()
+        except Exception as error:
+            failure = error
+            continue
+        filled.data_loaded = True
+        return Template(filled, split, subset)
+    raise EvaluationError(
+        f"{task.metadata.name} changes its data after loading, and cannot do so with the rows of "
+        f"{served.folder} ({type(failure).__name__}: {failure}); mirror it in the hub's layout"
+    ) from failure
 
 
 def from_hub(task: Any, found: HubFolder | None, *, split: str, subset: str) -> Template:
