@@ -62,6 +62,8 @@ def read_scored(folders: Sequence[Path]) -> list[Scored]:
     found = []
     for folder in folders:
         scores = read_scores(folder)
+        if not scores.results:
+            continue
         for setting, measured in read_measurements(folder, scores).items():
             result = next(one for one in scores.results if one.setting == setting)
             strategy = cast("ExampleStrategy", result.selection or "random")
