@@ -18,9 +18,11 @@ from icl_embed.evaluate.command_line import app as eval_app
 from icl_embed.export.command_line import app as export_app
 from icl_embed.model.command_line import app as model_app
 from icl_embed.pool.command_line import app as pool_app
+from icl_embed.report.benchmark_command_line import register as register_report
 from icl_embed.results.command_line import register as register_results
 from icl_embed.selection.command_line import app as examples_app
 from icl_embed.store.command_line import app as store_app
+from icl_embed.studies.command_line import app as study_app
 
 app = typer.Typer(
     help="Few-shot text embedders: data, training and evaluation in one pipeline.",
@@ -32,7 +34,9 @@ app.add_typer(data_app, name="data")
 app.add_typer(pool_app, name="pool")
 register_benchmark(eval_app)
 register_results(eval_app)
+register_report(eval_app)
 app.add_typer(eval_app, name="eval")
+app.add_typer(study_app, name="study")
 app.add_typer(examples_app, name="examples")
 app.add_typer(store_app, name="store")
 app.add_typer(export_app)  # icl-embed export, icl-embed export-data
