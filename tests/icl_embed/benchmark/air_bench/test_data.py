@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from icl_embed.benchmark.air_bench.catalogue import published
-from icl_embed.benchmark.air_bench.data import checked_data
+from icl_embed.benchmark.air_bench.data import AirData, checked_data
 from icl_embed.benchmark.air_bench.layout import write_task
 from icl_embed.benchmark.air_bench.names import TaskName
 from icl_embed.benchmark.air_bench.open import open_air_bench_task
@@ -215,6 +216,48 @@ def test_without_a_network_the_hub_is_told_to_be_out_of_reach(tmp_path):
     )
     assert "cannot get corpus_default of AIR-Bench/qa_wiki_en, AIR-Bench_24.05, from the hub" in done.stdout
     assert "give the folder that holds it as the mirror" in done.stdout
+
+
+def test_what_the_hub_gave_before_is_read_without_a_network(tmp_path, toy):
+    # Prepared from a folder of the repository's name, a repository lies in the cache as the hub's would,
+    # but for the owner in the folder's name.
+    write_task(tmp_path / "AIR-Bench", TaskName.parse("qa_law_en"), "dev", **toy)
+    script = (
+        "import os, pathlib\n"
+        "from datasets import load_dataset\n"
+        "os.chdir('prepared')\n"
+        "for name in ('qa_law_en', 'qrels-qa_law_en-dev'):\n"
+        "    load_dataset('AIR-Bench/' + name, 'AIR-Bench_24.05')\n"
+        "    cached = pathlib.Path(os.environ['HF_HOME']) / 'datasets'\n"
+        "    (cached / name).rename(cached / ('AIR-Bench___' + name))\n"
+        "os.chdir('..')\n"
+        "from icl_embed.benchmark.air_bench.open import open_air_bench_task\n"
+        "task = open_air_bench_task('air-bench/qa_law_en')\n"
+        "print(task.facts.served_from, task.data.fingerprint)\n"
+    )
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "AIR-Bench").rename(tmp_path / "prepared" / "AIR-Bench")
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "PYTHONPATH": str(Path(__file__).parents[4]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = AirData(
+        toy["passages"],
+        toy["queries"],
+        {query: dict(sorted(grades.items())) for query, grades in toy["relevance"].items()},
+    )
+    assert done.stdout.split() == ["hub", expected.fingerprint]
+    assert "says 141678 and 360" in done.stderr  # a hub that differs from the table is told, not refused
 
 
 def test_a_folder_that_would_shadow_the_hub_is_refused(mirror, tmp_path, monkeypatch):
