@@ -17,15 +17,13 @@ from icl_embed.benchmark.task import BenchmarkTask
 from icl_embed.benchmark.vector_cache import FOLDER_NAME, ShardedVectors
 from icl_embed.config import RANKING_KINDS, EvaluateConfig
 from icl_embed.errors import DataError, EvaluationError, MissingTaskError, PoolError, SourceError
-from icl_embed.evaluate.encoding import CachingEncoder
+from icl_embed.evaluate.encoding import CHUNK_TEXTS, CachingEncoder
 from icl_embed.store import Artefact, Store
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Told what comes next, how many cells are behind and how many there are."""
-
-WARM_UP_QUERIES = 8
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class RunRequest:
         require_few_shot: a task without examples is an error.
         seed: of the bootstrap.
         change: makes examples of other qualities than clean.
+        chunk_texts: texts encoded between two writes of vectors: what a crash can cost.
     """
 
     tasks: tuple[str, ...]
@@ -52,6 +51,7 @@ class RunRequest:
     require_few_shot: bool = False
     seed: int = 0
     change: ChangeExamples | None = None
+    chunk_texts: int = CHUNK_TEXTS
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _Run:
         return self.outcome
 
     def _task(self, task: BenchmarkTask, asked: Sequence[AskedSetting], *, done: int, total: int) -> None:
-        name, encoder = task.facts.name, _LazyEncoder(self.model, self.store, self.request, task)
+        name, encoder = task.facts.name, _LazyEncoder(self.model, self.store, self.request)
         try:
             offered = self._offered(task, asked)
         except (EvaluationError, DataError, SourceError) as error:
@@ -208,17 +208,15 @@ class _LazyEncoder:
     model: OpenedModel
     store: Store
     request: RunRequest
-    task: BenchmarkTask
     made: CachingEncoder | None = None
 
     def __call__(self) -> CachingEncoder:
         if self.made is None:
-            encoder = self.model.encoder
-            # The first calls of a process pay for allocations and kernel choice; no setting shall.
-            texts = list(self.task.query_texts()[:WARM_UP_QUERIES])
-            encoder.encode_queries(texts, instruction=self.task.facts.instruction)
             self.made = CachingEncoder(
-                encoder, self.request.config.batch_tokens, store=vectors_of(self.model, self.store)
+                self.model.encoder,
+                self.request.config.batch_tokens,
+                store=vectors_of(self.model, self.store),
+                chunk_texts=self.request.chunk_texts,
             )
         return self.made
 

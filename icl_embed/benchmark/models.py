@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 ModelSort = Literal["ours", "sentence-transformers", "bm25"]
 MODEL_STAGES = ("embedder", "base-model")
+WARM_UP = [f"a short text, number {number}" for number in range(8)]
 DECIDING_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
 
 
@@ -66,16 +67,21 @@ class OpenedModel:
         """
         about = self.about
         logger.info("loading %s from %s in %s", about.name, about.folder, about.dtype)
-        if self.sort == "sentence-transformers":
-            device = str(resolve_device(about.device))
-            return SentenceTransformerEncoder.load(about.folder, device=device, dtype=about.dtype)
         if self.sort == "bm25":
             raise ModelError("BM25 makes no vectors")
-        from icl_embed.model.embedder import Embedder
+        if self.sort == "sentence-transformers":
+            device = str(resolve_device(about.device))
+            encoder: Encoder = SentenceTransformerEncoder.load(about.folder, device=device, dtype=about.dtype)
+        else:
+            from icl_embed.model.embedder import Embedder
 
-        loaded = Embedder.load(about.folder, device=about.device, dtype=about.dtype)
-        settings = loaded.settings.model_copy(update={"prompt": self.prompt})
-        return dataclasses.replace(loaded, settings=settings)
+            loaded = Embedder.load(about.folder, device=about.device, dtype=about.dtype)
+            settings = loaded.settings.model_copy(update={"prompt": self.prompt})
+            encoder = dataclasses.replace(loaded, settings=settings)
+        # The first calls of a process pay for allocations and kernel choice; no setting shall.
+        encoder.encode_queries(WARM_UP, instruction="warm up")
+        encoder.encode_passages(WARM_UP)
+        return encoder
 
 
 def open_model(

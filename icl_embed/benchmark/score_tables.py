@@ -13,7 +13,7 @@ from icl_embed.evaluate.statistics import Difference, Interval
 
 
 def tables_of(summary: Summary) -> Iterator[Table]:
-    """Scores by task, their averages, and what was not measured; each fits 100 columns."""
+    """Scores by task, their averages, and what was not measured; the first fits 80 columns."""
     if summary.tasks:
         yield _scores(summary)
     parts = {"missing": summary.missing, "absent": summary.absent, "failed": summary.failed}
@@ -23,39 +23,34 @@ def tables_of(summary: Summary) -> Iterator[Table]:
 
 
 def _scores(summary: Summary) -> Table:
-    table = Table(
-        title=f"{escape(summary.model.about.name)}: scores in %, {summary.how.confidence:.0%} intervals",
-        title_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+    title = (
+        f"{escape(summary.model.about.name)}: scores in %, {summary.how.confidence:.0%} intervals; "
+        "± between draws; gain over zero-shot, bold if certain"
     )
-    for name in ("task", "metric", "setting"):
-        table.add_column(name, no_wrap=name != "task")
-    for name in ("score", "interval", "draws ±", "over zero", "interval", "tokens", "seconds"):
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("task", overflow="fold", min_width=12)
+    table.add_column("setting", no_wrap=True)
+    for name in ("score", "interval", "±", "gain", "interval", "tokens", "s"):
         table.add_column(name, justify="right", no_wrap=True)
     for task in summary.tasks:
-        about = [escape(task.scores.dataset), task.scores.metric]
+        about = iter([escape(task.scores.dataset), f"[dim]{task.scores.metric}[/dim]"])
         for group in task.groups:
-            table.add_row(*about, *_group_cells(group))
-            about = ["", ""]
-    for number, one in enumerate(summary.averages):
-        if number == 0:
-            table.add_section()
-        name = f"average of {one.tasks}"
-        table.add_row(name, "", *_average_cells(one), "", "")
+            table.add_row(next(about, ""), *_group_cells(group))
+        for left in about:
+            table.add_row(left)
+    for one in summary.averages:
+        table.add_row(f"average of {one.tasks}", *_average_cells(one), "", "")
     return table
 
 
 def _group_cells(group: Group) -> list[str]:
-    first = group.cells[0].result
-    tokens = first.query_tokens_mean
+    tokens = group.cells[0].result.query_tokens_mean
     return [
         escape(group.name),
         *_score(group.interval, group.spread),
         *_gain(group.over_zero),
         "-" if tokens is None else f"{tokens:.0f}",
-        f"{sum(cell.result.seconds for cell in group.cells):.1f}",
+        f"{sum(cell.result.seconds for cell in group.cells):.0f}",
     ]
 
 
@@ -73,7 +68,7 @@ def _gain(difference: Difference | None) -> list[str]:
         return ["", ""]
     mean = f"{100 * difference.mean:+.1f}"
     mark = f"[bold]{mean}[/bold]" if difference.is_significant else mean
-    return [mark, f"{100 * difference.low:+.1f} … {100 * difference.high:+.1f}"]
+    return [mark, f"{100 * difference.low:+.1f}…{100 * difference.high:+.1f}"]
 
 
 def _not_measured(title: str, found: Sequence[NotMeasured]) -> Table:

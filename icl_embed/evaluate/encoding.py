@@ -127,6 +127,7 @@ class CachingEncoder:
     show_progress: bool = False
     effort: Effort = field(default_factory=Effort)
     store: VectorStore | None = None
+    chunk_texts: int = CHUNK_TEXTS
     _tables: dict[Role, VectorTable] = field(default_factory=dict)
 
     def passages(self, texts: Sequence[str]) -> Vectors:
@@ -183,7 +184,7 @@ class CachingEncoder:
         table = self._table(role, shelf)
         digests = list(map(digest_of, texts))
         new = {digest: row for row, digest in enumerate(digests) if digest not in table}
-        step = CHUNK_TEXTS if shelf else max(len(new), 1)
+        step = self.chunk_texts if shelf else max(len(new), 1)
         for chunk in batched(new.items(), step):
             names, mine = [digest for digest, _ in chunk], [texts[row] for _, row in chunk]
             vectors = checked_vectors(encode(mine), mine, self.encoder.dimension)
