@@ -17,6 +17,7 @@ FLOWS = (
     "build-pool",
     "train-embedder",
     "evaluate-checkpoint",
+    "re-evaluate",
     "distill-reranker",
     "ablations",
 )
@@ -115,5 +116,7 @@ def settle_environment() -> None:
     home = Path.cwd() / ".prefect"
     os.environ.setdefault("PREFECT_HOME", str(home))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # on a busy machine the temporary server needs longer than the 20 seconds that Prefect allows it
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "icl_embed")
     os.environ.setdefault("DO_NOT_TRACK", "1")
