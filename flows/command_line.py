@@ -60,6 +60,7 @@ def run_flow(
     overrides: SetOption = [],  # noqa: B006 - typer copies it
     here: Annotated[bool, typer.Option("--here", help="in this process, without a server")] = False,
     vary: Annotated[list[str], typer.Option(help="ablations: alternatives, a.b=first|second")] = [],  # noqa: B006
+    accept: Annotated[bool, typer.Option("--accept", help="re-evaluate: accept fallen scores")] = False,
 ) -> None:
     """Run a flow: on the Prefect server and its workers, or in this process with --here."""
     from flows import starting
@@ -75,6 +76,10 @@ def run_flow(
         raise ConfigError(f"--vary belongs to the flow ablations, not to {flow}; use --set")
     else:
         open_run(preset, overrides)
+    if accept and flow != "re-evaluate":
+        raise ConfigError(f"--accept belongs to the flow re-evaluate, not to {flow}")
+    if flow == "re-evaluate":
+        parameters["accept"] = accept
     if here:
         result = starting.run_here(flow, parameters)
         console.print(f"\n[bold]{escape(flow)} is done[/bold]\n{escape(str(result))}", soft_wrap=True)

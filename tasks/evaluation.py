@@ -25,6 +25,18 @@ def evaluate_reranker(run: Run, key: StageKey) -> str:
         return build(run, key).reference
 
 
+@task(name="compare-with-accepted", **policies.COMPUTE)
+def compare_with_accepted(run: Run, key: StageKey) -> str:
+    """Compare new scores with the last accepted ones, item by item."""
+    return build(run, key).reference
+
+
+@task(name="accept-scores", **policies.COMPUTE)
+def accept_scores(run: Run, key: StageKey) -> str:
+    """Make new scores the reference of the next re-evaluation."""
+    return build(run, key).reference
+
+
 @task(name="write-report", **policies.COMPUTE)
 def write_report(run: Run, key: StageKey) -> str:
     """Write the report, and show its Markdown in the UI."""

@@ -13,6 +13,7 @@ from icl_embed.evaluate.measurement import (
     average_difference,
     check_same_items,
     compare,
+    compare_unpaired,
 )
 from icl_embed.evaluate.significance import (
     Randomisation,
@@ -51,6 +52,7 @@ class Pair:
     second: Measured
     seeds: tuple[int, int] = (1, 1)
     trained_on: bool = False
+    same_items: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Row:
         detectable: the smallest true difference that a test at the level would find with the wanted power;
             None when the sides agree on every item.
         seeds: draws of examples behind each side.
+        same_items: whether items were paired; if not, the interval and the p-value are those of two samples.
     """
 
     task: str
@@ -76,6 +79,7 @@ class Row:
     num_items: int
     seeds: tuple[int, int] = (1, 1)
     trained_on: bool = False
+    same_items: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,42 +124,58 @@ def compare_pairs(pairs: Sequence[Pair], how: Procedure) -> tuple[tuple[Row, ...
     Raises
         EvaluationError: a pair was not measured on the same items, or has no defined score.
     """
-    p_values = [randomisation_p(pair.first, pair.second, how.randomisation) for pair in pairs]
+    p_values = [_p_value(pair, how) for pair in pairs]
     adjusted = holm(p_values)
-    rows = []
-    for pair, p_value, p_holm in zip(pairs, p_values, adjusted, strict=True):
-        both = [(pair.first, pair.second)]
-        rows.append(
-            Row(
-                task=pair.task,
-                metric=pair.metric,
-                first=pair.first.point,
-                second=pair.second.point,
-                difference=compare(pair.first, pair.second, how.bootstrap),
-                p_value=p_value,
-                p_holm=p_holm,
-                detectable=_detectable(both, how, tests=len(pairs)),
-                num_items=len(pair.first.ids),
-                seeds=pair.seeds,
-                trained_on=pair.trained_on,
-            )
-        )
-    return tuple(rows), _average(pairs, rows, how) if len(rows) > 1 else None
+    rows = [
+        _row(pair, p_value, p_holm, how, tests=len(pairs))
+        for pair, p_value, p_holm in zip(pairs, p_values, adjusted, strict=True)
+    ]
+    return tuple(rows), average_row(pairs, how) if len(rows) > 1 else None
 
 
-def _average(pairs: Sequence[Pair], rows: Sequence[Row], how: Procedure) -> Row:
+def average_row(pairs: Sequence[Pair], how: Procedure) -> Row:
+    """The plain average over pairs of the same items.
+
+    Raises
+        EvaluationError: a pair was not measured on the same items.
+    """
     both = [(pair.first, pair.second) for pair in pairs]
     p_value = average_randomisation_p(both, how.randomisation)
     return Row(
-        task=f"average of {len(rows)}",
+        task=f"average of {len(pairs)}",
         metric="mean of main scores",
-        first=sum(row.first for row in rows) / len(rows),
-        second=sum(row.second for row in rows) / len(rows),
+        first=sum(pair.first.point for pair in pairs) / len(pairs),
+        second=sum(pair.second.point for pair in pairs) / len(pairs),
         difference=average_difference(both, how.bootstrap),
         p_value=p_value,
         p_holm=p_value,
         detectable=_detectable(both, how, tests=1),
-        num_items=sum(row.num_items for row in rows),
+        num_items=sum(len(pair.first.ids) for pair in pairs),
+    )
+
+
+def _p_value(pair: Pair, how: Procedure) -> float:
+    if not pair.same_items:
+        return compare_unpaired(pair.first, pair.second, how.bootstrap).p_value
+    return randomisation_p(pair.first, pair.second, how.randomisation)
+
+
+def _row(pair: Pair, p_value: float, p_holm: float, how: Procedure, *, tests: int) -> Row:
+    both = [(pair.first, pair.second)]
+    difference = (compare if pair.same_items else compare_unpaired)(pair.first, pair.second, how.bootstrap)
+    return Row(
+        task=pair.task,
+        metric=pair.metric,
+        first=pair.first.point,
+        second=pair.second.point,
+        difference=difference,
+        p_value=p_value,
+        p_holm=p_holm,
+        detectable=_detectable(both, how, tests=tests) if pair.same_items else None,
+        num_items=len(pair.first.ids),
+        seeds=pair.seeds,
+        trained_on=pair.trained_on,
+        same_items=pair.same_items,
     )
 
 

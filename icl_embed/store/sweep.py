@@ -31,7 +31,9 @@ def find_garbage(store: Store, *, keep_reports: int) -> list[Garbage]:
         if artefact.stage == "report":
             reports.setdefault(artefact.manifest.label, []).append(artefact)
     kept = [one for group in reports.values() for one in group[-keep_reports:]]
-    needed = reachable(store, kept)
+    # What the next re-evaluation compares with; they hold copies of all they need.
+    accepted = {one.manifest.label: one.reference for one in artefacts if one.stage == "accepted-scores"}
+    needed = reachable(store, kept) | set(accepted.values())
     unneeded = [artefact.path for artefact in artefacts if kept and artefact.reference not in needed]
     leftovers = [path for path in store.root.glob("*/*.*") if path.is_dir()]
     return [
