@@ -48,7 +48,7 @@ def sql(
     result = run_user_query(resolve_pool(pool, store) / DATABASE_NAME, query, limit=limit)
     table = Table(*result.columns)
     for row in result.rows:
-        table.add_row(*(_plain(value) for value in row))
+        table.add_row(*(plain(value) for value in row))
     console.print(table)
     if result.truncated:
         console.print(f"[dim]first {limit} rows; more with --limit[/dim]")
@@ -70,7 +70,7 @@ def examples(
 
     table = Table("query", "response", show_lines=True)
     for example in choose_examples(resolve_pool(pool, store), dataset, count, seed):
-        table.add_row(_plain(example.query), _plain(example.response))
+        table.add_row(plain(example.query), plain(example.response))
     console.print(table)
 
 
@@ -89,7 +89,7 @@ def schema(pool: PoolOption = None, store: StoreOption = Path("store")) -> None:
         for column in columns:
             if column.table == name:
                 table.caption = column.table_comment
-                table.add_row(column.name, column.type, _plain(column.comment))
+                table.add_row(column.name, column.type, plain(column.comment))
         console.print(table)
 
 
@@ -147,7 +147,7 @@ def statistics_tables(statistics: dict[str, Any]) -> list[Table]:
     return [sizes, rejections, contact]
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """Data shown as it is: its square brackets are no rich markup, its control characters no commands."""
     from rich.markup import escape
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from icl_embed.errors import EvaluationError
@@ -79,8 +79,7 @@ def scores_of_model(scores: Sequence[StoredScore], name: str) -> list[StoredScor
     if not mine and len(name) >= SHORTEST_FINGERPRINT:
         mine = [score for score in scores if score.model_fingerprint.startswith(name)]
     if not mine:
-        known = sorted({score.model for score in scores})
-        raise EvaluationError(f"no scores of a model {name!r}; {_hint(name, known)}")
+        known_or_suggest("model", name, {score.model for score in scores})
     newest = {score.model_fingerprint: score.created for score in mine}
     if len(newest) > 1:
         listed = ", ".join(f"{fingerprint} ({created})" for fingerprint, created in newest.items())
@@ -105,6 +104,16 @@ def pair_entrants(first: Sequence[Entrant], second: Sequence[Entrant]) -> list[t
             f"{first[0].label} {second[0].label}"
         )
     return pairs
+
+
+def known_or_suggest(what: str, name: str, known: Collection[str]) -> None:
+    """Refuse a name that is not known.
+
+    Raises
+        EvaluationError: it is not; near names are suggested.
+    """
+    if name not in known:
+        raise EvaluationError(f"no scores of a {what} {name!r}; {_hint(name, sorted(known))}")
 
 
 def _by_task(scores: Iterable[StoredScore]) -> dict[str, tuple[StoredScore, ...]]:
