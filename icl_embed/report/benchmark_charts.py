@@ -66,7 +66,7 @@ def curve_chart(
     ys = ticks(min(*seen, 0.0), max(seen))
     across = Axis(xs[0], xs[-1], left + 6, width - gutter)
     up = Axis(ys[0], ys[-1], height - bottom, 16)
-    parts = [draw_grid(across, up, xs, ys, width), axis_titles(labels, width, height, left)]
+    parts = [draw_grid(across, up, xs, ys, 1), axis_titles(labels, width, height, left)]
     parts.append(f'<line class="zero" x1="{across.start}" x2="{across.end}" y1="{up(0)}" y2="{up(0)}"/>')
     for line in sorted(series, key=lambda line: line.is_main):
         parts.append(_line(line, across, up, decimals))
@@ -130,7 +130,7 @@ def _end_label(line: Series, x: float, y: float, room: float) -> str:
 def bar_chart(bars: Sequence[Bar], *, title: str, width: int) -> Markup:
     """Horizontal bars from zero with whiskers: labels on the left where there is room, else above."""
     is_wide = width >= 600
-    gutter, step = (210, 34) if is_wide else (10, 50)
+    gutter, step = (290, 34) if is_wide else (10, 50)
     xs = ticks(
         min(0.0, *(bar.low for bar in bars)), max(0.0, *(bar.high for bar in bars)), 8 if is_wide else 5
     )
@@ -150,7 +150,7 @@ def bar_chart(bars: Sequence[Bar], *, title: str, width: int) -> Markup:
 def _bar(bar: Bar, top: float, across: Axis, is_wide: bool) -> str:
     room = across.start - 12 if is_wide else across.end
     label = fit_text(bar.label, room, LETTER)
-    rest = room - len(label) * LETTER - 10
+    rest = room - len(label) * LETTER - 10 if is_wide else 0.0  # on a phone the table says it
     detail = f'<tspan class="axis" dx="6">{escape(fit_text(bar.detail, rest, SMALL_LETTER))}</tspan>'
     middle = top + (11 if is_wide else 28)
     left, right = sorted((across(0), across(bar.value)))

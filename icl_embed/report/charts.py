@@ -88,7 +88,7 @@ def line_chart(
     )
     across = Axis(xs[0], xs[-1], left, width - 12)
     up = Axis(ys[0], ys[-1], height - bottom, 12)
-    parts = [draw_grid(across, up, xs, ys, width), axis_titles(labels, width, height, left)]
+    parts = [draw_grid(across, up, xs, ys, 1 if width > 500 else 2), axis_titles(labels, width, height, left)]
     parts += [f'<circle class="dot" cx="{across(x)}" cy="{up(y)}" r="2"/>' for x, y in points]
     path = " ".join(f"{'L' if i else 'M'}{across(x)},{up(y)}" for i, (x, y) in enumerate(smooth))
     parts.append(f'<path class="line" d="{path}"/>')
@@ -126,7 +126,7 @@ def cost_chart(points: Sequence[CostPoint], *, title: str, labels: tuple[str, st
     xs = ticks(0, max(point.cost for point in points), 6 if width > 500 else 4)
     ys = ticks(min(point.low for point in points), max(point.high for point in points))
     across, up = Axis(xs[0], xs[-1], left, width - 16), Axis(ys[0], ys[-1], height - bottom, 12)
-    parts = [draw_grid(across, up, xs, ys, width), axis_titles(labels, width, height, left)]
+    parts = [draw_grid(across, up, xs, ys, 1 if width > 500 else 2), axis_titles(labels, width, height, left)]
     for number, series in enumerate(dict.fromkeys(point.series for point in points)):
         members = sorted((point for point in points if point.series == series), key=lambda item: item.cost)
         path = " ".join(f"{'L' if i else 'M'}{across(p.cost)},{up(p.value)}" for i, p in enumerate(members))
@@ -175,14 +175,13 @@ def _interval(mark: Mark, across: Axis, y: float) -> str:
     )
 
 
-def draw_grid(across: Axis, up: Axis, xs: Sequence[float], ys: Sequence[float], width: int) -> str:
-    """Lines and numbers of both axes."""
+def draw_grid(across: Axis, up: Axis, xs: Sequence[float], ys: Sequence[float], every: int) -> str:
+    """Lines and numbers of both axes; along the bottom every first, second … number."""
     parts = [
         f'<line class="grid" x1="{across.start}" x2="{across.end}" y1="{up(y)}" y2="{up(y)}"/>'
         f'<text class="tick" x="{across.start - 7}" y="{up(y) + 4}" text-anchor="end">{y:g}</text>'
         for y in ys
     ]
-    every = 1 if width > 500 else 2
     parts += [
         f'<text class="tick" x="{across(x)}" y="{up.start + 16}" text-anchor="middle">{x:g}</text>'
         for x in xs[::every]

@@ -62,7 +62,7 @@ def page(tmp_path_factory):
 def measure(page, width, *flags):
     """What a browser finds in the report at a window width."""
     probe = page.parent / f"probe-{width}.html"
-    frame = f'<iframe src="index.html" style="width:{width}px;height:900px;border:0"></iframe>'
+    frame = f'<iframe src="{page.name}" style="width:{width}px;height:900px;border:0"></iframe>'
     probe.write_text(f"<!doctype html><body>{frame}<pre id=answer></pre>{MEASURE}", encoding="utf-8")
     argv = [CHROMIUM, *QUIET, *flags, f"--user-data-dir={page.parent / f'profile-{width}'}"]
     argv += ["--window-size=1400,1000", "--virtual-time-budget=5000", "--dump-dom", probe.as_uri()]
