@@ -74,7 +74,8 @@ def _expanded(name: str, places: TaskPlaces) -> list[str]:
         from icl_embed.benchmark.air_bench.names import resolve
 
         version = places.air_bench_version or LATEST
-        return resolve([name], version=version, split=places.split or "dev")
+        split, own_data = places.split or "dev", places.air_bench is not None
+        return resolve([name], version=version, split=split, own_data=own_data)
     from icl_embed.benchmark.mteb.names import resolve as resolve_mteb
 
     return resolve_mteb([name], mirror=places.mirror)
