@@ -10,7 +10,7 @@ from typing import Any
 
 from icl_embed.benchmark.task import TaskFacts
 from icl_embed.config import LABEL_KINDS, EvaluateConfig
-from icl_embed.errors import EvaluationError
+from icl_embed.errors import EvaluationError, MissingTaskError
 from icl_embed.evaluate.encoding import CachingEncoder, Setting
 from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun
 from icl_embed.evaluate.few_shot import evaluated_texts
@@ -118,7 +118,8 @@ def open_local_task(name: str, store: Store, config: EvaluateConfig) -> LocalBen
         name: ``data/`` and the card's name.
 
     Raises
-        EvaluationError: the store holds no such data set; the nearest is suggested.
+        MissingTaskError: the store holds no such data set; the nearest is suggested.
+        EvaluationError: its rows cannot be evaluated.
         StoreError: it is damaged.
     """
     found = {one.manifest.label: one for one in store.artefacts() if one.stage == "dataset"}
@@ -126,7 +127,7 @@ def open_local_task(name: str, store: Store, config: EvaluateConfig) -> LocalBen
     if card not in found:
         near = difflib.get_close_matches(card, found, n=1, cutoff=0.0)
         hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
-        raise EvaluationError(f"the store {store.root} holds no data set {card!r}{hint}")
+        raise MissingTaskError(name, f"the store {store.root} holds no data set {card!r}{hint}")
     artefact = store.get("dataset", found[card].fingerprint)
     task = LocalBenchmarkTask(_input_of(artefact), config)
     _ = task.data  # what is wrong with it is said before a model is loaded
