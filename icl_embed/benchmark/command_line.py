@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from icl_embed.benchmark import options
+from icl_embed.benchmark.air_bench.command_line import register as register_air_bench
 from icl_embed.store import Store
 from icl_embed.store.command_line import readable_size
 from icl_embed.store.files import write_atomically
@@ -35,6 +36,7 @@ def register(app: typer.Typer) -> None:
         "--mirror mirror --shots 0,5 --seeds 0,1,2 --json scores.json",
     )(run)
     app.command("cache", epilog="Example: icl-embed eval cache --max-gb 5")(cache)
+    register_air_bench(app)
 
 
 def run(  # noqa: PLR0913, PLR0917 - an option is an argument

@@ -41,29 +41,34 @@ class StoredRun:
         return self.model, self.fingerprint, self.setting, self.task.version
 
 
-def pack_stored_runs(folders: Sequence[Path], target: Path) -> list[Path]:
+def pack_stored_runs(
+    folders: Sequence[Path], target: Path, *, model: str = "", setting: str = ""
+) -> list[Path]:
     """Archives of the test runs among score artefacts, one per model, setting and AIR-Bench version.
 
     Takes
         folders: of score artefacts; those of other benchmarks and splits are left out.
         target: folder for ``search_results/`` and the archives.
+        model, setting: leave out the runs of other models, in other settings.
 
     Raises
         EvaluationError: no run of a test split, two runs of one task in one setting, a damaged artefact, or
             an archive that AIR-Bench would refuse.
     """
     groups: dict[tuple[str, str, str, str], dict[TaskName, StoredRun]] = {}
-    for run in [run for run in map(_stored_run, folders) if run is not None]:
+    for run in map(_stored_run, folders):
+        if run is None or (model or run.model) != run.model or (setting or run.setting) != run.setting:
+            continue
         known = groups.setdefault(run.group, {}).setdefault(run.task, run)
         if known is not run:
             raise EvaluationError(
                 f"{known.folder} and {run.folder} are both {run.setting} of {run.model} on {run.task}, with "
-                "other examples or data; pass the one to submit"
+                "other examples or data; name the folders to submit"
             )
     if not groups:
         raise EvaluationError(
-            f"none of the {len(folders)} score artefacts is a test split of AIR-Bench; make them with "
-            "icl-embed eval run --tasks air-bench/qa --split test"
+            f"none of the {len(folders)} score artefacts is a test split of AIR-Bench, of the model and "
+            "setting asked for; make them with icl-embed eval run --tasks air-bench/qa --split test"
         )
     return [_pack(list(runs.values()), target) for _, runs in sorted(groups.items())]
 

@@ -142,6 +142,9 @@ def test_stored_runs_become_one_archive_per_setting_and_version(tmp_path):
     assert archives[1].name == f"{content['model_name']}_NoReranker.zip"
     assert content["search_results"] == RANKING
     assert content["model_name"].startswith("toy-0123456789ab-3-shot-")
+    assert pack_stored_runs(folders, tmp_path / "out", setting="zero-shot") == archives[2:]
+    with pytest.raises(EvaluationError, match="none of the 6 score artefacts"):
+        pack_stored_runs(folders, tmp_path / "out", model="other")
 
 
 def test_two_stored_runs_of_one_task_must_be_chosen_between(tmp_path):
@@ -149,7 +152,7 @@ def test_two_stored_runs_of_one_task_must_be_chosen_between(tmp_path):
         stored_run(tmp_path / "a", "qa_wiki_en"),
         stored_run(tmp_path / "b", "qa_wiki_en", examples=("other",)),
     ]
-    with pytest.raises(EvaluationError, match="pass the one to submit"):
+    with pytest.raises(EvaluationError, match="name the folders to submit"):
         pack_stored_runs(folders, tmp_path / "out")
     with pytest.raises(EvaluationError, match="--split test"):
         pack_stored_runs([], tmp_path / "out")
