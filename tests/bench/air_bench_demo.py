@@ -11,9 +11,7 @@ its packing script judges the folder. Figures: ``tests/bench/results/air_bench_d
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import gzip
 import importlib.util
 import json
 import os
@@ -25,7 +23,6 @@ from typing import Any
 
 import torch
 
-from icl_embed.benchmark.air_bench.layout import write_task
 from icl_embed.benchmark.air_bench.names import TaskName
 from icl_embed.benchmark.air_bench.open import open_air_bench_task
 from icl_embed.benchmark.air_bench.reranking import PairScorer, rerank
@@ -43,37 +40,12 @@ from icl_embed.evaluate.measurement import Bootstrap, Measurement, compare
 from icl_embed.model.embedder import Embedder
 from icl_embed.pool.choose import in_drawn_order
 from icl_embed.store.files import sha256_of
+from tests.bench.air_bench_sets import SETS, write_folders
 from tests.bench.machine import describe_machine
 
 RESULT = Path(__file__).parent / "results" / "air_bench_demo.json"
-# set -> (AIR-Bench name, the source's split that becomes dev)
-SETS = {
-    "pubmedqa": ("air-bench/qa_healthcare_pubmedqa_en", "train"),
-    "cosqa": ("air-bench/qa_web_cosqa_en", "dev"),
-}
 HOW = Bootstrap()
 RERANKER = "icl-rerank"
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
-def write_folders(source: Path, name: TaskName, dev: str, *, public: Path, private: Path) -> None:
-    """Both splits; only the private folder has the judgements of test."""
-    rows = read_jsonl(source / "corpus.jsonl.gz")
-    passages = {row["_id"]: f"{row.get('title') or ''}\n{row['text']}".strip() for row in rows}
-    texts = {row["_id"]: row["text"] for row in read_jsonl(source / "queries.jsonl.gz")}
-    for split, theirs in (("dev", dev), ("test", "test")):
-        relevance: dict[str, dict[str, int]] = {}
-        with gzip.open(source / "qrels" / f"{theirs}.tsv.gz", "rt", encoding="utf-8") as lines:
-            for query, passage, grade in list(csv.reader(lines, delimiter="\t"))[1:]:
-                relevance.setdefault(query, {})[passage] = int(grade)
-        queries = {key: texts[key] for key in relevance}
-        for folder in (public, private):
-            shown = relevance if split == "dev" or folder is private else None
-            write_task(folder, name, split, passages=passages, queries=queries, relevance=shown)
 
 
 class Demo:
@@ -215,7 +187,13 @@ def ask_the_package(out: Path, names: list[tuple[str, str]]) -> dict[str, Any]:
     return found
 
 
-def main() -> int:
+def dev_score(record: dict[str, Any], name: str) -> float:
+    """Ours, as the package's name for a run has it."""
+    found = record["reranking"]["dev"]["after"] if name.endswith(RERANKER) else record["dev zero-shot"]
+    return float(found["ndcg_at_10"])
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -226,9 +204,15 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--shots", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--queries", type=int, help="per split; all unless given")
+    parser.add_argument("--passages", type=int, help="per set, at least the relevant ones; all unless given")
     parser.add_argument("--rerank-top-k", type=int, default=10)
     parser.add_argument("--result", type=Path, default=RESULT)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse()
     out = options.out.resolve()
     shutil.rmtree(out / "search_results", ignore_errors=True)
     machine = describe_machine(torch.get_num_threads())
@@ -239,9 +223,8 @@ def main() -> int:
     demos: dict[str, Demo] = {}
     for source in options.sets:
         name = TaskName.parse(SETS[source][0])
-        write_folders(
-            options.source / source, name, SETS[source][1], public=out / "AIR-Bench", private=out / "private"
-        )
+        sizes = {"num_queries": options.queries, "num_passages": options.passages}
+        write_folders(options.source / source, name, SETS[source][1], out, **sizes)
         demos[source] = Demo(out, name, model, CachingEncoder(embedder))
     settings = named(demos, model, options.shots, options.seeds)
     names = [(retriever, NO_RERANKER) for retriever in settings[options.sets[0]]]
@@ -263,15 +246,22 @@ def main() -> int:
         ).name
         for retriever, reranker in names
     }
+    package = ask_the_package(out, names)
+    for name, told in package.items():
+        told["equal_to_ours"] = {
+            task: abs(score - dev_score(tasks[task.rpartition("_")[2]], name)) < 6e-5
+            for task, score in told["dev ndcg_at_10"].items()
+        }
     found = {
         "machine": machine,
+        "drawn": {"queries": options.queries, "passages": options.passages},
         "model": {
             "fingerprint": model.fingerprint,
             "parameters": sum(p.numel() for p in embedder.model.parameters()),
         },
         "tasks": tasks,
         "archives": archives,
-        "air_benchmark": ask_the_package(out, names),
+        "air_benchmark": package,
     }
     options.result.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
