@@ -179,7 +179,11 @@ def ask_the_package(out: Path, names: list[tuple[str, str]]) -> dict[str, Any]:
                     for dataset, metrics in languages["en"].items()
                 },
                 "packing_script_accepts": zip_results(
-                    str(out / "search_results"), str(out / "packed_by_the_package"), retriever, reranker
+                    str(out / "search_results"),
+                    str(out / "packed_by_the_package"),
+                    retriever,
+                    reranker,
+                    overwrite=True,
                 ),
             }
     finally:
