@@ -57,7 +57,7 @@ def content_of(template: Template) -> Content:
     task, data, name = template.task, template.data, template.task.metadata.name
     if isinstance(task, AbsTaskRetrieval):
         return _search(name, data)
-    if not len(data):
+    if not len(data) or not any(flat(data[data.column_names[0]])):
         raise DataError(f"{name}: the split {template.split} is empty; nothing to evaluate")
     if isinstance(task, AbsTaskPairClassification):
         data = Dataset.from_dict(data[0]) if len(data) == 1 else data
@@ -66,6 +66,7 @@ def content_of(template: Template) -> Content:
     if isinstance(task, AbsTaskSTS):
         return _pairs(name, data, task.column_names, data["score"])
     if isinstance(task, AbsTaskClassification):
+        _need_training_texts(name, template)
         return _texts(name, data[task.input_column_name], data[task.label_column_name])
     if isinstance(task, AbsTaskClustering | AbsTaskClusteringLegacy):
         texts, labels = data[task.input_column_name], data[task.label_column_name]
@@ -98,8 +99,13 @@ def _needed(task: Any, data: Dataset) -> Dataset:
     return data.select_columns(kept) if len(kept) > 1 else data
 
 
+def _as_numbers(batch: dict[str, Any]) -> dict[str, Any]:
+    # A score of 4 is written as 4 here and as 4.0 there.
+    return {**batch, "score": list(map(float, batch["score"]))} if "score" in batch else batch
+
+
 def _batches(data: Dataset) -> Iterable[Any]:
-    yield from data.iter(HASHED_ROWS)
+    yield from map(_as_numbers, data.iter(HASHED_ROWS))
 
 
 def _hash(parts: Iterable[Any]) -> str:
@@ -142,6 +148,17 @@ def _pairs(name: str, data: Dataset, sides: Sequence[Any], gold: Sequence[Any]) 
         raise DataError(f"{name}: all {len(gold)} pairs have the same score; nothing to compare")
     asked = (*data[sides[0]], *data[sides[1]])
     return Content(ItemsOfTest(name, _numbered(len(gold)), list(gold)), asked)
+
+
+def _need_training_texts(name: str, template: Template) -> None:
+    train, label = template.task.train_split, template.task.label_column_name
+    rows = template.all_splits[train] if train in template.all_splits else ()
+    found = len({str(one) for one in rows[label]}) if len(rows) else 0
+    if found < 2:
+        raise DataError(
+            f"{name}: its classifier learns from the split {train!r}, which has {found} labels, expected at "
+            "least 2; add that split to the mirror"
+        )
 
 
 def _texts(name: str, texts: Sequence[str], labels: Sequence[Any]) -> Content:

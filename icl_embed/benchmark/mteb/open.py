@@ -113,8 +113,13 @@ def _open_local(asked: AskedTask, mirror: Path | None) -> MtebTask:
 
 
 def _opened(name: str, template: Template, source: Source | None, *, official_revision: str = "") -> MtebTask:
-    content = content_of(template)
-    fingerprint = fingerprint_of(template)
+    try:
+        content, fingerprint = content_of(template), fingerprint_of(template)
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        raise EvaluationError(
+            f"{name}: its loaded data have another shape than its type of task has "
+            f"({type(error).__name__}: {error}); if they come from a mirror folder, use the hub's layout"
+        ) from error
     if source is not None:
         revision = source.revision if isinstance(source, HubFolder) else ""
         point_to(template.task, revision=revision or f"local-{fingerprint}")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mteb.cache import ResultCache
-from mteb.models.model_meta import ModelMeta
+from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.results import TaskResult
 
 from icl_embed.benchmark.mteb.names import task_class
@@ -153,7 +153,10 @@ def _write(members: list[_Result], cache: ResultCache) -> list[Path]:
     if settings:
         shown = {one.result.task_name: one.meta["experiment_kwargs"]["examples"] for one in members}
         settings["examples"] = hashlib.sha256(canonical_json(shown).encode()).hexdigest()[:16]
-    meta = ModelMeta.create_empty({**members[0].meta, "experiment_kwargs": settings or None})
+    fields = {**members[0].meta, "experiment_kwargs": settings or None}
+    if fields.get("similarity_fn_name"):
+        fields["similarity_fn_name"] = ScoringFunction(fields["similarity_fn_name"])
+    meta = ModelMeta.create_empty(fields)
     files = []
     for one in members:
         cache.save_to_cache(one.result, meta)
