@@ -66,9 +66,8 @@ def test_every_kind_is_measured_and_never_twice(store, model, encoder, request_o
     again = run_grid(request_of(task), model, store)
     assert len(encoder.calls) == calls
     assert not any(one.is_new for one in again.measured)
-    assert [t.groups for t in summary_of(again, model).tasks][0][0].interval == first.tasks[0].groups[
-        0
-    ].interval
+    second = summary_of(again, model)
+    assert second.tasks[0].groups[0].interval == first.tasks[0].groups[0].interval
     assert first.is_complete
 
 
