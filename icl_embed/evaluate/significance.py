@@ -20,6 +20,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -44,10 +45,12 @@ class Randomisation:
     seed: int = 0
 
 
+@lru_cache(maxsize=128)
 def null_differences(first: Measured, second: Measured, how: Randomisation) -> Floats:
     """The difference first - second under random re-labellings of the items [P].
 
-    Several seeds of a side are re-labelled together, item by item: they are not independent evidence.
+    Several seeds of a side are re-labelled together, item by item: they are not independent evidence. Kept
+    for the averages that ask for them again: they are small, drawing them is not.
 
     Raises
         EvaluationError: not the same items, or a value that is not finite.

@@ -114,23 +114,22 @@ def compare_entrants(path: Path, first: Entrant, second: Entrant, how: Procedure
     if not pairs:
         reasons = "; ".join(f"{task}: {reason}" for task, reason in skipped.items())
         raise EvaluationError(f"{first.label} and {second.label} share no task: {reasons}")
-    rows, average = compare_pairs(pairs, how)
-    return Comparison(first.label, second.label, rows, average, how.level, skipped)
+    average = average_row(pairs, how) if len(pairs) > 1 else None
+    return Comparison(first.label, second.label, compare_pairs(pairs, how), average, how.level, skipped)
 
 
-def compare_pairs(pairs: Sequence[Pair], how: Procedure) -> tuple[tuple[Row, ...], Row | None]:
-    """One row per pair with Holm's correction over them, and the row of their average if there are several.
+def compare_pairs(pairs: Sequence[Pair], how: Procedure) -> tuple[Row, ...]:
+    """One row per pair, with Holm's correction over them.
 
     Raises
         EvaluationError: a pair was not measured on the same items, or has no defined score.
     """
     p_values = [_p_value(pair, how) for pair in pairs]
     adjusted = holm(p_values)
-    rows = [
+    return tuple(
         _row(pair, p_value, p_holm, how, tests=len(pairs))
         for pair, p_value, p_holm in zip(pairs, p_values, adjusted, strict=True)
-    ]
-    return tuple(rows), average_row(pairs, how) if len(rows) > 1 else None
+    )
 
 
 def average_row(pairs: Sequence[Pair], how: Procedure) -> Row:

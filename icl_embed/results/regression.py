@@ -103,11 +103,10 @@ def judge(before: Sequence[Scored], now: Sequence[Scored], how: Procedure) -> Ve
     accepted = {one.name: one for one in before}
     today = {one.name: one for one in now}
     pairs = {name: _pair(today[name], accepted[name]) for name in today if name in accepted}
-    rows, _ = compare_pairs(list(pairs.values()), how)
     tasks = {one.task for one in now}
     gone = [one for name, one in accepted.items() if name not in today]
     return Verdict(
-        rows=rows,
+        rows=compare_pairs(list(pairs.values()), how),
         averages=_averages([(today[name].setting, pair) for name, pair in pairs.items()], how),
         lost=tuple(one.name for one in gone if one.task in tasks),
         new=tuple(name for name in today if name not in accepted),
