@@ -9,6 +9,8 @@ import shutil
 import pytest
 
 from icl_embed.benchmark.air_bench.catalogue import published
+from icl_embed.benchmark.air_bench.layout import write_task
+from icl_embed.benchmark.air_bench.names import TaskName
 from icl_embed.benchmark.air_bench.open import open_air_bench_task
 from icl_embed.benchmark.air_bench.reranking import rerank
 from icl_embed.benchmark.air_bench.search_results import SearchResults, save_results
@@ -67,6 +69,29 @@ def test_the_packages_evaluator_gives_equal_metrics_for_equal_rankings(beside, e
             os.fspath(tmp_path / "results" / "toy" / reranker), split="dev"
         )
         assert theirs == {"qa": {"healthcare": {"en": {"toy": run.result["metrics"]}}}}
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("24.04/long-doc_arxiv_llm-survey_en", "test"), ("24.05/qa_wiki_zh", "test"), (OWN, "dev")],
+)
+def test_the_packages_loader_reads_what_we_write(toy, tmp_path, monkeypatch, name, split):
+    from air_benchmark.evaluation_utils import DataLoader
+
+    task = TaskName.parse(name)
+    write_task(tmp_path / "AIR-Bench", task, split, **toy)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.chdir(tmp_path)
+    loader = DataLoader(task.config, cache_dir=str(tmp_path / "cache"))
+    asked = {
+        "task_type": task.type,
+        "domain": task.domain,
+        "language": task.language,
+        "dataset_name": task.dataset,
+    }
+    assert {key: row["text"] for key, row in loader.load_corpus(**asked).items()} == toy["passages"]
+    assert dict(loader.load_queries(**asked, split=split)) == toy["queries"]
+    assert dict(loader.load_qrels(**asked, split=split)) == toy["relevance"]
 
 
 def test_the_packages_packing_script_accepts_our_results_and_packs_what_we_pack(mirror, encoder, tmp_path):
