@@ -30,8 +30,6 @@ def config():
 
 
 def opened(encoder, folder, *, name="toy", fingerprint="00112233"):
-    model = OpenedModel(
-        EvaluatedModel(name, fingerprint, folder, dtype="float32"), "ours", PromptConfig()
-    )
+    model = OpenedModel(EvaluatedModel(name, fingerprint, folder, dtype="float32"), "ours", PromptConfig())
     model.__dict__["encoder"] = encoder  # where the cached property would keep it
     return model

@@ -29,13 +29,17 @@ def rows_of(kind, base, size):
     return rows
 
 
-def add_dataset(store: Store, name: str, kind: str = "retrieval", *, base: int = 0, size: int = 16, rows=None):
+def add_dataset(
+    store: Store, name: str, kind: str = "retrieval", *, base: int = 0, size: int = 16, rows=None
+):
     """A dataset artefact as the pipeline would make it; returns its task name."""
     rows = rows or rows_of(kind, base, size)
     card = {"name": name, "kind": kind, "instruction": f"find what belongs to it, in {name}"}
     key = StageKey("dataset", 1, {"card": card, "base": base, "size": size}, label=name)
     corpus = [
-        (f"{r['split']}-{r['row_id']}", r["split"], text) for r in rows for text in dict.fromkeys(r["positives"])
+        (f"{r['split']}-{r['row_id']}", r["split"], text)
+        for r in rows
+        for text in dict.fromkeys(r["positives"])
     ]
 
     def produce(folder: Path):

@@ -42,7 +42,11 @@ def test_every_format_gives_the_same_examples(tmp_path, name, text):
     [
         ("a.jsonl", '{"query": "q", "response": " "}', "example 1 has no response"),
         ("a.jsonl", '{"query": "q", "pos": []}', "example 1 has no response"),
-        ("a.jsonl", '{"query": "q", "response": "r"}\n{"query": 3, "response": "r"}', "example 2 has no query"),
+        (
+            "a.jsonl",
+            '{"query": "q", "response": "r"}\n{"query": 3, "response": "r"}',
+            "example 2 has no query",
+        ),
         ("a.jsonl", '"text"', "example 1 has no query"),
         ("a.jsonl", "{", "line 1: not JSON"),
         ("a.json", '{"query": "q"}', "expected a list of examples"),

@@ -15,7 +15,9 @@ ZERO = Setting("zero-shot", "find")
 
 @pytest.fixture
 def vectors(tmp_path):
-    return ShardedVectors(tmp_path / "vectors", {"fingerprint": "m1", "dtype": "float32"}, {"query": {"query_tokens": 64}})
+    return ShardedVectors(
+        tmp_path / "vectors", {"fingerprint": "m1", "dtype": "float32"}, {"query": {"query_tokens": 64}}
+    )
 
 
 def cached(encoder, store, chunk_texts=4):
