@@ -7,7 +7,7 @@ from typing import Any
 
 from icl_embed.benchmark.mteb.mirror_folder import FolderSet, folder_sets
 from icl_embed.benchmark.mteb.mirror_hub import HubFolder, find_hub_folder
-from icl_embed.errors import MissingTaskError
+from icl_embed.errors import DataError, MissingTaskError
 
 Source = FolderSet | HubFolder
 
@@ -40,13 +40,17 @@ def find_source(mirror: Path, metadata: Any, subset: str) -> Source:
 
     Raises
         MissingTaskError: there is none; the reason says what was looked for.
-        DataError: a manifest is not one, or a folder in the hub's layout cannot be chosen.
+        DataError: a manifest is not one, two sets claim to be the task, or a folder in the hub's layout
+            cannot be chosen.
     """
     sets = folder_sets(mirror)
     named = [one for one in sets if one.task == metadata.name]
-    for one in named:
-        if one.subset in ("", subset):
-            return one
+    fitting = [one for one in named if one.subset in ("", subset)]
+    if len(fitting) > 1:
+        folders = " and ".join(str(one.folder) for one in fitting)
+        raise DataError(f"{folders} both say that they are {metadata.name}; leave one of them in the mirror")
+    if fitting:
+        return fitting[0]
     path, revision = metadata.dataset["path"], metadata.dataset.get("revision", "")
     found = find_hub_folder(mirror, path, revision)
     if found is not None:

@@ -177,7 +177,7 @@ def _unloadable(task: Any, found: HubFolder | None, error: Exception) -> Evaluat
             f"{name}: mteb cannot load {found.folder} ({reason}); it must have the files and the README.md "
             "configs of the hub's data set"
         )
-    offline = isinstance(error, ConnectionError | FileNotFoundError)
+    offline = isinstance(error, ConnectionError)
     hint = "the hub cannot be reached" if offline else "the hub's data could not be loaded"
     return MissingTaskError(
         name, f"{hint} ({reason}); serve it from local files with --mirror DIR, or go online"

@@ -80,6 +80,8 @@ def instruction_of(task: Any) -> str:
 
 def _open_official(known: Any, asked: AskedTask, mirror: Path | None) -> MtebTask:
     metadata = known.metadata
+    if metadata.type not in KINDS:
+        raise EvaluationError(f"{asked.task} is a {metadata.type} task; only text is embedded here")
     subset = asked.subset or usual_subset(metadata)
     if subset not in metadata.hf_subsets:
         raise EvaluationError(

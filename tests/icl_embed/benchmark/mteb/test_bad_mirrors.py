@@ -161,3 +161,9 @@ def test_a_set_with_nothing_but_training_data_cannot_be_evaluated(tmp_path):
 def test_a_classification_set_without_training_texts_is_refused(tmp_path):
     write_set(tmp_path, "classification", splits=("test",))
     refused(tmp_path, "classification", "learns from the split 'train', which has 0 labels")
+
+
+def test_two_sets_that_claim_one_task_are_refused(tmp_path):
+    write_set(tmp_path, "sts", name="one")
+    write_set(tmp_path, "sts", name="two")
+    refused(tmp_path, "sts", "one and .*two both say that they are STSBenchmark")
