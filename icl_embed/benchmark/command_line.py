@@ -62,6 +62,7 @@ def run(  # noqa: PLR0913, PLR0917 - an option is an argument
     require_few_shot: options.RequireOption = False,
     allow_missing: options.AllowOption = False,
     json_file: options.JsonOption = None,
+    cache_gb: options.CacheOption = 20.0,
     store: options.StoreOption = Path("store"),
 ) -> None:
     """Measure a model on tasks, zero-shot and few-shot, with intervals.
@@ -86,19 +87,22 @@ def run(  # noqa: PLR0913, PLR0917 - an option is an argument
         require_few_shot,
     )
     found = open_model(model, kept, prompt=config.prompt, name=name, device=device, dtype=dtype)
-    summary = _measured(request, found, json_file)
-    if summary.failed or (summary.missing and not allow_missing):
-        raise typer.Exit(1)
+    summary = _measured(request, found, json_file, max_cache_bytes=int(cache_gb * GIGABYTE))
+    raise typer.Exit(1 if summary.failed or (summary.missing and not allow_missing) else 0)
 
 
-def _measured(request: RunRequest, model: OpenedModel, json_file: Path | None) -> Summary:
+def _measured(
+    request: RunRequest, model: OpenedModel, json_file: Path | None, *, max_cache_bytes: int
+) -> Summary:
     from icl_embed.benchmark.grid import run_grid
     from icl_embed.benchmark.score_tables import tables_of
     from icl_embed.benchmark.summary import as_json, summarise
+    from icl_embed.benchmark.vector_cache import FOLDER_NAME, shrink_cache
     from icl_embed.evaluate.measurement import Bootstrap
 
     with _progress() as tell:
         outcome = run_grid(request, model, request.places.store, progress=tell)
+    shrink_cache(request.places.store.root / FOLDER_NAME, max_cache_bytes)
     how = Bootstrap(request.config.bootstrap_resamples, request.config.confidence, request.seed)
     summary = summarise(outcome, model, how)
     for table in tables_of(summary):

@@ -47,6 +47,9 @@ DtypeOption = Annotated[
 ]
 RequireOption = Annotated[bool, typer.Option("--require-few-shot", help="no examples: an error")]
 AllowOption = Annotated[bool, typer.Option("--allow-missing", help="exit 0 although tasks are missing")]
+CacheOption = Annotated[
+    float, typer.Option(min=0.0, help="vectors kept for later runs; those unused longest go first")
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="write the result here")]
 
 
