@@ -23,11 +23,12 @@ ZERO = "zero-shot"
 
 @dataclass(frozen=True)
 class _Point:
-    """One task at one place of the curve, all seeds together."""
+    """One task at one place of the curve, all seeds together; ``shown`` is what fitted into every prompt."""
 
     measured: Measured
     seeds: tuple[float, ...]
     tokens: float
+    shown: int
 
 
 Curve = dict[Any, _Point]
@@ -79,6 +80,7 @@ def _curve(members: Sequence[Scored], place_of: Callable[[Scored], Hashable]) ->
             average_over_seeds([one.measurement for one in draws.values()]),
             tuple(one.measurement.point for one in draws.values()),
             float(np.mean([one.tokens for one in draws.values()])),
+            min(one.shown for one in draws.values()),
         )
         for place, draws in groups.items()
     }
@@ -117,6 +119,7 @@ def _figures(
         "seeds": min(len(point.seeds) for point in points),
         "seed_low": float(np.min(draws)) if len(draws) else None,
         "seed_high": float(np.max(draws)) if len(draws) else None,
+        "examples_shown": min(point.shown for point in points),
         "query_tokens": round(float(np.mean([point.tokens for point in points])), 2),
     }
     for name, baseline in baselines.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from icl_embed.studies.families import relation_to
 from icl_embed.studies.machine import describe_machine
 from icl_embed.studies.overhead import OverheadPlan, Progress, measure_overhead
 from icl_embed.studies.overlap import NGRAM, EvaluatedTexts, Overlap, find_overlap
-from icl_embed.studies.record import STAGE, Study, write_study
+from icl_embed.studies.record import STAGE, Study, StudyName, write_study
 from icl_embed.studies.training_texts import TrainingTexts, read_training_texts, training_files
 
 VERSION = 1
@@ -47,13 +47,9 @@ def study_overhead(
         EvaluationError: the model takes no examples, or the task has too few.
         ModelError: the model cannot be loaded.
     """
-    if model.sort != "ours":
-        raise EvaluationError(f"{model.about.name}: {model.no_examples_because}; there is nothing to measure")
+    encoder = _embedder(model)
     task = open_task(request.tasks[0], request.places)
     instruction, examples = _examples(request, task, max(plan.shots), seed)
-    encoder = model.encoder
-    if not isinstance(encoder, Embedder):
-        raise EvaluationError(f"{model.about.name} cannot share a prefix; overhead needs an embedder of ours")
     machine = {**describe_machine(encoder.device), "dtype": encoder.dtype, "system": platform.system()}
     load = machine.pop("load_at_start")
     settings = {
@@ -75,16 +71,35 @@ def study_overhead(
             plan=plan,
             progress=progress,
         )
-        shown = {**machine, "load at start": load, "task": task.facts.name, **asdict(plan)}
-        shown["shots"] = ", ".join(map(str, plan.shots))
+        shown = {**machine, "load at start": load, "task": task.facts.name}
+        shown |= asdict(plan) | {"shots": ", ".join(map(str, plan.shots))}
         facts = {"machine": shown, "instruction": instruction}
-        about = model.about
-        return write_study(folder, Study("overhead", about.name, about.fingerprint, tuple(rows), facts))
+        return write_study(folder, _study("overhead", model, rows, facts))
 
+    return _build(store, model, settings, produce)
+
+
+def _embedder(model: OpenedModel) -> Embedder:
+    if model.sort != "ours":
+        raise EvaluationError(f"{model.about.name}: {model.no_examples_because}; there is nothing to measure")
+    encoder = model.encoder
+    if not isinstance(encoder, Embedder):
+        raise EvaluationError(f"{model.about.name} cannot share a prefix; name an embedder of ours")
+    return encoder
+
+
+def _study(
+    name: StudyName, model: OpenedModel, rows: Sequence[dict[str, Any]], facts: dict[str, Any]
+) -> Study:
+    return Study(name, model.about.name, model.about.fingerprint, tuple(rows), facts)
+
+
+def _build(
+    store: Store, model: OpenedModel, settings: dict[str, Any], produce: Callable[[Path], dict[str, Any]]
+) -> Artefact:
     inputs = {"model": model.reference} if model.reference else {}
-    return store.build(
-        StageKey(STAGE, VERSION, settings, inputs, f"overhead study of {model.about.name}"), produce
-    )
+    label = f"{settings['study']} study of {model.about.name}"
+    return store.build(StageKey(STAGE, VERSION, settings, inputs, label), produce)
 
 
 def _examples(request: RunRequest, task: BenchmarkTask, shots: int, seed: int) -> tuple[str, ExampleSet]:
@@ -120,10 +135,9 @@ def study_overlap(
         )
     files = list(train) or training_files(store, store.get(*model.reference.split("/")))
     tasks = [open_task(name, request.places) for name in request.tasks]
-    about = model.about
     settings = {
         "study": "overlap",
-        "model": about.fingerprint,
+        "model": model.about.fingerprint,
         "ngram": ngram,
         "tasks": [asdict(task.facts) for task in tasks],
         "training": [sha256_of(path / "train.parquet" if path.is_dir() else path) for path in files],
@@ -138,11 +152,10 @@ def study_overlap(
             "training_sets": sorted(rows),
             "rows_by_set": dict(sorted(rows.items())),
         }
-        table = tuple(_row(one, sorted(rows)) for one in found)
-        return write_study(folder, Study("overlap", about.name, about.fingerprint, table, facts))
+        table = [_row(one, sorted(rows)) for one in found]
+        return write_study(folder, _study("overlap", model, table, facts))
 
-    inputs = {"model": model.reference} if model.reference else {}
-    return store.build(StageKey(STAGE, VERSION, settings, inputs, f"overlap study of {about.name}"), produce)
+    return _build(store, model, settings, produce)
 
 
 def _all(files: Sequence[Path]) -> Iterator[TrainingTexts]:

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from icl_embed.errors import EvaluationError
 from icl_embed.examples import Example
 from icl_embed.model.embedder import Embedder
+from icl_embed.model.text_encoder import Vectors
 from icl_embed.studies.flops import DecoderFlops
 from icl_embed.studies.machine import peak_bytes
 from icl_embed.studies.ways import PrefixInFull, SharedPrefix, Way
@@ -43,7 +45,7 @@ class OverheadPlan:
 
 @dataclass
 class _Timed:
-    """One way at one shot count, with its seconds."""
+    """One way at one shot count, with its seconds, its memory and its vectors."""
 
     shots: int
     way: Way
@@ -51,6 +53,12 @@ class _Timed:
     prepare: list[float] = field(default_factory=list)
     single: list[float] = field(default_factory=list)
     batch: list[float] = field(default_factory=list)
+    peak: int | None = None
+    vectors: Vectors = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    def keep(self, queries: Sequence[str]) -> None:
+        """Encode once more, for memory and vectors."""
+        self.vectors = self.way.batch(queries)
 
 
 def measure_overhead(
@@ -90,8 +98,9 @@ def measure_overhead(
             if progress:
                 progress(f"round {number + 1} of {plan.rounds}: {one.shots} shots, {one.way.name}")
             _take_turn(one, batch, batch[: plan.singles])
-    vectors = {(one.shots, one.way.name): one.way.batch(batch) for one in timed}
-    return [_row(one, embedder, batch, _distance(vectors, one.shots)) for one in timed]
+    for one in timed:
+        one.peak = peak_bytes(partial(one.keep, batch), embedder.device)
+    return [_row(one, embedder, batch, _distance(timed, one.shots)) for one in timed]
 
 
 def _take_turn(one: _Timed, batch: Sequence[str], singles: Sequence[str]) -> None:
@@ -109,8 +118,9 @@ def _seconds(run: Callable[..., object], *arguments: object) -> float:
     return time.perf_counter() - started
 
 
-def _distance(vectors: dict[tuple[int, Any], np.ndarray], shots: int) -> float:
-    return float(np.abs(vectors[shots, "shared"] - vectors[shots, "in full"]).max())
+def _distance(timed: Sequence[_Timed], shots: int) -> float:
+    first, second = (one.vectors for one in timed if one.shots == shots)
+    return float(np.abs(first - second).max())
 
 
 def _row(one: _Timed, embedder: Embedder, batch: Sequence[str], distance: float) -> dict[str, Any]:
@@ -136,7 +146,7 @@ def _row(one: _Timed, embedder: Embedder, batch: Sequence[str], distance: float)
         "queries_per_second": round(len(batch) / statistics.median(one.batch), 3),
         "queries_per_second_low": round(len(batch) / max(one.batch), 3),
         "queries_per_second_high": round(len(batch) / min(one.batch), 3),
-        "peak_bytes": peak_bytes(lambda: way.batch(batch), embedder.device),
+        "peak_bytes": one.peak,
         "gflops_per_query_in_batch": round(whole / len(batch) / 1e9, 6),
         "gflops_single_query": round(single / 1e9, 6),
         "largest_difference": distance,

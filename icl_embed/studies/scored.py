@@ -52,6 +52,12 @@ class Scored:
         """Tokens of a query with everything before it, on average."""
         return self.scores.results[0].query_tokens_mean or 0.0
 
+    @property
+    def shown(self) -> int:
+        """Examples that fitted into the prompt; what was asked for where that is not known."""
+        found = self.scores.results[0].examples_shown
+        return self.asked.shots if found is None else found
+
 
 def read_scored(folders: Sequence[Path]) -> list[Scored]:
     """Read score artefacts; those without a score (no public judgements) are left out.

@@ -62,6 +62,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "shots": (
         ("task", _text("task")),
         ("shots", _text("shots")),
+        ("shown", _text("examples_shown")),
         ("score", _score),
         ("over zero", _gap("zero")),
         ("p, Holm", _p_value("zero")),

@@ -44,6 +44,7 @@ def test_a_shot_count_is_the_mean_of_its_seeds_and_says_how_far_they_lie_apart(s
     assert row["low"] < row["mean"] < row["high"]
     assert row["over_zero"] == pytest.approx(0.105)
     assert row["query_tokens"] == 220
+    assert row["examples_shown"] == 5
     assert pick(rows, task="first", shots=0)["over_zero"] is None
 
 
