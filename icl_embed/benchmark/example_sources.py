@@ -102,7 +102,7 @@ def _from_file(task: BenchmarkTask, where: Path) -> Offered:
     examples = read_example_file(path)
     if task.facts.kind not in LABEL_KINDS:
         return _kept(task, [Candidate(example, "") for example in examples], f"file {path.name}")
-    # A file may say exchange_rate where the training split, and so the model's training, says exchange rate.
+    # A file may say Exchange rate where the training split, and so training, says exchange_rate.
     labels = {_plain(row.label): row.label for row in task.training_examples()}
     rows = []
     for example in examples:
