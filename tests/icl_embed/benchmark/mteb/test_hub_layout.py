@@ -9,7 +9,8 @@ from icl_embed.benchmark.mteb.open import open_mteb_task
 from icl_embed.errors import DataError, EvaluationError, MissingTaskError
 from icl_embed.evaluate.encoding import CachingEncoder, Setting
 from icl_embed.evaluate.mteb_run import encoder_for_mteb
-from tests.bench.hub_layout import write_hub_copy
+from tests.bench.hub_layout import read_rows, write_hub_copy
+from tests.icl_embed.benchmark.mteb import mirrors
 from tests.icl_embed.benchmark.mteb.mirrors import SIZE, TASKS, write_set
 from tests.icl_embed.benchmark.mteb.test_open import run
 
@@ -151,3 +152,22 @@ def test_duplicate_identities_are_refused_in_this_layout_too(tmp_path):
     pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), folder / "corpus.parquet")
     with pytest.raises(DataError, match="corpus: the identity 'p1000' appears twice"):
         open_mteb_task("SciFact", mirror=tmp_path / "hub")
+
+
+@pytest.mark.parametrize("name", ["TwentyNewsgroupsClustering", "TwentyNewsgroupsClustering.v2"])
+def test_clustering_draws_the_sets_that_mteb_draws(name, tmp_path, encoder, monkeypatch):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(mirrors, "SIZE", 240)  # the newer task looks at 4 % of its texts
+    ours = write_set(tmp_path / "ours", "clustering", task=name, zipped=False)
+    source = official(name)
+    rows = read_rows(ours / "test.jsonl")
+    nested = {"sentences": [[row["text"] for row in rows]], "labels": [[row["label"] for row in rows]]}
+    folder = tmp_path / "hub" / source["path"]
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table(nested), folder / "test.parquet")
+    theirs = scored_by_mteb(folder, name, encoder)
+    for mirror in ("ours", "hub"):
+        task = open_mteb_task(name, mirror=tmp_path / mirror)
+        assert [run(task, encoder).main_score for _ in range(2)] == [theirs["main_score"]] * 2
