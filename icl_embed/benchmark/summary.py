@@ -89,7 +89,10 @@ class TaskSummary:
 
 @dataclass(frozen=True)
 class Average:
-    """One group over all tasks that have it, and over those that also have zero-shot its gain."""
+    """One group over the tasks that have every group, so that groups can be compared.
+
+    Where fewer than two tasks have them all, over those that have this one.
+    """
 
     name: str
     tasks: int
@@ -171,9 +174,12 @@ def _group(name: str, cells: Sequence[ScoredCell], how: Bootstrap) -> Group:
 def _averages(tasks: Sequence[TaskSummary], how: Bootstrap) -> tuple[Average, ...]:
     if len(tasks) < 2:
         return ()
+    names = dict.fromkeys(group.name for task in tasks for group in task.groups)
+    complete = [task for task in tasks if all(task.of(name) for name in names)]
+    members = complete if len(complete) > 1 else tasks
     averages = []
-    for name in dict.fromkeys(group.name for task in tasks for group in task.groups):
-        found = [(group, task.of(ZERO_SHOT)) for task in tasks if (group := task.of(name))]
+    for name in names:
+        found = [(group, task.of(ZERO_SHOT)) for task in members if (group := task.of(name))]
         pairs = [(group.measured, zero.measured) for group, zero in found if zero and name != ZERO_SHOT]
         averages.append(
             Average(

@@ -211,6 +211,15 @@ def test_the_summary_averages_seeds_then_tasks_and_pairs_gains(store, model, req
     assert {"artefact", "mean", "low", "high", "query_tokens_mean", "seconds", "seed"} <= set(settings[0])
 
 
+def test_averages_of_settings_are_over_the_same_tasks(store, model, request_of):
+    names = [add_dataset(store, f"toy-{n}", "sts", base=3000 * n) for n in range(2)]
+    names.append(add_dataset(store, "no-examples", rows=rows_of("retrieval", 9000, 6)[6:]))
+    summary = summary_of(run_grid(request_of(*names), model, store), model)
+    assert [(one.name, one.tasks) for one in summary.averages] == [("zero-shot", 2), ("2-shot", 2)]
+    zero, few = (one.interval.mean for one in summary.averages)
+    assert summary.averages[1].over_zero.mean == pytest.approx(few - zero)
+
+
 def test_names_are_split_outside_of_brackets_and_named_once(store, config):
     assert split_names("A, MTEB(eng, v2) ,STS22[de],,") == ["A", "MTEB(eng, v2)", "STS22[de]"]
     places = TaskPlaces(store, config=config)
