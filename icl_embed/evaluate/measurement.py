@@ -176,7 +176,7 @@ def parts_of(measured: Measured) -> tuple[Measurement, ...]:
     return measured.parts if isinstance(measured, SeedAverage) else (measured,)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=1024)
 def _drawn(measured: Measurement, how: Bootstrap) -> NDArray[np.float64]:
     # A report compares each measurement several times; its replicates are small, drawing them is not.
     statistic, seed = measured._statistic(), measured._seed(how)

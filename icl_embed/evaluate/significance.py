@@ -148,7 +148,8 @@ def _relabelled(first: Measurement, second: Measurement) -> Relabelled:
 
 def _mean_relabelled(a: Floats, b: Floats) -> Relabelled:
     difference = a - b
-    return lambda swaps: (1.0 - 2.0 * swaps) @ difference / len(difference)
+    # a swapped item counts against the sum twice: once missing, once with the other sign
+    return lambda swaps: (difference.sum() - 2.0 * (swaps.astype(np.float64) @ difference)) / len(difference)
 
 
 def _spearman_relabelled(a: Floats, b: Floats, targets: ArrayLike) -> Relabelled:

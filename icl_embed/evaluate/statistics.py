@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -108,14 +109,28 @@ def bootstrap(statistic: Statistic, num_items: int, *, resamples: int, seed: int
     Drawing does not depend on the statistic, so two systems measured on the same items with the same seed
     give paired replicates.
     """
+    if resamples * num_items <= CHUNK_ELEMENTS:
+        return statistic(_drawn_at_once(num_items, resamples, seed))
     generator = np.random.default_rng(seed)
-    chunk = max(1, CHUNK_ELEMENTS // max(num_items, 1))
-    shares = np.full(num_items, 1.0 / num_items)
+    chunk = max(1, CHUNK_ELEMENTS // num_items)
     parts = []
     for start in range(0, resamples, chunk):
-        counts = generator.multinomial(num_items, shares, size=min(chunk, resamples - start))
-        parts.append(statistic(counts.astype(np.float64)))
+        parts.append(statistic(_draw(generator, num_items, min(chunk, resamples - start))))
     return np.concatenate(parts)
+
+
+@lru_cache(maxsize=2)
+def _drawn_at_once(num_items: int, resamples: int, seed: int) -> Counts:
+    # Drawing costs far more than a statistic; all systems on one data set share the draws.
+    counts = _draw(np.random.default_rng(seed), num_items, resamples)
+    counts.flags.writeable = False
+    return counts
+
+
+def _draw(generator: np.random.Generator, num_items: int, resamples: int) -> Counts:
+    shares = np.full(num_items, 1.0 / num_items)
+    counts: Counts = generator.multinomial(num_items, shares, size=resamples).astype(np.float64)
+    return counts
 
 
 def percentile_interval(point: float, replicates: Floats, confidence: float) -> Interval:
@@ -147,7 +162,8 @@ def paired_difference(
 def average_ranks(values: ArrayLike) -> Floats:
     """Ranks 1 to N of values [N]; equal values share the average of their ranks."""
     items = _finite(values)
-    return _ranker(items)(np.ones((1, len(items))))[0]
+    ranks: Floats = _ranker(items)(np.ones((1, len(items))))[0]
+    return ranks
 
 
 def _ranker(values: Floats) -> Callable[[Counts], Floats]:

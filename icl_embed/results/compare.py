@@ -193,7 +193,7 @@ def _pair(path: Path, task: str, first: Entrant, second: Entrant) -> Pair:
     if len(facts) > 1:
         found = " and ".join(sorted(f"{metric} of data {data or 'unknown'}" for metric, data in facts))
         raise EvaluationError(f"not the same measurement: {found}; score both on one version of the data")
-    measured = [read_measured(path, side) for side in seeds]
+    measured = read_measured(path, seeds)
     check_same_items(measured[0], measured[1])
     one: StoredScore = seeds[0][0]
     trained_on = any(score.trained_on for side in seeds for score in side)

@@ -86,7 +86,22 @@ def build_leaderboard(
     full = [set(one.scores) for one in entrants if 2 * len(set(one.scores) & set(shown)) >= len(shown)]
     common = tuple(task for task in shown if all(task in members for members in full))
     reasons = _reasons(path)
-    places = [_place(path, one, shown, common, how, reasons) for one in entrants]
+    measured: list[dict[str, Measured]] = [{} for _ in entrants]
+    cells: list[dict[str, Cell]] = [{} for _ in entrants]
+    for task in shown:  # all entrants of a task share its resamples
+        tested = [index for index, one in enumerate(entrants) if task in one.scores]
+        found = read_measured(path, [entrants[index].scores[task] for index in tested])
+        for index, one in zip(tested, found, strict=True):
+            measured[index][task] = one
+            cells[index][task] = _cell(entrants[index].scores[task], one.interval(how))
+        for entrant, shows in zip(entrants, cells, strict=True):
+            if task not in shows:
+                reason = reasons.get((entrant.fingerprint, entrant.setting, task), "")
+                shows[task] = Cell(None, reason)
+    places = [
+        _place(entrant, mine, shows, common, how)
+        for entrant, mine, shows in zip(entrants, measured, cells, strict=True)
+    ]
     return Leaderboard(shown, common, tuple(_ranked(places, sort_by)))
 
 
@@ -103,32 +118,20 @@ def _ranked(places: Sequence[Place], sort_by: str) -> list[Place]:
 
 
 def _place(
-    path: Path,
     entrant: Entrant,
-    shown: Sequence[str],
+    measured: dict[str, Measured],
+    cells: dict[str, Cell],
     common: Sequence[str],
     how: Bootstrap,
-    reasons: dict[tuple[str, str, str], str],
 ) -> Place:
-    measured = {task: read_measured(path, entrant.scores[task]) for task in shown if task in entrant.scores}
-    cells = {task: _cell(entrant, task, measured.get(task), how, reasons) for task in shown}
-    parts = [measured[task] for task in common if task in measured]
-    whole = average(parts, how) if parts and len(parts) == len(common) else None
+    is_complete = bool(common) and all(task in measured for task in common)
+    whole = average([measured[task] for task in common], how) if is_complete else None
     return Place(None, entrant.model, entrant.fingerprint, entrant.setting, whole, cells, len(measured))
 
 
-def _cell(
-    entrant: Entrant,
-    task: str,
-    measured: Measured | None,
-    how: Bootstrap,
-    reasons: dict[tuple[str, str, str], str],
-) -> Cell:
-    if measured is None:
-        return Cell(None, reasons.get((entrant.fingerprint, entrant.setting, task), ""))
-    scores = entrant.scores[task]
-    trained_on = any(score.trained_on for score in scores)
-    return Cell(measured.interval(how), "", len(scores), trained_on, scores[-1].reference)
+def _cell(seeds: Sequence[StoredScore], interval: Interval) -> Cell:
+    trained_on = any(score.trained_on for score in seeds)
+    return Cell(interval, "", len(seeds), trained_on, seeds[-1].reference)
 
 
 def _reasons(path: Path) -> dict[tuple[str, str, str], str]:

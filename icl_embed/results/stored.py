@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from icl_embed.config import Kind
@@ -59,19 +60,30 @@ def read_stored(path: Path, *, all_times: bool = False) -> list[StoredScore]:
     return list({(one.model_fingerprint, one.model, one.task, one.setting): one for one in found}.values())
 
 
-def read_measured(path: Path, seeds: Sequence[StoredScore]) -> Measured:
-    """The measurement of a score, averaged over the draws of examples if there are several.
+def read_measured(path: Path, groups: Sequence[Sequence[StoredScore]]) -> list[Measured]:
+    """One measurement per group, averaged over its draws of examples if there are several.
 
     Raises
-        EvaluationError: the draws were not measured on the same items.
+        EvaluationError: the draws of a group were not measured on the same items.
     """
-    return average_over_seeds([_read_measurement(path, score) for score in seeds])
+    found = _read_measurements(path, [score for seeds in groups for score in seeds])
+    return [average_over_seeds([found[one.reference, one.setting] for one in seeds]) for seeds in groups]
 
 
-def _read_measurement(path: Path, score: StoredScore) -> Measurement:
-    query = (
-        "SELECT item_id, value, target FROM item_values WHERE reference = ? AND setting = ? ORDER BY position"
-    )
-    items = rows(path, query, [score.reference, score.setting])
-    names, values, targets = zip(*items, strict=True) if items else ((), (), ())
-    return Measurement(score.task, score.aggregation, names, values, None if None in targets else targets)
+_ITEMS = """
+SELECT reference, setting, item_id, value, target
+FROM item_values JOIN (SELECT unnest(?) AS reference, unnest(?) AS setting) USING (reference, setting)
+ORDER BY reference, setting, position
+"""
+
+
+def _read_measurements(path: Path, scores: Sequence[StoredScore]) -> dict[tuple[str, str], Measurement]:
+    wanted = {(score.reference, score.setting): score for score in scores}
+    references, settings = zip(*wanted, strict=True)
+    items = rows(path, _ITEMS, [list(references), list(settings)])
+    found = {}
+    for key, members in groupby(items, key=lambda item: item[:2]):
+        _, _, names, values, targets = zip(*members, strict=True)
+        score, gold = wanted[key], None if None in targets else targets
+        found[key] = Measurement(score.task, score.aggregation, names, values, gold)
+    return found

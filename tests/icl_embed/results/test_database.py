@@ -63,9 +63,9 @@ def test_every_score_item_and_example_is_there_with_the_artefact_it_came_from(ro
 def test_measurements_come_back_as_they_were_written(root: Path) -> None:
     path = refresh(root)
     scores = {(one.task, one.setting): one for one in read_stored(path)}
-    sts = read_measured(path, [scores["STS", "zero-shot"]])
+    groups = [[scores["STS", "zero-shot"]], [scores["SciFact", "zero-shot"], scores["SciFact", "5-shot"]]]
+    sts, both = read_measured(path, groups)
     assert (sts.ids, sts.aggregation, sts.point) == (("q0", "q1", "q2"), "spearman", 1.0)
-    both = read_measured(path, [scores["SciFact", "zero-shot"], scores["SciFact", "5-shot"]])
     assert both.values == (0.75, 0.375, 1.0)
 
 
