@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from icl_embed.errors import EvaluationError
 from icl_embed.results.stored import StoredScore
@@ -88,15 +89,15 @@ def scores_of_model(scores: Sequence[StoredScore], name: str) -> list[StoredScor
 
 
 def pair_entrants(first: Sequence[Entrant], second: Sequence[Entrant]) -> list[tuple[Entrant, Entrant]]:
-    """Who is compared with whom: one setting with one setting, else equal settings.
+    """Who is compared with whom: equal settings, else the only setting of one side with each of the other.
 
     Raises
         EvaluationError: no setting in common.
     """
-    if len(first) == len(second) == 1:
-        return [(first[0], second[0])]
     by_setting = {entrant.setting: entrant for entrant in second}
     pairs = [(one, by_setting[one.setting]) for one in first if one.setting in by_setting]
+    if not pairs and 1 in (len(first), len(second)):
+        pairs = list(product(first, second))
     if not pairs:
         raise EvaluationError(
             f"{first[0].model} and {second[0].model} have no setting in common: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,10 +120,17 @@ def test_one_of_two_models_with_one_name_is_found_by_its_fingerprint(root: Path)
 def test_no_common_task_and_no_common_setting_are_refused(root: Path) -> None:
     with pytest.raises(EvaluationError, match=r"share no task: .*Omega: only lonely@zero-shot was measured"):
         compared(root, "strong@5-shot", "lonely")
-    scores = read_stored(refresh(root))
-    strong = [one for one in find_entrants(scores, "strong") if one.setting == "5-shot"]
+    strong = found(root, "strong")
+    others = [replace(entrant, setting=f"odd {entrant.setting}") for entrant in strong]
     with pytest.raises(EvaluationError, match=r"no setting in common: .*name them"):
-        pair_entrants([*strong, *strong], find_entrants(scores, "cccc"))
+        pair_entrants(strong, others)
+
+
+def test_a_model_with_one_setting_is_compared_with_every_setting_of_the_other(root: Path) -> None:
+    strong = found(root, "strong")
+    only = replace(strong[0], model="bm25", setting="bm25")
+    assert pair_entrants([only], strong) == [(only, strong[0]), (only, strong[1])]
+    assert pair_entrants(strong, [strong[1]]) == [(strong[1], strong[1])]
 
 
 def test_the_leaderboard_ranks_by_the_average_over_common_tasks(root: Path) -> None:
