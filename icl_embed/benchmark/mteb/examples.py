@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import datasets
 import pyarrow as pa
 from datasets import ClassLabel, Dataset
 from mteb._create_dataloaders import _retrieval_texts
@@ -27,7 +26,7 @@ from icl_embed.benchmark.mteb.content import flat
 from icl_embed.benchmark.mteb.mirror_folder import FolderSet
 from icl_embed.benchmark.mteb.mirror_hub import HubFolder
 from icl_embed.benchmark.mteb.mirror_search import search_rows
-from icl_embed.benchmark.mteb.official import DEFAULT, Template, from_hub, new_task
+from icl_embed.benchmark.mteb.official import Template, from_hub, judged_splits, new_task
 from icl_embed.corpus.clean import clean_texts
 from icl_embed.errors import MissingTaskError
 from icl_embed.examples import Example
@@ -110,18 +109,10 @@ def _search_pairs(template: Template, source: FolderSet | HubFolder | None) -> P
 
 
 def _hub_training_rows(template: Template, source: HubFolder | None) -> Any:
-    metadata = type(template.task).metadata
-    path = str(source.folder) if source else metadata.dataset["path"]
-    config = DEFAULT if template.subset == DEFAULT else f"{template.subset}-qrels"
-    revision = None if source else metadata.dataset["revision"]
-    # Asked for a split that is not there, mteb's loader takes the only other one: the test split.
-    try:
-        splits = datasets.get_dataset_split_names(path, config_name=config, revision=revision)
-    except (OSError, ValueError):
+    known: Any = type(template.task).__mro__[2]  # beneath our dynamic class and KeptValues
+    if TRAIN not in judged_splits(known.metadata, source, template.subset):
         return None
-    if TRAIN not in splits:
-        return None
-    task = new_task(type(template.task).__mro__[2], split=TRAIN, subset=template.subset)
+    task = new_task(known, split=TRAIN, subset=template.subset)
     try:
         return from_hub(task, source, split=TRAIN, subset=template.subset).data
     except MissingTaskError:

@@ -11,6 +11,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+from datasets import get_dataset_split_names
 from mteb.abstasks import AbsTask, AbsTaskRetrieval, AbsTaskSTS
 
 from icl_embed.benchmark.mteb.mirror_folder import FolderSet
@@ -134,6 +135,22 @@ def from_hub(task: Any, found: HubFolder | None, *, split: str, subset: str) -> 
     if found is not None:
         point_to(task, path=type(task).metadata.dataset["path"])
     return Template(task, split, subset)
+
+
+def judged_splits(metadata: Any, found: HubFolder | None, subset: str) -> list[str]:
+    """The splits of a search task that have relevance judgements in the hub's layout; empty if unknown.
+
+    mteb's loader, asked for a split that is not there, takes the only one that is: a wrong name would be
+    scored on the test split, and a missing training split would give test queries as examples.
+    """
+    path = str(found.folder) if found else metadata.dataset["path"]
+    revision = None if found else metadata.dataset["revision"]
+    for config in (DEFAULT, "qrels") if subset == DEFAULT else (f"{subset}-qrels",):
+        try:
+            return list(get_dataset_split_names(path, config_name=config, revision=revision))
+        except (OSError, ValueError):
+            continue
+    return []
 
 
 def from_local_set(served: FolderSet, *, split: str) -> Template:

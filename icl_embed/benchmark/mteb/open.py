@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mteb.abstasks import AbsTaskRetrieval
+
 from icl_embed.benchmark.mteb.content import content_of, fingerprint_of
 from icl_embed.benchmark.mteb.mirror import Source, find_source, served_from
 from icl_embed.benchmark.mteb.mirror_folder import FolderSet, folder_sets
@@ -17,6 +19,7 @@ from icl_embed.benchmark.mteb.official import (
     from_folder,
     from_hub,
     from_local_set,
+    judged_splits,
     new_task,
     point_to,
 )
@@ -95,6 +98,8 @@ def _open_official(known: Any, asked: AskedTask, mirror: Path | None) -> MtebTas
         _check_kind(source, KINDS[metadata.type])
         template = from_folder(task, source, split=split, subset=subset)
     else:
+        if isinstance(task, AbsTaskRetrieval) and split not in metadata.eval_splits:
+            _check_split(asked.task, split, judged_splits(metadata, source, subset))
         template = from_hub(task, source, split=split, subset=subset)
         _check_split(asked.task, split, list(template.all_splits))
     shown = asked.task if subset == usual_subset(metadata) else f"{asked.task}[{subset}]"

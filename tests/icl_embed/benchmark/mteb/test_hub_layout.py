@@ -81,6 +81,13 @@ def test_without_training_judgements_the_test_split_is_never_taken_for_them(tmp_
     assert open_mteb_task("SciFact", mirror=tmp_path / "hub").training_examples() == ()
 
 
+@pytest.mark.parametrize("kind", ["retrieval", "sts"])
+def test_a_wrong_split_is_refused_and_never_scored_on_the_only_one(kind, tmp_path):
+    hub_copy(tmp_path, kind, splits=("test",))
+    with pytest.raises(EvaluationError, match="no split 'validation' where its data are; found test"):
+        open_mteb_task(TASKS[kind], mirror=tmp_path / "hub", split="validation")
+
+
 def test_queries_of_other_splits_are_left_out_and_counted_nowhere(tmp_path):
     hub_copy(tmp_path, "retrieval")
     task = open_mteb_task("SciFact", mirror=tmp_path / "hub")
