@@ -57,6 +57,7 @@ DOORS = {
     "duckdb": ("icl_embed/pool/", "icl_embed/results/"),
     "deepspeed": ("icl_embed/train/engine.py",),
     "mteb": ("icl_embed/evaluate/mteb_", "icl_embed/benchmark/mteb/"),
+    "pytrec_eval": ("icl_embed/benchmark/air_bench/metrics.py",),
     "peft": ("icl_embed/model/lora.py", "icl_embed/rerank/"),
     "pypi_simple": ("icl_embed/sources/",),
     "huggingface_hub": ("icl_embed/sources/hub.py",),
