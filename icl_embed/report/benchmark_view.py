@@ -134,5 +134,8 @@ def _overlap_tile(study: Study | None) -> Headline | None:
         return None
     worst = max(study.rows, key=lambda row: max(row["equal_share"], row["shared_share"]))
     share = max(worst["equal_share"], worst["shared_share"])
-    detail = f"{worst['role']} of {worst['task']}, equal or with a shared 13-gram"
+    where = (
+        f"{worst['role']} of {worst['task']}" if share else f"{len({r['task'] for r in study.rows})} tasks"
+    )
+    detail = f"{where}, equal or with a shared {study.facts['ngram']}-gram"
     return Headline(f"{100 * share:.1f}", "%", "of evaluated texts seen in training, at most", detail)
