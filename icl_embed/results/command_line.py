@@ -94,7 +94,7 @@ def leaderboard(
     from icl_embed.evaluate.measurement import Bootstrap
     from icl_embed.results.export import csv_text
     from icl_embed.results.leaderboard import build_leaderboard
-    from icl_embed.results.tables import board_rows, markdown_board, place_table, task_table
+    from icl_embed.results.tables import board_rows, markdown_board, place_table, task_table, untested_notes
 
     path, scores = _open(store, task, model)
     board = build_leaderboard(path, scores, Bootstrap(), tasks=task, sort_by=sort)
@@ -110,6 +110,8 @@ def leaderboard(
     console.print(place_table(board))
     console.print()
     console.print(task_table(board))
+    for note in untested_notes(board):
+        console.print(f"[dim]{escape(note)}[/dim]")
     if not board.common:
         console.print("[dim]no task is common to all: choose some with --task or --model[/dim]")
 

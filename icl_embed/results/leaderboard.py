@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.measurement import Bootstrap, Measured, average
 from icl_embed.evaluate.statistics import Interval
 from icl_embed.results.database import rows
@@ -15,6 +14,8 @@ from icl_embed.results.entrants import Entrant, all_entrants, known_or_suggest
 from icl_embed.results.stored import StoredScore, read_measured
 
 AVERAGE = "average"
+Reasons = dict[tuple[str, str, str], str]
+"""Why there is no score: (model fingerprint, setting, task) -> reason."""
 
 
 @dataclass(frozen=True)
@@ -68,41 +69,48 @@ def build_leaderboard(
     """Rank entrants.
 
     The common tasks are those of every entrant that was measured on at least half of all tasks: one run of a
-    single task then takes nothing from the others, and simply has no average.
+    single task then takes nothing from the others, and simply has no average. Scores on an older version of a
+    task's data have no place on the board.
 
     Parameters
         tasks: only these; all if empty.
         sort_by: ``average`` or a task.
 
     Raises
-        EvaluationError: an unknown task, or two versions of a task's data on one board.
+        EvaluationError: an unknown task.
     """
     known = sorted({score.task for score in scores})
-    for name in (*tasks, *([sort_by] if sort_by != AVERAGE else [])):
+    for name in tasks:
         known_or_suggest("task", name, known)
     shown = tuple(task for task in known if not tasks or task in tasks)
-    entrants = [one for one in all_entrants(scores) if set(one.scores) & set(shown)]
-    _refuse_two_versions(shown, entrants)
+    if sort_by != AVERAGE:
+        known_or_suggest("task", sort_by, shown)
+    current, old = _split_versions(scores)
+    entrants = [one for one in all_entrants(current) if set(one.scores) & set(shown)]
     full = [set(one.scores) for one in entrants if 2 * len(set(one.scores) & set(shown)) >= len(shown)]
     common = tuple(task for task in shown if all(task in members for members in full))
-    reasons = _reasons(path)
-    measured: list[dict[str, Measured]] = [{} for _ in entrants]
-    cells: list[dict[str, Cell]] = [{} for _ in entrants]
-    for task in shown:  # all entrants of a task share its resamples
-        tested = [index for index, one in enumerate(entrants) if task in one.scores]
-        found = read_measured(path, [entrants[index].scores[task] for index in tested])
-        for index, one in zip(tested, found, strict=True):
-            measured[index][task] = one
-            cells[index][task] = _cell(entrants[index].scores[task], one.interval(how))
-        for entrant, shows in zip(entrants, cells, strict=True):
-            if task not in shows:
-                reason = reasons.get((entrant.fingerprint, entrant.setting, task), "")
-                shows[task] = Cell(None, reason)
+    measured = _measure(path, entrants, shown, how)
+    reasons = _absences(path) | old
     places = [
-        _place(entrant, mine, shows, common, how)
-        for entrant, mine, shows in zip(entrants, measured, cells, strict=True)
+        _place(entrant, mine, shown, common, how, reasons)
+        for entrant, mine in zip(entrants, measured, strict=True)
     ]
     return Leaderboard(shown, common, tuple(_ranked(places, sort_by)))
+
+
+def _measure(
+    path: Path, entrants: Sequence[Entrant], tasks: Sequence[str], how: Bootstrap
+) -> list[dict[str, Measured]]:
+    """The measurements of each entrant by task; resampled task by task, because entrants share the draws."""
+    measured: list[dict[str, Measured]] = [{} for _ in entrants]
+    for task in tasks:
+        tested = [index for index, one in enumerate(entrants) if task in one.scores]
+        if tested:
+            found = read_measured(path, [entrants[index].scores[task] for index in tested])
+            for index, one in zip(tested, found, strict=True):
+                one.replicates(how)
+                measured[index][task] = one
+    return measured
 
 
 def _ranked(places: Sequence[Place], sort_by: str) -> list[Place]:
@@ -120,10 +128,17 @@ def _ranked(places: Sequence[Place], sort_by: str) -> list[Place]:
 def _place(
     entrant: Entrant,
     measured: dict[str, Measured],
-    cells: dict[str, Cell],
+    shown: Sequence[str],
     common: Sequence[str],
     how: Bootstrap,
+    reasons: Reasons,
 ) -> Place:
+    cells = {}
+    for task in shown:
+        if task in measured:
+            cells[task] = _cell(entrant.scores[task], measured[task].interval(how))
+        else:
+            cells[task] = Cell(None, reasons.get((entrant.fingerprint, entrant.setting, task), ""))
     is_complete = bool(common) and all(task in measured for task in common)
     whole = average([measured[task] for task in common], how) if is_complete else None
     return Place(None, entrant.model, entrant.fingerprint, entrant.setting, whole, cells, len(measured))
@@ -134,22 +149,19 @@ def _cell(seeds: Sequence[StoredScore], interval: Interval) -> Cell:
     return Cell(interval, "", len(seeds), trained_on, seeds[-1].reference)
 
 
-def _reasons(path: Path) -> dict[tuple[str, str, str], str]:
+def _absences(path: Path) -> Reasons:
     found = rows(path, "SELECT model_fingerprint, setting, task, reason FROM absences")
     return {(fingerprint, setting, task): reason for fingerprint, setting, task, reason in found}
 
 
-def _refuse_two_versions(tasks: Sequence[str], entrants: Sequence[Entrant]) -> None:
-    for task in tasks:
-        of_data: dict[str, list[str]] = {}
-        for entrant in entrants:
-            for score in entrant.scores.get(task, ()):
-                of_data.setdefault(score.data_fingerprint, []).append(entrant.label)
-        if len(of_data) > 1:
-            listed = "; ".join(
-                f"{data or 'unknown'}: {', '.join(sorted(set(who)))}" for data, who in of_data.items()
-            )
-            raise EvaluationError(
-                f"{task} was scored on {len(of_data)} versions of its data ({listed}), which have no "
-                "common ranking: evaluate again, or choose with --task and --model"
-            )
+def _split_versions(scores: Sequence[StoredScore]) -> tuple[list[StoredScore], Reasons]:
+    """Scores on the newest version of each task's data; for the others, why they have no cell."""
+    newest = {score.task: score.data_fingerprint for score in sorted(scores, key=lambda one: one.created)}
+    kept, old = [], {}
+    for score in scores:
+        if score.data_fingerprint == newest[score.task]:
+            kept.append(score)
+        else:
+            place = (score.model_fingerprint, score.setting_of_all_seeds, score.task)
+            old[place] = f"scored on another version of the data: {score.data_fingerprint or 'unknown'}"
+    return kept, old

@@ -72,6 +72,16 @@ def task_table(board: Leaderboard) -> Table:
     return table
 
 
+def untested_notes(board: Leaderboard) -> list[str]:
+    """Why cells are empty, as far as it is known."""
+    return [
+        f"{place.model}@{place.setting} on {task}: {cell.reason}"
+        for place in board.places
+        for task, cell in place.cells.items()
+        if cell.reason
+    ]
+
+
 def history_table(moments: Sequence[Moment]) -> Table:
     """One line per score, oldest first within task and setting."""
     table = _table("scores over time, in %", "task", "setting", "scored", "model", "score", "change", "new")
