@@ -10,6 +10,8 @@ from icl_embed.store.artefact import Artefact, Store
 from icl_embed.store.files import files_below
 from icl_embed.store.lineage import reachable
 
+KEPT_STAGES = {"score", "study"}
+
 
 @dataclass(frozen=True)
 class Garbage:
@@ -23,7 +25,8 @@ class Garbage:
 def find_garbage(store: Store, *, keep_reports: int) -> list[Garbage]:
     """Everything that the newest ``keep_reports`` reports of each preset were not made from.
 
-    Without any report nothing is unreachable: only leftovers of crashes are listed.
+    Scores and studies of benchmarks are kept: they are small, and no report holds them. Without any report
+    nothing is unreachable: only leftovers of crashes are listed.
     """
     artefacts = list(store.artefacts())
     reports: dict[str, list[Artefact]] = {}
@@ -33,7 +36,8 @@ def find_garbage(store: Store, *, keep_reports: int) -> list[Garbage]:
     kept = [one for group in reports.values() for one in group[-keep_reports:]]
     # What the next re-evaluation compares with; they hold copies of all they need.
     accepted = {one.manifest.label: one.reference for one in artefacts if one.stage == "accepted-scores"}
-    needed = reachable(store, kept) | set(accepted.values())
+    measured = {one.reference for one in artefacts if one.stage in KEPT_STAGES}
+    needed = reachable(store, kept) | set(accepted.values()) | measured
     unneeded = [artefact.path for artefact in artefacts if kept and artefact.reference not in needed]
     leftovers = [path for path in store.root.glob("*/*.*") if path.is_dir()]
     return [

@@ -81,11 +81,12 @@ def test_every_flow_is_deployed(server: str) -> None:
         "build-pool",
         "train-embedder",
         "evaluate-checkpoint",
+        "re-evaluate",
         "distill-reranker",
         "ablations",
     }
     assert {deployment["name"] for deployment in found} == names
-    [evaluation] = [one for one in found if one["name"] == "evaluate-checkpoint"]
+    [evaluation] = [one for one in found if one["name"] == "re-evaluate"]
     assert [schedule["active"] for schedule in evaluation["schedules"]] == [False]
 
 

@@ -75,12 +75,14 @@ def test_garbage_is_what_kept_reports_do_not_need(store: Store) -> None:
     old = chain(store, 1)
     time.sleep(1.1)  # manifests count seconds
     new = chain(store, 2)
+    study = build(store, "study", CARD)
     leftover = store.root / "pool" / "123.partial-9"
     leftover.mkdir()
     garbage = find_garbage(store, keep_reports=1)
     gone = {one.path for one in garbage}
     assert old.path in gone
     assert leftover in gone
+    assert study.path not in gone  # belongs to no report, and took long to measure
     assert len(gone) == 4  # old report, old score, old pool, the leftover; the shared data set stays
     remove(garbage)
     assert all(one.manifest for one in ancestors(store, new))
