@@ -207,7 +207,9 @@ def _labels(dataset: EvaluationInput, rows: Sequence[Row], train: Sequence[Row])
         if unknown:
             raise EvaluationError(f"{dataset.name}: the test label {unknown[0]!r} is not in the train split")
     elif len({row["label"] for row in rows}) < 2:
-        raise EvaluationError(f"{dataset.name}: clustering needs at least 2 labels in its {dataset.split} split")
+        raise EvaluationError(
+            f"{dataset.name}: clustering needs at least 2 labels in its {dataset.split} split"
+        )
     return LabelData(
         tuple(row["row_id"] for row in rows),
         tuple(row["query"] for row in rows),
