@@ -32,6 +32,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def in_percent(self) -> str:
+        """``54.0 (43.2–63.7)``."""
+        return f"{100 * self.mean:.1f} ({100 * self.low:.1f}–{100 * self.high:.1f})"
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -41,6 +46,11 @@ class Difference:
     low: float
     high: float
     p_value: float
+
+    @property
+    def in_points(self) -> str:
+        """``+4.2 (+3.1 to +5.4)``: percentage points."""
+        return f"{100 * self.mean:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
     @property
     def is_significant(self) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from icl_embed.evaluate.measurement import Bootstrap, Measurement, average, average_difference
 from icl_embed.evaluate.scores import FEW_SHOT, ZERO_SHOT, read_measurements, read_scores
-from icl_embed.evaluate.statistics import Interval
 from icl_embed.train.metrics import METRICS_NAME, read_metrics
 
 LOSS_STEPS = 10
@@ -38,8 +37,7 @@ def ablation_table(variants: Sequence[VariantResult], how: Bootstrap) -> str:
         zero = average([pair[0] for pair in pairs], how)
         few = average([pair[1] for pair in pairs], how)
         gain = average_difference(pairs, how)
-        cells = [variant.label, _losses(variant.embedder), _score(zero), _score(few)]
-        cells.append(f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})")
+        cells = [variant.label, _losses(variant.embedder), zero.in_percent, few.in_percent, gain.in_points]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -57,7 +55,3 @@ def _losses(embedder: Path) -> str:
     losses = [line["loss"] for line in read_metrics(embedder / METRICS_NAME)]
     first, last = losses[:LOSS_STEPS], losses[-LOSS_STEPS:]
     return f"{sum(first) / len(first):.2f} → {sum(last) / len(last):.2f}"
-
-
-def _score(interval: Interval) -> str:
-    return f"{100 * interval.mean:.1f} ({100 * interval.low:.1f}–{100 * interval.high:.1f})"

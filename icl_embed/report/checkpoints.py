@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icl_embed.errors import EvaluationError
-from icl_embed.evaluate.measurement import Bootstrap, Measurement, average, average_difference
+from icl_embed.evaluate.measurement import Bootstrap, average, average_difference
 from icl_embed.evaluate.scores import FEW_SHOT, ZERO_SHOT, read_measurements, read_scores
 from icl_embed.evaluate.statistics import Difference, Interval
 
@@ -46,15 +46,16 @@ def choose_best(evaluations: Mapping[int, Sequence[Path]], how: Bootstrap) -> Ch
     chosen = {step: [settings[setting] for settings in mine] for step, mine in measured.items()}
     scores = {step: average(mine, how) for step, mine in chosen.items()}
     best = max(sorted(scores), key=lambda step: scores[step].mean)
-    return CheckpointChoice(best, setting, scores, _difference(chosen[best], chosen[max(chosen)], how))
+    pairs = list(zip(chosen[best], chosen[max(chosen)], strict=True))
+    return CheckpointChoice(best, setting, scores, average_difference(pairs, how))
 
 
 def choice_table(choice: CheckpointChoice) -> str:
     """Markdown: a row per step, and how sure the choice is."""
     lines = [f"| step | {choice.setting} on the dev splits |", "|---|---|"]
     for step, score in sorted(choice.scores.items()):
-        cell = f"{100 * score.mean:.1f} ({100 * score.low:.1f}–{100 * score.high:.1f})"
-        lines.append(f"| {step} | {f'**{cell}**' if step == choice.best else cell} |")
+        cell = f"**{score.in_percent}**" if step == choice.best else score.in_percent
+        lines.append(f"| {step} | {cell} |")
     return "\n".join([*lines, "", _verdict(choice)]) + "\n"
 
 
@@ -63,9 +64,4 @@ def _verdict(choice: CheckpointChoice) -> str:
         return f"The last step, {choice.best}, is the best."
     gain = choice.over_last
     sure = "" if gain.is_significant else "; that may be chance"
-    interval = f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
-    return f"Step {choice.best} is best, {interval} over the last one{sure}."
-
-
-def _difference(first: Sequence[Measurement], second: Sequence[Measurement], how: Bootstrap) -> Difference:
-    return average_difference(list(zip(first, second, strict=True)), how)
+    return f"Step {choice.best} is best, {gain.in_points} over the last one{sure}."

@@ -15,7 +15,7 @@ from typing import Any
 
 from icl_embed.errors import DataError
 from icl_embed.report.inputs import ReportDataset
-from icl_embed.store.manifest import MANIFEST_NAME, Manifest, read_manifest
+from icl_embed.store.manifest import MANIFEST_NAME, Manifest, processor, read_manifest
 
 Table = tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]
 """Column names and rows."""
@@ -142,22 +142,13 @@ def read_artefacts(folders: tuple[Path, ...], cached: frozenset[str] | None) -> 
 def this_machine() -> tuple[tuple[str, str], ...]:
     """Processor, cores, memory and accelerators of the machine we run on."""
     facts = [
-        ("processor", _processor()),
+        ("processor", processor()),
         ("cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
         ("memory", _memory()),
         ("accelerator", _accelerator()),
         ("system", f"{platform.system()} {platform.release()}"),
     ]
     return tuple(facts)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _memory() -> str:

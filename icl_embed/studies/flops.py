@@ -43,9 +43,13 @@ class DecoderFlops:
         pairs = length * after + length * (length + 1) // 2
         return self.layers * (length * self.per_token + pairs * self.per_pair)
 
+    def whole(self, lengths: Iterable[int]) -> int:
+        """Every sequence on its own."""
+        return sum(self.sequence(length) for length in lengths)
+
     def in_full(self, prefix: int, tails: Iterable[int]) -> int:
         """Every query with a prefix of its own."""
-        return sum(self.sequence(prefix + tail) for tail in tails)
+        return self.whole(prefix + tail for tail in tails)
 
     def shared(self, prefix: int, tails: Iterable[int]) -> int:
         """A prefix computed once, and the queries that continue it."""

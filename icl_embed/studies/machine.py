@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from icl_embed.store.manifest import processor
 
 PROCESS = Path("/proc/self")
 
@@ -19,21 +20,13 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     """Facts that decide a timing, and the load that may have disturbed it."""
     has_affinity = hasattr(os, "sched_getaffinity")
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch": torch.__version__,
         "load_at_start": round(os.getloadavg()[0], 2),
     }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:

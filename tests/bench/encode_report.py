@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.bench.flops import ModelFlops
+from icl_embed.studies.flops import DecoderFlops
 from tests.bench.material import Material
 from tests.bench.rounds import ratio, spread
 
@@ -90,7 +90,7 @@ def describe_setting(material: Material, lengths: Lengths) -> dict[str, Any]:
 
 
 def limits(
-    flops: ModelFlops,
+    flops: DecoderFlops,
     lengths: Lengths,
     seconds: Mapping[str, Sequence[float]],
     peaks: Mapping[str, float],

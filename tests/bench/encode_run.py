@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import AutoConfig
 
+from icl_embed.studies.flops import DecoderFlops
 from tests.bench.encode_report import Lengths, describe_setting, limits, summarise
 from tests.bench.equality import compare, cosine
-from tests.bench.flops import ModelFlops
 from tests.bench.material import Material
 from tests.bench.protocol import Worker
 from tests.bench.rounds import BATCH_SIZES, Contestant, Say, fastest, take_turns
@@ -45,7 +46,11 @@ class EncodeBenchmark:
             "setting": {"rounds": rounds, **describe_setting(self.material, lengths)},
             "equality": equality,
             "flop_limits": limits(
-                ModelFlops.of(self.material.model), lengths, seconds, self.peaks(), self.auto_dtype
+                DecoderFlops.of(AutoConfig.from_pretrained(self.material.model)),
+                lengths,
+                seconds,
+                self.peaks(),
+                self.auto_dtype,
             ),
             "batch_sizes": sizes,
             "batch_sizes_tried_seconds": tried,

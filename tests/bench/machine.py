@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
-from icl_embed.store.manifest import git_commit
+from icl_embed.store.manifest import git_commit, processor
 
 
 def describe_machine(threads: int) -> dict[str, Any]:
@@ -23,11 +22,3 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "load_at_start": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
     }
-
-
-def processor() -> str:
-    """The processor's name as the kernel gives it."""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
