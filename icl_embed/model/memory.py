@@ -10,6 +10,7 @@ from torch import Tensor
 
 from icl_embed.errors import ModelError
 from icl_embed.model.batching import plan_batches
+from icl_embed.model.heap import give_back_freed_memory
 from icl_embed.prompts import Tokens
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def _unless_out_of_memory(rows: Sequence[Tokens], embed: Embed) -> Tensor | str:
         reason = str(error)[:100]
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    give_back_freed_memory()
     return reason
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import torch
 
+from icl_embed.model.heap import give_back_freed_memory
 from icl_embed.store.manifest import processor
 
 PROCESS = Path("/proc/self")
@@ -42,7 +41,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    _give_back_free_memory()
+    give_back_freed_memory()  # without this, a second run would seem to need none
     try:
         (PROCESS / "clear_refs").write_text("5")  # the high-water mark starts anew (proc(5))
         before = _status("VmRSS")
@@ -57,9 +56,3 @@ def _status(name: str) -> int:
     lines = (PROCESS / "status").read_text(encoding="utf-8").splitlines()
     values = dict(line.split(":", 1) for line in lines if ":" in line)
     return int(values[name].split()[0]) * 1024
-
-
-def _give_back_free_memory() -> None:
-    # glibc keeps freed memory: without this, a second run would seem to need none.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from icl_embed.model.heap import give_back_freed_memory
 from icl_embed.train.micro_batches import MicroBatch
 from icl_embed.train.step import LossInParts
 
@@ -41,6 +42,8 @@ def cached_loss(
     value.backward()  # type: ignore[no-untyped-call]
 
     def part(number: int) -> Tensor:
+        if device.type == "cpu":  # else the process grows with the number of parts: by 1.4 in 8 times as many
+            give_back_freed_memory()
         _replay(states[number], device)
         vectors = encode(batches[number])
         gradient = leaves[number].grad
