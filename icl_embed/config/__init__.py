@@ -22,6 +22,7 @@ from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, Selecti
 from icl_embed.config.model import ModelConfig, PromptConfig, TemplateConfig
 from icl_embed.config.reranking import RerankConfig
 from icl_embed.config.run import RunConfig
+from icl_embed.config.teacher import TeacherConfig
 from icl_embed.config.training import (
     ExamplesConfig,
     KindRule,
@@ -56,6 +57,7 @@ __all__ = [
     "RunConfig",
     "Section",
     "SelectionConfig",
+    "TeacherConfig",
     "TemplateConfig",
     "TrainConfig",
 ]

@@ -17,7 +17,12 @@ class RerankConfig(Section):
     layer_step: Count = Field(2, description="a head every so many layers, and always at the last")
     compress_layers: tuple[int, ...] = Field((4,), description="compression happens entering these layers")
     compress_ratio: Literal[1, 2, 4, 8] = 2
-    compress_ratios_trained: tuple[Literal[1, 2, 4, 8], ...] = (1, 2, 4)
+    compress_ratios_trained: tuple[Literal[1, 2, 4, 8], ...] = Field(
+        (1, 2, 4), min_length=1, description="each training step draws one"
+    )
+    compress_subsets: bool = Field(
+        False, description="each training step compresses at a random part of compress_layers (Matryoshka)"
+    )
     cutoff_layer: CountOrZero = Field(
         0, description="exit used for the lightweight score; 0 picks the middle"
     )
@@ -28,12 +33,32 @@ class RerankConfig(Section):
     max_tokens: Count = 256
     batch_size: Count = Field(8, description="queries per step over all ranks")
     batch_tokens: Count = Field(8192, description="padded tokens per forward pass")
-    distillation_weight: float = Field(1.0, ge=0.0)
+    contrastive_weight: float = Field(1.0, ge=0.0, description="of ranking the positive first (paper: 1)")
+    self_distillation: Literal["none", "final", "uncompressed"] = Field(
+        "uncompressed",
+        description="whom every head imitates: nobody, the final head of the same pass (paper), or that of "
+        "an extra pass without compression (Matryoshka)",
+    )
+    distillation_weight: float = Field(1.0, ge=0.0, description="of self-distillation (paper: 1)")
+    teacher_weight: float = Field(1.0, ge=0.0, description="of a teacher's scores, where there are any")
+    tuning: Literal["lora", "full"] = "lora"
     top_k: Count = Field(50, description="first-stage passages that are reranked")
     max_queries: Count = Field(200, description="test queries per data set")
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="after")
+    def _something_is_learned(self) -> RerankConfig:
+        if not (self.contrastive_weight or self.teacher_weight):
+            raise ValueError("contrastive_weight and teacher_weight are both 0: no head would learn to rank")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_stay_whole(self) -> RerankConfig:
+        if self.optimizer.zero_stage == 3:
+            raise ValueError("the reranker runs its layers one by one: use optimizer.zero_stage 0, 1 or 2")
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> RerankConfig:

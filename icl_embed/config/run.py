@@ -7,6 +7,7 @@ from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, Pool
 from icl_embed.config.evaluation import EvaluateConfig
 from icl_embed.config.model import ModelConfig
 from icl_embed.config.reranking import RerankConfig
+from icl_embed.config.teacher import TeacherConfig
 from icl_embed.config.training import TrainConfig
 
 
@@ -20,6 +21,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     pool: PoolConfig = PoolConfig()
     negatives: NegativesConfig = NegativesConfig()
+    teacher: TeacherConfig = TeacherConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     rerank: RerankConfig = RerankConfig()

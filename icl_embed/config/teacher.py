@@ -1,0 +1,50 @@
+"""The teacher that scores training pairs, for the reranker's and the embedder's KL distillation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from icl_embed.config.base import RANKING_KINDS, Count, Kind, Section
+
+
+class TeacherConfig(Section):
+    """Who scores the training pairs, and who learns from the scores (paper sections 3.3 and D.1)."""
+
+    source: Literal["none", "own", "reranker", "cross_encoder"] = Field(
+        "none",
+        description="own: this run's reranker, trained without a teacher first; reranker: a local reranker "
+        "folder, or a causal language model that answers Yes; cross_encoder: a sentence-transformers folder",
+    )
+    folder: Path | None = Field(None, description="the teacher's model folder, for all but own")
+    kinds: tuple[Kind, ...] = Field(tuple(sorted(RANKING_KINDS)), description="tasks whose pairs are scored")
+    reranker: bool = Field(True, description="the reranker learns from the scores (rerank.teacher_weight)")
+    embedder: bool = Field(
+        False, description="the embedder learns from the scores (train.distillation_weight)"
+    )
+    shard_pairs: Count = Field(4096, description="pairs per shard: what a killed run has to score again")
+    batch_tokens: Count = Field(8192, description="tokens per forward pass of the teacher")
+
+    @model_validator(mode="after")
+    def _folder_where_one_is_read(self) -> TeacherConfig:
+        needs = self.source in ("reranker", "cross_encoder")
+        if needs and self.folder is None:
+            raise ValueError(f"teacher.source = {self.source!r} needs teacher.folder, a local model folder")
+        if not needs and self.folder is not None:
+            raise ValueError(
+                f"teacher.folder is set, but teacher.source = {self.source!r} reads none; set the source to "
+                "'reranker' or 'cross_encoder', or leave the folder out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_learns(self) -> TeacherConfig:
+        if self.source == "none" and self.embedder:
+            raise ValueError("teacher.embedder is on, but teacher.source = 'none' scores nothing")
+        if self.source != "none" and not (self.reranker or self.embedder):
+            raise ValueError("nobody learns from the teacher; set teacher.reranker or teacher.embedder")
+        if self.source != "none" and not self.kinds:
+            raise ValueError("teacher.kinds is empty: there would be nothing to score")
+        return self
