@@ -19,6 +19,16 @@ def train_embedder(preset: str = "demo", overrides: list[str] | None = None) -> 
 
 
 def train(run: Run) -> str:
-    """Base model and training; returns the embedder's reference."""
+    """Base model, teacher if there is one, and training; returns the embedder's reference."""
     run_stage(data.fetch_base_model, run, run.keys.base_model)
+    teach(run)
     return run_stage(training.train_embedder, run, run.keys.embedder)
+
+
+def teach(run: Run) -> None:
+    """The teacher's scores, if the run has a teacher; its own one is trained first."""
+    keys = run.keys
+    if keys.own_reranker:
+        run_stage(training.train_reranker, run, keys.own_reranker)
+    if keys.teacher:
+        run_stage(training.score_teacher, run, keys.teacher)

@@ -20,12 +20,19 @@ from icl_embed.pipeline.run import Run
 from icl_embed.store import StageKey
 from tasks import policies
 
-STEP = re.compile(r"step (\d+)/(\d+)")
+STEP = re.compile(r"(?:step|shard) (\d+)/(\d+)")
 
 
 @task(name="train-embedder", **policies.TRAIN)
 def train_embedder(run: Run, key: StageKey) -> str:
     """Train the embedder with DeepSpeed; resumes from the last checkpoint of a killed run."""
+    with policies.accelerator_slot():
+        return build(run, key, follow_log(key)).reference
+
+
+@task(name="score-teacher", **policies.TRAIN)
+def score_teacher(run: Run, key: StageKey) -> str:
+    """Score the training pairs with the teacher; takes over the finished shards of a killed run."""
     with policies.accelerator_slot():
         return build(run, key, follow_log(key)).reference
 

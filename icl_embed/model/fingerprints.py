@@ -7,7 +7,8 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from icl_embed.store.files import sha256_of
+from icl_embed.store.files import files_below, sha256_of
+from icl_embed.store.manifest import MANIFEST_NAME
 
 # By name: a compiled task that is saved beside the weights does not make another model of them.
 WEIGHT_FILES = (
@@ -23,6 +24,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+DECIDING_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
 UNSAVED = "unsaved-"
 
 _numbers = itertools.count()
@@ -50,6 +52,19 @@ class Fingerprints:
     def is_saved(self) -> bool:
         """Whether the model can be recognised by another process."""
         return not self.model.startswith(UNSAVED)
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Short hash of every file below a folder that can decide what its model computes, whoever made it.
+
+    Raises
+        StoreError: the folder holds a symbolic link.
+    """
+    digest = hashlib.sha256()
+    for path in files_below(folder):
+        if path.suffix in DECIDING_SUFFIXES and path.name != MANIFEST_NAME:
+            digest.update(f"{path.relative_to(folder).as_posix()}:{sha256_of(path)}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _hash(folder: Path, patterns: tuple[str, ...]) -> str:

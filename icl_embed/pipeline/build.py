@@ -19,6 +19,7 @@ from icl_embed.pipeline.measure import (
 )
 from icl_embed.pipeline.re_evaluation import ACCEPTED, RE_EVALUATION, build_accepted, build_comparison
 from icl_embed.pipeline.run import Run
+from icl_embed.pipeline.teacher import build_teacher_scores
 from icl_embed.pipeline.training import OnLine, build_embedder, build_reranker
 from icl_embed.store import Artefact, StageKey
 
@@ -110,4 +111,5 @@ _BUILDERS: Mapping[str, Callable[[Run, StageKey, Path], Counts]] = {
 _TRAINERS: Mapping[str, Callable[[Run, StageKey, Path, OnLine | None], Counts]] = {
     "embedder": build_embedder,
     "reranker": build_reranker,
+    "teacher-scores": build_teacher_scores,
 }

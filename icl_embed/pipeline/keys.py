@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from icl_embed.config import RANKING_KINDS, RunConfig, Section
+from icl_embed.errors import ConfigError
 from icl_embed.model.settings import EmbedderSettings
 from icl_embed.sources.card import Card
 from icl_embed.store import StageKey
@@ -24,7 +25,8 @@ VERSIONS: Mapping[str, int] = {
     "checkpoint": 1,
     "checkpoint-choice": 1,
     "evaluation": 3,
-    "reranker": 1,
+    "teacher-scores": 1,
+    "reranker": 2,
     "reranker-evaluation": 1,
     "report": 1,
 }
@@ -45,15 +47,19 @@ class PipelineKeys:
     reranker: StageKey
     reranker_evaluation: StageKey
     report: StageKey
+    own_reranker: StageKey | None = None  # trained without a teacher, to be one
+    teacher: StageKey | None = None
 
     def __iter__(self) -> Iterator[StageKey]:
         yield self.base_model
         yield from self.datasets.values()
         yield self.pool
         yield self.negatives
+        yield from (key for key in (self.own_reranker, self.teacher) if key)
         yield self.embedder
         yield from self.evaluations.values()
-        yield self.reranker
+        if self.reranker != self.own_reranker:
+            yield self.reranker
         yield self.reranker_evaluation
         yield self.report
 
@@ -67,7 +73,10 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
     datasets = {name: dataset_key(config, card) for name, card in cards.items()}
     pool = pool_key(config, cards, datasets)
     negatives = negatives_key(config, base, pool)
-    embedder = embedder_key(config, base, negatives)
+    untaught = reranker_key(config, base, negatives)
+    own = untaught if config.teacher.source == "own" else None
+    teacher = teacher_key(config, negatives, own) if config.teacher.source != "none" else None
+    embedder = embedder_key(config, base, negatives, teacher if config.teacher.embedder else None)
     systems = {"bm25": None, "base": base, "trained": embedder}
     wanted = [name for name in systems if name == "trained" or name in config.evaluate.baselines]
     evaluations = {
@@ -76,7 +85,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         for system in wanted
         if system != "bm25" or cards[name].kind in RANKING_KINDS
     }
-    reranker = reranker_key(config, base, negatives)
+    reranker = reranker_key(config, base, negatives, teacher if config.teacher.reranker else None)
     ranked = {
         name: key
         for (system, name), key in evaluations.items()
@@ -96,11 +105,23 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
     inputs = [base, *datasets.values(), pool, negatives, embedder, *evaluations.values(), reranker, reranked]
     report = _key(
         "report",
-        {"config": _dump(config, {"paths": True})},
+        {"config": _dump(config, {"paths": True, "teacher": {"folder"}})},
         {f"{key.stage}:{key.label}": key.reference for key in inputs},
         label=config.preset,
     )
-    return PipelineKeys(base, datasets, pool, negatives, embedder, evaluations, reranker, reranked, report)
+    return PipelineKeys(
+        base_model=base,
+        datasets=datasets,
+        pool=pool,
+        negatives=negatives,
+        own_reranker=own,
+        teacher=teacher,
+        embedder=embedder,
+        evaluations=evaluations,
+        reranker=reranker,
+        reranker_evaluation=reranked,
+        report=report,
+    )
 
 
 def dataset_key(config: RunConfig, card: Card) -> StageKey:
@@ -128,8 +149,34 @@ def negatives_key(config: RunConfig, base: StageKey, pool: StageKey) -> StageKey
     )
 
 
-def embedder_key(config: RunConfig, base: StageKey, negatives: StageKey) -> StageKey:
-    """The trained embedder."""
+def teacher_key(config: RunConfig, negatives: StageKey, own: StageKey | None) -> StageKey:
+    """A teacher's scores of the training pairs; its folder is known by what it holds, not by its path.
+
+    Raises
+        ConfigError: the folder does not exist.
+    """
+    from icl_embed.model.fingerprints import folder_fingerprint
+
+    folder, inputs = config.teacher.folder, {"negatives": negatives.reference}
+    if own is not None:
+        inputs["reranker"] = own.reference
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(
+            f"teacher.folder is {folder}, which does not exist; name the teacher's model folder"
+        )
+    settings = {
+        "teacher": _dump(config.teacher, {"folder", "reranker", "embedder"}),
+        "model": folder_fingerprint(folder) if folder is not None else "",
+        "max_tokens": config.rerank.max_tokens,
+        "dtype": config.model.dtype,
+    }
+    return _key("teacher-scores", settings, inputs, label=config.preset)
+
+
+def embedder_key(
+    config: RunConfig, base: StageKey, negatives: StageKey, teacher: StageKey | None = None
+) -> StageKey:
+    """The trained embedder; with a teacher, distilled from its scores."""
     settings = {
         "train": _dump(config.train, {**NO_RESULT, "tokenizer_workers": True}),
         "embedder": embedder_settings(config).model_dump(mode="json"),
@@ -138,12 +185,7 @@ def embedder_key(config: RunConfig, base: StageKey, negatives: StageKey) -> Stag
     }
     if not config.train.cross_device_negatives:
         settings["ranks"] = config.train.ranks  # each rank then has its own negatives
-    return _key(
-        "embedder",
-        settings,
-        {"base-model": base.reference, "negatives": negatives.reference},
-        label=config.preset,
-    )
+    return _key("embedder", settings, _training_inputs(base, negatives, teacher), label=config.preset)
 
 
 def evaluation_key(
@@ -172,20 +214,22 @@ def evaluation_key(
     return _key("evaluation", settings, inputs, label=f"{system} on {card.name}")
 
 
-def reranker_key(config: RunConfig, base: StageKey, negatives: StageKey) -> StageKey:
-    """The distilled reranker."""
+def reranker_key(
+    config: RunConfig, base: StageKey, negatives: StageKey, teacher: StageKey | None = None
+) -> StageKey:
+    """The reranker; with a teacher, distilled from its scores as well as from itself."""
     read_later = {"top_k": True, "max_queries": True, "cutoff_layer": True}
     settings = {
         "rerank": _dump(config.rerank, {**NO_RESULT, **read_later}),
         "dtype": config.model.dtype,
         "seed": config.seed,
     }
-    return _key(
-        "reranker",
-        settings,
-        {"base-model": base.reference, "negatives": negatives.reference},
-        label=config.preset,
-    )
+    return _key("reranker", settings, _training_inputs(base, negatives, teacher), label=config.preset)
+
+
+def _training_inputs(base: StageKey, negatives: StageKey, teacher: StageKey | None) -> dict[str, str]:
+    inputs = {"base-model": base.reference, "negatives": negatives.reference}
+    return inputs if teacher is None else inputs | {"teacher": teacher.reference}
 
 
 def embedder_settings(config: RunConfig) -> EmbedderSettings:

@@ -68,6 +68,7 @@ def _common(run: Run, key: StageKey, out_dir: Path) -> dict[str, Any]:
         "rows_path": (run.input(key, "negatives").path / "train.parquet").absolute(),
         "work_dir": run.store.work_dir(key).absolute(),
         "out_dir": out_dir.absolute(),
+        "teacher_dir": run.input(key, "teacher").path.absolute() if "teacher" in key.inputs else None,
     }
 
 

@@ -32,10 +32,12 @@ def train(job: RerankerJob) -> bool:
     launch = config.launch
     with enter(device=launch.device, dtype=job.dtype, threads=launch.threads) as place:
         logging.basicConfig(level=logging.INFO if place.is_first else logging.WARNING, format="%(message)s")
-        training_sets = read_ranking_sets(job.rows_path, batch_size=config.batch_size)
+        training_sets = read_ranking_sets(
+            job.rows_path, batch_size=config.batch_size, teacher_dir=job.teacher_dir
+        )
         model, tokenizer, settings = start_from(job.model_dir, config, device=place.device, dtype=place.dtype)
         # The adapters are built into the decoder's own layers, so the model trains through them.
-        adapted = attach(model.decoder, config.lora, seed=job.seed)
+        adapted = attach(model.decoder, config.lora, seed=job.seed) if config.tuning == "lora" else None
         model.train()
         pairs = PairBuilder(tokenizer, settings.max_tokens, settings.prompt)
         objective = RerankerObjective(model, pairs, training_sets, config, settings, seed=job.seed)

@@ -1,8 +1,9 @@
-"""Training the reranker: every head ranks the positive first and imitates the full-depth, full-width model.
+"""Training the reranker: every head ranks the positive first and imitates those who see more.
 
 Paper, appendix D: contrastive cross-entropy over one positive and n hard negatives, a random width per step,
-all depth heads at once, and self-distillation from the final head. The teacher's pass is uncompressed, so
-that a compressed pass learns what it leaves out (the two-pass recipe of the Matryoshka re-ranker).
+all depth heads at once, and self-distillation from the final head of the same pass. Two recipes of the
+Matryoshka re-ranker can be added: the final head of an extra pass without compression as the teacher, so that
+a compressed pass learns what it leaves out, and the scores of an external teacher for every head.
 
 Legend of tensor shapes: H heads, N pairs of this rank, Q queries of this rank, G candidates per query.
 """
@@ -13,22 +14,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from icl_embed.config import RerankConfig
 from icl_embed.model.batching import plan_batches
 from icl_embed.rerank.compress import Rows, make_rows
-from icl_embed.rerank.groups import draw_group, draw_ratio, plan_groups
+from icl_embed.rerank.groups import draw_group, draw_width, has_teacher, plan_groups
 from icl_embed.rerank.model import RerankerModel
 from icl_embed.rerank.pair_tokens import PairBuilder, PairTokens
 from icl_embed.rerank.saved import RerankerSettings
 from icl_embed.rerank.shape import Shape
+from icl_embed.rerank.terms import ABSENT, contrastive_loss, distillation_loss, group_index, teacher_loss
 from icl_embed.train.place import Place
 from icl_embed.train.rows import TrainingSet
-
-ABSENT = -1e4  # score of a candidate that a shorter group does not have: probability 0, and no NaN in a KL
 
 
 class RerankerObjective:
@@ -49,7 +48,7 @@ class RerankerObjective:
         self._pairs = pairs
         self._config = config
         self._full = Shape(settings.head_layers[-1])
-        self._compress_layers = settings.compress_layers
+        self._head_layers = settings.head_layers
         self._seed = seed
         self._plan = plan_groups(
             training_sets, steps=config.optimizer.steps, batch_size=config.batch_size, seed=seed
@@ -70,32 +69,44 @@ class RerankerObjective:
             return scores_HN[:, index_QG].masked_fill(~real_QG.to(scores_HN.device), ABSENT)
 
         scores_HQG = by_group(self._score(tokens, shape))
-        with torch.no_grad():
-            uncompressed = (
-                scores_HQG[-1:] if shape == self._full else by_group(self._score(tokens, self._full))
-            )
-            teacher_QG = uncompressed[-1].detach()
+        terms = {"contrastive": (self._config.contrastive_weight, contrastive_loss(scores_HQG))}
+        if self._config.self_distillation != "none":
+            with torch.no_grad():
+                is_apart = self._config.self_distillation == "uncompressed" and shape != self._full
+                final_QG = by_group(self._score(tokens, self._full))[-1] if is_apart else scores_HQG[-1]
+            taught = distillation_loss(scores_HQG, final_QG)
+            terms["distillation"] = (self._config.distillation_weight, taught)
+        if self._config.teacher_weight and has_teacher(rows):
+            given_N = torch.tensor([score for group in groups for score in group.scores])
+            given_QG = given_N[index_QG].masked_fill(~real_QG, torch.nan).to(scores_HQG.device)
+            terms["teacher"] = (self._config.teacher_weight, teacher_loss(scores_HQG, given_QG))
         # The mean over the global batch: this rank's part of the sum, over all its queries.
         share = len(groups) / len(rows)
-        contrastive = contrastive_loss(scores_HQG) * share
-        distillation = distillation_loss(scores_HQG, teacher_QG) * share
-        final_QG = scores_HQG[-1].detach()
         sums = {
             "queries": len(groups),
-            "accuracy": float((final_QG.argmax(dim=1) == 0).sum()),
-            "contrastive_loss": contrastive.item(),
-            "distillation_loss": distillation.item(),
             "compress_ratio": shape.compress_ratio / place.world_size,
+            **{f"{name}_loss": term.item() * share for name, (_, term) in terms.items()},
+            **self._accuracy(scores_HQG.detach()),
             **self._token_counts(tokens),
         }
-        return contrastive + self._config.distillation_weight * distillation, sums
+        total = torch.stack([weight * term for weight, term in terms.values()]).sum()
+        return total * share, sums
 
     def shape_of(self, step: int) -> Shape:
         """Full depth, at the width drawn for a step."""
-        ratio = draw_ratio(self._config.compress_ratios_trained, seed=self._seed, step=step)
-        if ratio == 1 or not self._compress_layers:
+        ratio, layers = draw_width(self._config, seed=self._seed, step=step)
+        if ratio == 1 or not layers:
             return self._full
-        return Shape(self._full.cutoff_layer, ratio, self._compress_layers)
+        return Shape(self._full.cutoff_layer, ratio, layers)
+
+    def _accuracy(self, scores_HQG: Tensor) -> dict[str, float]:
+        """How many queries each head answers with the positive, and the last one under a name of its own."""
+        hits = (scores_HQG.argmax(dim=2) == 0).sum(dim=1).tolist()
+        by_layer = {
+            f"accuracy_layer_{layer}": float(count)
+            for layer, count in zip(self._head_layers, hits, strict=True)
+        }
+        return {"accuracy": float(hits[-1]), **by_layer}
 
     def _score(self, tokens: Sequence[PairTokens], shape: Shape) -> Tensor:
         """Scores [H, N] at all heads, in length-sorted batches.
@@ -124,25 +135,3 @@ class RerankerObjective:
     def _token_counts(self, tokens: Sequence[PairTokens]) -> dict[str, Any]:
         padded = sum(len(batch) * len(tokens[batch[0]]) for batch in self._batches(tokens))
         return {"tokens": sum(len(pair) for pair in tokens), "padded_tokens": padded}
-
-
-def group_index(sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Where the candidates of each group lie in the flat list: indices [Q, G], and which are real [Q, G]."""
-    size_Q1 = torch.tensor(sizes)[:, None]
-    start_Q1 = size_Q1.cumsum(dim=0) - size_Q1
-    spot_1G = torch.arange(max(sizes))[None, :]
-    return start_Q1 + spot_1G.minimum(size_Q1 - 1), spot_1G < size_Q1
-
-
-def contrastive_loss(scores_HQG: Tensor) -> Tensor:
-    """Mean cross-entropy of the positive (column 0) over heads and queries."""
-    flat = scores_HQG.flatten(0, 1)
-    return F.cross_entropy(flat, torch.zeros(len(flat), dtype=torch.long, device=flat.device))
-
-
-def distillation_loss(scores_HQG: Tensor, teacher_QG: Tensor) -> Tensor:
-    """Mean KL(teacher ‖ head) over heads and queries; no gradient reaches the teacher."""
-    student = F.log_softmax(scores_HQG, dim=-1)
-    teacher = F.log_softmax(teacher_QG.detach(), dim=-1).expand_as(student)
-    divergence = F.kl_div(student, teacher, log_target=True, reduction="sum")
-    return divergence / (scores_HQG.shape[0] * scores_HQG.shape[1])

@@ -1,16 +1,21 @@
-"""The reranker as a folder without pickles: a Hugging Face decoder, its heads, and ``icl_rerank.json``."""
+"""The reranker as a folder without pickles: a Hugging Face decoder, its heads, and ``icl_rerank.json``.
+
+A folder is believed only as a whole: every weight of the decoder must be in it (transformers would fill a gap
+with random numbers), and the heads must be those that were saved with these settings.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from icl_embed.config import Count, CountOrZero, RerankConfig, Section
-from icl_embed.errors import ModelError
-from icl_embed.model.backbone import load_backbone, quiet_transformers
+from icl_embed.errors import ConfigError, ModelError
+from icl_embed.model.backbone import quiet_transformers
 from icl_embed.model.base import refuse_incomplete
 from icl_embed.model.lora import merge
 from icl_embed.rerank.decoder import refuse_unknown_backbone
@@ -24,12 +29,13 @@ HEADS_NAME = "heads.safetensors"
 
 
 class RerankerSettings(Section):
-    """Everything besides weights and tokenizer that decides a score."""
+    """Everything besides weights and tokenizer that decides a score; the hash of the heads is for saving."""
 
-    head_layers: tuple[Count, ...]
+    head_layers: tuple[Count, ...] = Field(min_length=1)
     compress_layers: tuple[CountOrZero, ...] = ()
     max_tokens: Count = 256
     prompt: str = CONTAINS_ANSWER
+    heads_sha256: str = ""
 
 
 def start_from(
@@ -41,21 +47,9 @@ def start_from(
         ModelError: the folder is not such a model, or its tokenizer has no ``Yes``.
         ConfigError: the config asks for layers that the model does not have.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    refuse_incomplete(folder)
-    quiet_transformers()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        language_model, loading = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load the model in {folder}: {error}") from error
-    if loading["missing_keys"]:
-        missing = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise ModelError(f"{folder} lacks {missing}; a reranker starts from a whole causal language model")
-    language_model.to(device)
+    language_model, tokenizer = _load(AutoModelForCausalLM, folder, device=device, dtype=dtype)
     decoder = language_model.base_model
     refuse_unknown_backbone(decoder)
     layers = head_layers(config.start_layer, config.layer_step, len(decoder.layers))
@@ -84,8 +78,10 @@ def export_reranker(
         f"layer_{layer}": model.heads.by_layer[str(layer)].detach().cpu().contiguous()
         for layer in model.heads.layers
     }
-    write_atomically(out_dir / HEADS_NAME, save(weights))
-    write_atomically(out_dir / SETTINGS_NAME, settings.model_dump_json(indent=1).encode())
+    heads = save(weights)
+    saved = settings.model_copy(update={"heads_sha256": hashlib.sha256(heads).hexdigest()})
+    write_atomically(out_dir / HEADS_NAME, heads)
+    write_atomically(out_dir / SETTINGS_NAME, saved.model_dump_json(indent=1).encode())
 
 
 def read_reranker(
@@ -96,9 +92,15 @@ def read_reranker(
     Raises
         ModelError: a file is missing or damaged, or the files do not belong together.
     """
+    from transformers import AutoModel
+
     settings = read_reranker_settings(folder)
-    decoder, tokenizer = load_backbone(folder, device=device, dtype=dtype)
+    decoder, tokenizer = _load(AutoModel, folder, device=device, dtype=dtype)
     refuse_unknown_backbone(decoder)
+    try:
+        refuse_bad_layers(settings.compress_layers, below=len(decoder.layers))
+    except ConfigError as error:
+        raise ModelError(f"{folder / SETTINGS_NAME} does not fit the model beside it: {error}") from error
     width = int(decoder.config.hidden_size)
     heads = ScoreHeads(settings.head_layers, width).to(device, dtype)
     heads.load_state_dict(_read_heads(folder / HEADS_NAME, settings, width))
@@ -120,12 +122,37 @@ def read_reranker_settings(folder: Path) -> RerankerSettings:
         raise ModelError(f"{path} is not valid: {error}") from error
 
 
+def _load(kind: Any, folder: Path, *, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A transformers model of a kind, with all its weights from safetensors, and the tokenizer.
+
+    Raises
+        ModelError: the folder is incomplete or damaged, or holds no such weights.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoTokenizer
+
+    refuse_incomplete(folder)
+    quiet_transformers()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model, loading = kind.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"cannot load the model in {folder}: {error}") from error
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"])[:3])
+        raise ModelError(f"the weights in {folder} lack {missing}; copy the whole folder from its source")
+    return model.to(device), tokenizer
+
+
 def _read_heads(path: Path, settings: RerankerSettings, width: int) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        weights = load_file(path)
+        data = path.read_bytes()
+        weights = load(data)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the score heads {path}: {error}") from error
     expected = {f"layer_{layer}": (width,) for layer in settings.head_layers}
@@ -135,4 +162,11 @@ def _read_heads(path: Path, settings: RerankerSettings, width: int) -> dict[str,
             f"{path} does not fit {SETTINGS_NAME}: expected heads {sorted(expected)} of width {width}, "
             f"found {found}"
         )
+    if settings.heads_sha256 and hashlib.sha256(data).hexdigest() != settings.heads_sha256:
+        raise ModelError(
+            f"{path} is not the file that was saved with {SETTINGS_NAME}: it is damaged, or of another "
+            "reranker; copy the whole folder from its source"
+        )
+    if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+        raise ModelError(f"{path} holds weights that are not finite; train the reranker again")
     return {f"by_layer.{name.removeprefix('layer_')}": weight for name, weight in weights.items()}

@@ -14,7 +14,7 @@ from icl_embed.train.model import load_for_training
 from icl_embed.train.objective import EmbedderObjective
 from icl_embed.train.place import enter
 from icl_embed.train.prepare import StepBuilder
-from icl_embed.train.rows import read_training_sets
+from icl_embed.train.taught import read_taught_sets
 
 
 def main(job_path: Path) -> int:
@@ -31,7 +31,7 @@ def train(job: EmbedderJob) -> bool:
         model = load_for_training(job, place)
         builder = StepBuilder(
             model.embedder.prompts,
-            read_training_sets(job.rows_path),
+            read_taught_sets(job.rows_path, job.teacher_dir),
             job.train,
             seed=job.seed,
             mine=(place.rank, place.world_size),

@@ -14,7 +14,7 @@ from icl_embed.store.files import write_atomically
 
 
 class Job(Section):
-    """What every training job needs."""
+    """What every training job needs; ``teacher_dir`` is a table of teacher scores of the rows, if any."""
 
     fingerprint: str
     seed: int
@@ -22,6 +22,7 @@ class Job(Section):
     rows_path: Path
     work_dir: Path
     out_dir: Path
+    teacher_dir: Path | None = None
     dtype: str = "auto"
 
 

@@ -109,11 +109,11 @@ def derive(sums: Mapping[str, float], seconds: float) -> dict[str, float]:
         values["tokens_per_second"] = round(tokens / seconds, 1)
         values["useful_token_share"] = round(tokens / max(1.0, values.pop("padded_tokens")), 4)
     if queries:
-        for name in ("examples", "examples_dropped", "accuracy"):
-            if name in values:
-                values[f"{name}_per_query" if name != "accuracy" else name] = round(
-                    values.pop(name) / queries, 4
-                )
+        for name in list(values):
+            if name.startswith("accuracy"):  # of the answer, or of each layer
+                values[name] = round(values[name] / queries, 4)
+            elif name in ("examples", "examples_dropped"):
+                values[f"{name}_per_query"] = round(values.pop(name) / queries, 4)
     return values
 
 

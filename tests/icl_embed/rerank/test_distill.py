@@ -13,16 +13,12 @@ from icl_embed.config import LaunchConfig, LoraConfig, OptimizerConfig, RerankCo
 from icl_embed.errors import TrainingError
 from icl_embed.model.lora import attach
 from icl_embed.rerank.__main__ import train
-from icl_embed.rerank.distill import (
-    RerankerObjective,
-    contrastive_loss,
-    distillation_loss,
-    group_index,
-)
+from icl_embed.rerank.distill import RerankerObjective
 from icl_embed.rerank.groups import draw_group, read_ranking_sets
 from icl_embed.rerank.job import RerankerJob
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.shape import Shape
+from icl_embed.rerank.terms import contrastive_loss, distillation_loss, group_index
 from icl_embed.train.place import Place
 from icl_embed.train.rows import Row, TrainingSet
 
