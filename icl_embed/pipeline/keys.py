@@ -91,17 +91,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         for (system, name), key in evaluations.items()
         if system == "trained" and cards[name].kind in RANKING_KINDS
     }
-    reranked = _key(
-        "reranker-evaluation",
-        {
-            "rerank": _dump(config.rerank, {**NO_RESULT, "lora": True}),
-            "evaluate": _dump(config.evaluate),
-            "dtype": config.model.dtype,
-            "seed": config.seed,
-        },
-        {"reranker": reranker.reference, **{name: key.reference for name, key in ranked.items()}},
-        label=config.preset,
-    )
+    reranked = reranker_evaluation_key(config, reranker, ranked)
     inputs = [base, *datasets.values(), pool, negatives, embedder, *evaluations.values(), reranker, reranked]
     report = _key(
         "report",
@@ -230,6 +220,20 @@ def reranker_key(
 def _training_inputs(base: StageKey, negatives: StageKey, teacher: StageKey | None) -> dict[str, str]:
     inputs = {"base-model": base.reference, "negatives": negatives.reference}
     return inputs if teacher is None else inputs | {"teacher": teacher.reference}
+
+
+def reranker_evaluation_key(
+    config: RunConfig, reranker: StageKey, ranked: Mapping[str, StageKey]
+) -> StageKey:
+    """The reranker on the embedder's top passages; ``ranked`` are the evaluations that have them."""
+    settings = {
+        "rerank": _dump(config.rerank, {**NO_RESULT, "lora": True}),
+        "evaluate": _dump(config.evaluate),
+        "dtype": config.model.dtype,
+        "seed": config.seed,
+    }
+    inputs = {"reranker": reranker.reference, **{name: key.reference for name, key in ranked.items()}}
+    return _key("reranker-evaluation", settings, inputs, label=config.preset)
 
 
 def embedder_settings(config: RunConfig) -> EmbedderSettings:
