@@ -23,6 +23,10 @@ def distill_reranker(preset: str = "demo", overrides: list[str] | None = None) -
 
 
 def distill(run: Run) -> str:
-    """Training and evaluation of the reranker; returns the reference of its scores."""
+    """Training, tuning and evaluation of the reranker; returns the reference of its scores."""
     run_stage(training.train_reranker, run, run.keys.reranker)
+    for key in run.keys.tuning_evaluations.values():
+        run_stage(evaluation.evaluate, run, key)
+    if run.keys.reranker_choice is not None:
+        run_stage(evaluation.tune_reranker, run, run.keys.reranker_choice)
     return run_stage(evaluation.evaluate_reranker, run, run.keys.reranker_evaluation)

@@ -18,6 +18,13 @@ def evaluate(run: Run, key: StageKey) -> str:
         return build(run, key).reference
 
 
+@task(name="tune-reranker", **policies.COMPUTE)
+def tune_reranker(run: Run, key: StageKey) -> str:
+    """Choose the cheapest way to rerank that loses little on development queries."""
+    with policies.accelerator_slot():
+        return build(run, key).reference
+
+
 @task(name="evaluate-reranker", **policies.COMPUTE)
 def evaluate_reranker(run: Run, key: StageKey) -> str:
     """Rerank the embedder's top passages at every depth and width."""

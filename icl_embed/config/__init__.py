@@ -31,6 +31,7 @@ from icl_embed.config.training import (
     OptimizerConfig,
     TrainConfig,
 )
+from icl_embed.config.tuning import TuneConfig
 
 __all__ = [
     "LABEL_KINDS",
@@ -60,4 +61,5 @@ __all__ = [
     "TeacherConfig",
     "TemplateConfig",
     "TrainConfig",
+    "TuneConfig",
 ]

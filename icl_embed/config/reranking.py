@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from icl_embed.config.base import Count, CountOrZero, Section
 from icl_embed.config.training import LaunchConfig, LoraConfig, OptimizerConfig
+from icl_embed.config.tuning import TuneConfig
 
 
 class RerankConfig(Section):
@@ -44,6 +45,7 @@ class RerankConfig(Section):
     tuning: Literal["lora", "full"] = "lora"
     top_k: Count = Field(50, description="first-stage passages that are reranked")
     max_queries: Count = Field(200, description="test queries per data set")
+    tune: TuneConfig = TuneConfig()
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     launch: LaunchConfig = LaunchConfig()

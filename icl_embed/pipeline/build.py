@@ -15,6 +15,7 @@ from icl_embed.pipeline.checkpoints import build_checkpoint_model
 from icl_embed.pipeline.measure import (
     build_evaluation,
     build_report,
+    build_reranker_choice,
     build_reranker_evaluation,
 )
 from icl_embed.pipeline.re_evaluation import ACCEPTED, RE_EVALUATION, build_accepted, build_comparison
@@ -102,6 +103,7 @@ _BUILDERS: Mapping[str, Callable[[Run, StageKey, Path], Counts]] = {
     "negatives": _build_negatives,
     "checkpoint": build_checkpoint_model,
     "evaluation": build_evaluation,
+    "reranker-choice": build_reranker_choice,
     "reranker-evaluation": build_reranker_evaluation,
     "report": build_report,
     RE_EVALUATION: build_comparison,

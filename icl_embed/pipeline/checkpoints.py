@@ -11,7 +11,8 @@ from typing import Any, Literal
 from icl_embed.config import TrainConfig
 from icl_embed.errors import ConfigError
 from icl_embed.model.settings import EmbedderSettings
-from icl_embed.pipeline.keys import VERSIONS, evaluation_key
+from icl_embed.pipeline.key_parts import VERSIONS
+from icl_embed.pipeline.keys import evaluation_key
 from icl_embed.pipeline.run import Run
 from icl_embed.store import Artefact, StageKey
 

@@ -8,30 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from icl_embed.config import RANKING_KINDS, RunConfig, Section
+from icl_embed.config import RANKING_KINDS, RunConfig
 from icl_embed.errors import ConfigError
 from icl_embed.model.settings import EmbedderSettings
+from icl_embed.pipeline.key_parts import NO_RESULT, dump, make_key
+from icl_embed.pipeline.reranking_keys import reranker_choice_key, reranker_evaluation_key, tuning_sets
 from icl_embed.sources.card import Card
 from icl_embed.store import StageKey
-
-VERSIONS: Mapping[str, int] = {
-    "base-model": 1,
-    "dataset": 1,
-    "pool": 1,
-    "negatives": 1,
-    "embedder": 4,
-    "checkpoint": 1,
-    "checkpoint-choice": 1,
-    "evaluation": 3,
-    "teacher-scores": 1,
-    "reranker": 2,
-    "reranker-evaluation": 1,
-    "report": 1,
-}
-
-NO_RESULT = {"launch": True, "optimizer": {"save_every", "keep_checkpoints"}}
 
 
 @dataclass(frozen=True)
@@ -45,6 +30,8 @@ class PipelineKeys:
     embedder: StageKey
     evaluations: dict[tuple[str, str], StageKey]  # (system, data set)
     reranker: StageKey
+    tuning_evaluations: dict[str, StageKey]  # the embedder on dev splits: what the reranker is tuned on
+    reranker_choice: StageKey | None  # None: the config says how to rerank
     reranker_evaluation: StageKey
     report: StageKey
     own_reranker: StageKey | None = None  # trained without a teacher, to be one
@@ -60,6 +47,9 @@ class PipelineKeys:
         yield from self.evaluations.values()
         if self.reranker != self.own_reranker:
             yield self.reranker
+        yield from self.tuning_evaluations.values()
+        if self.reranker_choice:
+            yield self.reranker_choice
         yield self.reranker_evaluation
         yield self.report
 
@@ -69,7 +59,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
     names = dict.fromkeys((*config.data.train, *config.data.evaluate))
     cards = {name: catalog[name] for name in names}
     used_later = {"dtype", "attention", "pooling", "template"}
-    base = _key("base-model", _dump(config.model, used_later), label=config.model.name)
+    base = make_key("base-model", dump(config.model, used_later), label=config.model.name)
     datasets = {name: dataset_key(config, card) for name, card in cards.items()}
     pool = pool_key(config, cards, datasets)
     negatives = negatives_key(config, base, pool)
@@ -86,16 +76,17 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         if system != "bm25" or cards[name].kind in RANKING_KINDS
     }
     reranker = reranker_key(config, base, negatives, teacher if config.teacher.reranker else None)
-    ranked = {
-        name: key
-        for (system, name), key in evaluations.items()
-        if system == "trained" and cards[name].kind in RANKING_KINDS
+    tuning = {
+        name: evaluation_key(config, "trained", embedder, cards[name], datasets[name], pool, split="dev")
+        for name in tuning_sets(config, cards)
     }
-    reranked = reranker_evaluation_key(config, reranker, ranked)
-    inputs = [base, *datasets.values(), pool, negatives, embedder, *evaluations.values(), reranker, reranked]
-    report = _key(
+    choice = reranker_choice_key(config, reranker, tuning) if tuning else None
+    reranked = reranker_evaluation_key(config, cards, reranker, choice, evaluations)
+    inputs = [base, *datasets.values(), pool, negatives, embedder, *evaluations.values(), reranker]
+    inputs += [*tuning.values(), *([choice] if choice else []), reranked]
+    report = make_key(
         "report",
-        {"config": _dump(config, {"paths": True, "teacher": {"folder"}})},
+        {"config": dump(config, {"paths": True, "teacher": {"folder"}})},
         {f"{key.stage}:{key.label}": key.reference for key in inputs},
         label=config.preset,
     )
@@ -109,6 +100,8 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         embedder=embedder,
         evaluations=evaluations,
         reranker=reranker,
+        tuning_evaluations=tuning,
+        reranker_choice=choice,
         reranker_evaluation=reranked,
         report=report,
     )
@@ -116,15 +109,15 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
 
 def dataset_key(config: RunConfig, card: Card) -> StageKey:
     """Rows of one card: its content-deciding part and the size caps."""
-    caps = _dump(config.data, {"train": True, "evaluate": True})
-    return _key("dataset", {"card": card.settings(), "caps": caps}, label=card.name)
+    caps = dump(config.data, {"train": True, "evaluate": True})
+    return make_key("dataset", {"card": card.settings(), "caps": caps}, label=card.name)
 
 
 def pool_key(config: RunConfig, cards: Mapping[str, Card], datasets: Mapping[str, StageKey]) -> StageKey:
     """The pool: every data set, which of them are trained on, and the cleaning rules."""
     trained = sorted(name for name in cards if name in config.data.train)
-    settings = {"pool": _dump(config.pool), "trained": trained, "seed": config.seed}
-    return _key(
+    settings = {"pool": dump(config.pool), "trained": trained, "seed": config.seed}
+    return make_key(
         "pool", settings, {name: key.reference for name, key in datasets.items()}, label=config.preset
     )
 
@@ -134,8 +127,8 @@ def negatives_key(config: RunConfig, base: StageKey, pool: StageKey) -> StageKey
     inputs = {"pool": pool.reference}
     if "dense" in config.negatives.methods:
         inputs["base-model"] = base.reference
-    return _key(
-        "negatives", {"negatives": _dump(config.negatives), "seed": config.seed}, inputs, label=config.preset
+    return make_key(
+        "negatives", {"negatives": dump(config.negatives), "seed": config.seed}, inputs, label=config.preset
     )
 
 
@@ -155,12 +148,12 @@ def teacher_key(config: RunConfig, negatives: StageKey, own: StageKey | None) ->
             f"teacher.folder is {folder}, which does not exist; name the teacher's model folder"
         )
     settings = {
-        "teacher": _dump(config.teacher, {"folder", "reranker", "embedder"}),
+        "teacher": dump(config.teacher, {"folder", "reranker", "embedder"}),
         "model": folder_fingerprint(folder) if folder is not None else "",
         "max_tokens": config.rerank.max_tokens,
         "dtype": config.model.dtype,
     }
-    return _key("teacher-scores", settings, inputs, label=config.preset)
+    return make_key("teacher-scores", settings, inputs, label=config.preset)
 
 
 def embedder_key(
@@ -168,14 +161,14 @@ def embedder_key(
 ) -> StageKey:
     """The trained embedder; with a teacher, distilled from its scores."""
     settings = {
-        "train": _dump(config.train, {**NO_RESULT, "tokenizer_workers": True}),
+        "train": dump(config.train, {**NO_RESULT, "tokenizer_workers": True}),
         "embedder": embedder_settings(config).model_dump(mode="json"),
         "dtype": config.model.dtype,
         "seed": config.seed,
     }
     if not config.train.cross_device_negatives:
         settings["ranks"] = config.train.ranks  # each rank then has its own negatives
-    return _key("embedder", settings, _training_inputs(base, negatives, teacher), label=config.preset)
+    return make_key("embedder", settings, _training_inputs(base, negatives, teacher), label=config.preset)
 
 
 def evaluation_key(
@@ -196,44 +189,31 @@ def evaluation_key(
         "system": system,
         "dataset": card.name,
         "split": split,
-        "evaluate": _dump(config.evaluate, {"baselines": True}),
+        "evaluate": dump(config.evaluate, {"baselines": True}),
         "trained_on": card.name in config.data.train,
         "dtype": config.model.dtype,
         "seed": config.seed,
     }
-    return _key("evaluation", settings, inputs, label=f"{system} on {card.name}")
+    label = f"{system} on {card.name}" + (" dev" if split == "dev" else "")
+    return make_key("evaluation", settings, inputs, label=label)
 
 
 def reranker_key(
     config: RunConfig, base: StageKey, negatives: StageKey, teacher: StageKey | None = None
 ) -> StageKey:
     """The reranker; with a teacher, distilled from its scores as well as from itself."""
-    read_later = {"top_k": True, "max_queries": True, "cutoff_layer": True}
+    read_later = {"top_k": True, "max_queries": True, "cutoff_layer": True, "tune": True}
     settings = {
-        "rerank": _dump(config.rerank, {**NO_RESULT, **read_later}),
+        "rerank": dump(config.rerank, {**NO_RESULT, **read_later}),
         "dtype": config.model.dtype,
         "seed": config.seed,
     }
-    return _key("reranker", settings, _training_inputs(base, negatives, teacher), label=config.preset)
+    return make_key("reranker", settings, _training_inputs(base, negatives, teacher), label=config.preset)
 
 
 def _training_inputs(base: StageKey, negatives: StageKey, teacher: StageKey | None) -> dict[str, str]:
     inputs = {"base-model": base.reference, "negatives": negatives.reference}
     return inputs if teacher is None else inputs | {"teacher": teacher.reference}
-
-
-def reranker_evaluation_key(
-    config: RunConfig, reranker: StageKey, ranked: Mapping[str, StageKey]
-) -> StageKey:
-    """The reranker on the embedder's top passages; ``ranked`` are the evaluations that have them."""
-    settings = {
-        "rerank": _dump(config.rerank, {**NO_RESULT, "lora": True}),
-        "evaluate": _dump(config.evaluate),
-        "dtype": config.model.dtype,
-        "seed": config.seed,
-    }
-    inputs = {"reranker": reranker.reference, **{name: key.reference for name, key in ranked.items()}}
-    return _key("reranker-evaluation", settings, inputs, label=config.preset)
 
 
 def embedder_settings(config: RunConfig) -> EmbedderSettings:
@@ -244,13 +224,3 @@ def embedder_settings(config: RunConfig) -> EmbedderSettings:
         template=config.model.template,
         prompt=config.evaluate.prompt,
     )
-
-
-def _key(
-    stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str] | None = None, *, label: str
-) -> StageKey:
-    return StageKey(stage, VERSIONS[stage], settings, inputs or {}, label)
-
-
-def _dump(section: Section, exclude: Any = None) -> dict[str, Any]:
-    return section.model_dump(mode="json", exclude=exclude)

@@ -11,6 +11,7 @@ from icl_embed.pipeline.run import Run
 from icl_embed.store import StageKey
 
 if TYPE_CHECKING:
+    from icl_embed.evaluate.measurement import Bootstrap
     from icl_embed.evaluate.task_data import EvaluationInput
     from icl_embed.report.inputs import ReportDataset
 
@@ -58,22 +59,48 @@ def _evaluation_input(run: Run, key: StageKey) -> EvaluationInput:
     )
 
 
-def build_reranker_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
-    """Rerank the embedder's top passages of every ranking task."""
-    from icl_embed.evaluate.measurement import Bootstrap
-    from icl_embed.rerank.evaluate import evaluate_reranker
+def build_reranker_choice(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
+    """Choose how to rerank, on the development queries of the embedder's dev evaluations."""
+    from icl_embed.rerank.tune_stage import tune_reranker
 
-    evaluate = EvaluateConfig(**key.settings["evaluate"])
-    roles = [role for role in key.inputs if role != "reranker"]
-    return evaluate_reranker(
+    return tune_reranker(
         run.input(key, "reranker").path,
-        [run.input(key, role).path for role in roles],
+        [run.input(key, role).path for role in key.inputs if role != "reranker"],
         RerankConfig(**key.settings["rerank"]),
         out_dir,
         seed=key.settings["seed"],
-        bootstrap=Bootstrap(evaluate.bootstrap_resamples, evaluate.confidence, key.settings["seed"]),
+        bootstrap=_bootstrap(key),
         dtype=key.settings["dtype"],
     )
+
+
+def build_reranker_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
+    """Rerank the embedder's top passages of every ranking task."""
+    from icl_embed.rerank.evaluate import evaluate_reranker
+
+    by_system: dict[str, list[Path]] = {"trained": [], "bm25": []}
+    for role in key.inputs:
+        system, separator, _ = role.partition(" on ")
+        if separator:
+            by_system[system].append(run.input(key, role).path)
+    return evaluate_reranker(
+        run.input(key, "reranker").path,
+        by_system["trained"],
+        RerankConfig(**key.settings["rerank"]),
+        out_dir,
+        seed=key.settings["seed"],
+        bootstrap=_bootstrap(key),
+        bm25=by_system["bm25"],
+        choice=run.input(key, "choice").path if "choice" in key.inputs else None,
+        dtype=key.settings["dtype"],
+    )
+
+
+def _bootstrap(key: StageKey) -> Bootstrap:
+    from icl_embed.evaluate.measurement import Bootstrap
+
+    evaluate = EvaluateConfig(**key.settings["evaluate"])
+    return Bootstrap(evaluate.bootstrap_resamples, evaluate.confidence, key.settings["seed"])
 
 
 def build_report(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
@@ -90,6 +117,7 @@ def build_report(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
         embedder=run.artefact(keys.embedder).path,
         evaluations=tuple(run.artefact(one).path for one in keys.evaluations.values()),
         reranker=run.artefact(keys.reranker).path,
+        reranker_choice=run.artefact(keys.reranker_choice).path if keys.reranker_choice else None,
         reranker_evaluation=run.artefact(keys.reranker_evaluation).path,
         artefacts=tuple(run.artefact(one).path for one in keys if one != keys.report),
     )

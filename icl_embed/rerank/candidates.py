@@ -1,31 +1,43 @@
-"""What the reranker is measured on: the first stage's best passages per test query, and nDCG@10."""
+"""What a reranker is measured and tuned on: queries with the best passages of a first stage.
+
+They come from evaluation artefacts, or from a ``.jsonl`` file with one query per line::
+
+    {"query": "…", "passages": ["…", "…"], "relevance": [0, 1], "query_id": "optional"}
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from icl_embed.errors import EvaluationError
+from icl_embed.errors import DataError, EvaluationError
 from icl_embed.evaluate.scores import TOP_PASSAGES_NAME, read_scores
 
-CUT = 10
 COLUMNS = ("query_id", "query", "passage", "rank", "relevance")
+NUM_RELEVANT = "num_relevant"  # evaluations of earlier versions do not have it
 
 
 @dataclass(frozen=True)
 class RankedQuery:
-    """A test query with its candidates in first-stage order."""
+    """A query with its candidates in first-stage order.
+
+    Attributes
+        relevance: grade of each candidate, 0 for none.
+        judged: grades of every passage known to be relevant, whether it is a candidate or not.
+    """
 
     query_id: str
     query: str
     passages: tuple[str, ...]
     relevance: tuple[int, ...]
+    judged: tuple[int, ...]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -35,11 +47,16 @@ class RankedQuery:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The test queries of one data set."""
+    """The queries of one data set.
+
+    Attributes
+        split: ``dev`` or ``test``; empty for a file, which does not say.
+    """
 
     dataset: str
     trained_on: bool
     queries: tuple[RankedQuery, ...]
+    split: str = ""
 
     @property
     def reachable(self) -> float:
@@ -47,69 +64,133 @@ class Candidates:
         return float(np.mean([any(query.relevance) for query in self.queries]))
 
 
-def read_candidates(
-    evaluations: Sequence[Path], *, top_k: int, max_queries: int, seed: int
-) -> list[Candidates]:
-    """Candidates of every evaluation that ranked a corpus; others are left out.
+def read_candidates(sources: Sequence[Path], *, top_k: int, max_queries: int, seed: int) -> list[Candidates]:
+    """Candidates of every evaluation that ranked a corpus, and of ``.jsonl`` files; others are left out.
 
     Parameters
         max_queries: queries kept per data set, sampled by hash.
 
     Raises
-        EvaluationError: a file is damaged, or no evaluation ranked a corpus.
+        EvaluationError: a file is damaged, no evaluation ranked a corpus, or two are of one data set.
+        DataError: a line of a ``.jsonl`` file is not a query with candidates.
     """
-    found = [
-        _read_one(folder, top_k=top_k, max_queries=max_queries, seed=seed)
-        for folder in evaluations
-        if (folder / TOP_PASSAGES_NAME).exists()
-    ]
+    found = []
+    for source in sources:
+        if source.suffix == ".jsonl":
+            found.append(_read_file(source, top_k))
+        elif (source / TOP_PASSAGES_NAME).exists():
+            found.append(_read_evaluation(source, top_k))
     if not found:
         raise EvaluationError(
-            f"none of the {len(evaluations)} evaluations has {TOP_PASSAGES_NAME}; reranking needs "
-            "at least one retrieval data set in data.evaluate"
+            f"none of the {len(sources)} evaluations has {TOP_PASSAGES_NAME}; reranking needs at least one "
+            "retrieval or reranking data set"
         )
-    return sorted(found, key=lambda candidates: candidates.dataset)
+    name, count = Counter(candidates.dataset for candidates in found).most_common(1)[0]
+    if count > 1:
+        raise EvaluationError(f"the data set {name} is given {count} times; name one evaluation of each")
+    return [
+        _sampled(candidates, max_queries, seed)
+        for candidates in sorted(found, key=lambda candidates: candidates.dataset)
+    ]
 
 
-def _read_one(folder: Path, *, top_k: int, max_queries: int, seed: int) -> Candidates:
+def first_stage_grades(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Grades of each query's passages, best first: another first stage to compare with, such as BM25.
+
+    Raises
+        EvaluationError: the evaluation did not rank a corpus, or is damaged.
+    """
+    return {
+        query_id: tuple(row["relevance"] for row in rows)
+        for query_id, rows in _rows_by_query(folder / TOP_PASSAGES_NAME).items()
+    }
+
+
+def _read_evaluation(folder: Path, top_k: int) -> Candidates:
+    scores = read_scores(folder)
+    by_query = _rows_by_query(folder / TOP_PASSAGES_NAME)
+    queries = tuple(_ranked_query(rows, top_k) for _, rows in sorted(by_query.items()))
+    return Candidates(scores.dataset, scores.trained_on, queries, scores.split)
+
+
+def _rows_by_query(path: Path) -> dict[str, list[dict[str, Any]]]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    path = folder / TOP_PASSAGES_NAME
     try:
-        rows = parquet.read_table(path, columns=list(COLUMNS)).to_pylist()
+        table = parquet.read_table(path)
+        extra = [NUM_RELEVANT] if NUM_RELEVANT in table.column_names else []
+        rows = table.select([*COLUMNS, *extra]).to_pylist()
     except (OSError, pa.ArrowException, KeyError) as error:
         raise EvaluationError(f"cannot read {path}: {error}") from error
     by_query: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["rank"]):
         by_query.setdefault(row["query_id"], []).append(row)
     if not by_query:
         raise EvaluationError(f"{path} holds no query; evaluate the embedder on this data set again")
-    kept = sorted(by_query, key=lambda query_id: hashlib.sha256(f"{seed}:{query_id}".encode()).digest())
-    scores = read_scores(folder)
-    queries = tuple(_ranked_query(by_query[query_id], top_k) for query_id in sorted(kept[:max_queries]))
-    return Candidates(scores.dataset, scores.trained_on, queries)
+    return by_query
 
 
-def _ranked_query(rows: list[dict[str, Any]], top_k: int) -> RankedQuery:
-    best = sorted(rows, key=lambda row: row["rank"])[:top_k]
+def _ranked_query(rows: Sequence[Mapping[str, Any]], top_k: int) -> RankedQuery:
+    found = [row["relevance"] for row in rows if row["relevance"]]
+    unfound = rows[0].get(NUM_RELEVANT, len(found)) - len(found)
     return RankedQuery(
-        best[0]["query_id"],
-        best[0]["query"],
-        tuple(row["passage"] for row in best),
-        tuple(row["relevance"] for row in best),
+        rows[0]["query_id"],
+        rows[0]["query"],
+        tuple(row["passage"] for row in rows[:top_k]),
+        tuple(row["relevance"] for row in rows[:top_k]),
+        (*found, *[1] * unfound),
     )
 
 
-def ndcg_at_10(relevance: Sequence[int], scores: ArrayLike) -> float:
-    """nDCG@10 of candidates ranked by score; equal scores keep the first stage's order.
+def _sampled(candidates: Candidates, max_queries: int, seed: int) -> Candidates:
+    def place(query: RankedQuery) -> bytes:
+        return hashlib.sha256(f"{seed}:{query.query_id}".encode()).digest()
 
-    Linear gain, as trec_eval. The ideal is the best order *of these candidates*: a relevant passage that the
-    first stage missed is charged to the first stage (a query without any counts 0), not to the reranker.
-    """
-    gains = np.asarray(relevance, dtype=np.float64)
-    discounts = 1.0 / np.log2(np.arange(2, 2 + min(CUT, len(gains))))
-    ranked = gains[np.argsort(-np.asarray(scores), kind="stable")][:CUT]
-    ideal = np.sort(gains)[::-1][:CUT]
-    best = float(ideal @ discounts)
-    return float(ranked @ discounts) / best if best > 0 else 0.0
+    kept = sorted(candidates.queries, key=place)[:max_queries]
+    in_order = tuple(sorted(kept, key=lambda query: query.query_id))
+    return Candidates(candidates.dataset, candidates.trained_on, in_order, candidates.split)
+
+
+def _read_file(path: Path, top_k: int) -> Candidates:
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error.reason})") from error
+    queries = [
+        _query_of_line(path, number, line, top_k)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not queries:
+        raise DataError(f"{path} holds no query; expected one per line")
+    name, count = Counter(query.query_id for query in queries).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{path} has the query_id {name!r} {count} times; expected one line per query")
+    return Candidates(path.stem, False, tuple(queries))
+
+
+def _query_of_line(path: Path, number: int, line: str, top_k: int) -> RankedQuery:
+    wanted = '{"query": "…", "passages": ["…", …], "relevance": [0, 1, …]}'
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+    query, passages, grades = (
+        fields.get(name) if isinstance(fields, dict) else None for name in ("query", "passages", "relevance")
+    )
+    is_right = (
+        isinstance(query, str)
+        and isinstance(passages, list)
+        and isinstance(grades, list)
+        and len(passages) == len(grades) > 0
+        and all(isinstance(passage, str) for passage in passages)
+        and all(isinstance(grade, int) and not isinstance(grade, bool) and grade >= 0 for grade in grades)
+    )
+    if not is_right:
+        raise DataError(f"{path}, line {number}: expected {wanted}, lists of one length, found {line[:80]}")
+    name = str(fields.get("query_id", f"line-{number:06d}"))
+    judged = tuple(grade for grade in grades if grade)
+    return RankedQuery(name, query, tuple(passages[:top_k]), tuple(grades[:top_k]), judged)

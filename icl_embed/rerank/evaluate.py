@@ -1,26 +1,30 @@
 """The reranker-evaluation stage: the embedder's best passages, reranked at every depth and width.
 
-The lightweight shape is fixed by the config *before* any test query is seen (its cutoff layer, or the middle
-head); the curve shows what other shapes would have scored. Choosing a shape on a development split is not
-done here.
+The lightweight way is fixed *before* any test query is seen: by tuning on development queries, or by the
+config. The curve shows what other ways would have scored.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from icl_embed.config import RerankConfig
-from icl_embed.evaluate.measurement import Bootstrap, average, average_difference
+from icl_embed.evaluate.measurement import Bootstrap, Measurement, average, average_difference
 from icl_embed.rerank.candidates import read_candidates
-from icl_embed.rerank.grid import DatasetGrid, Point, measure
+from icl_embed.rerank.choice import read_choice, way_of
+from icl_embed.rerank.first_stage import bm25_measurements
+from icl_embed.rerank.grid import Grid, Progress, ScoredSet, score_grid
+from icl_embed.rerank.loss import relative_loss
+from icl_embed.rerank.metrics import METRICS, NDCG
 from icl_embed.rerank.score import Reranker
-from icl_embed.rerank.shape import Shape, choose_shape, lightweight_shape
+from icl_embed.rerank.shape import lightweight_shape
+from icl_embed.rerank.ways import Way, full_way, passes_of, record_way
 from icl_embed.store.files import write_atomically
 
 SCORES_NAME = "scores.json"
@@ -28,7 +32,37 @@ CURVE_NAME = "curve.json"
 VALUES_NAME = "per_query.parquet"
 
 
-def evaluate_reranker(
+@dataclass(frozen=True)
+class Systems:
+    """What a table compares: nDCG@10 or another metric of each, one measurement per data set.
+
+    Attributes
+        bm25: BM25 as a first stage of its own, where it was evaluated.
+    """
+
+    grid: Grid
+    full: Way
+    lightweight: Way
+    bm25: Mapping[str, Mapping[str, Measurement]]
+
+    def of(self, number: int, metric: str) -> dict[str, Measurement]:
+        """The systems on one data set."""
+        scored = self.grid.sets[number]
+        found = self.bm25.get(scored.candidates.dataset)
+        return {
+            **({"bm25": found[metric]} if found else {}),
+            "first_stage": scored.first_stage(metric),
+            "full_depth": self.grid.measurements(self.full, metric)[number],
+            "lightweight": self.grid.measurements(self.lightweight, metric)[number],
+        }
+
+    def everywhere(self, metric: str) -> dict[str, list[Measurement]]:
+        """The systems that were measured on all data sets."""
+        each = [self.of(number, metric) for number in range(len(self.grid.sets))]
+        return {name: [one[name] for one in each] for name in each[0] if all(name in one for one in each)}
+
+
+def evaluate_reranker(  # noqa: PLR0913 - the stage's whole context, passed once
     reranker_folder: Path,
     evaluations: Sequence[Path],
     config: RerankConfig,
@@ -36,138 +70,164 @@ def evaluate_reranker(
     *,
     seed: int,
     bootstrap: Bootstrap,
+    bm25: Sequence[Path] = (),
+    choice: Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    progress: Progress | None = None,
 ) -> Mapping[str, Any]:
     """Measure a reranker and write ``scores.json``, ``curve.json`` and ``per_query.parquet``.
 
     Parameters
-        evaluations: artefact folders of the embedder's evaluations; those without top passages are left out.
+        evaluations: evaluations of the embedder, or ``.jsonl`` files; those without passages are left out.
         seed: which queries are kept when a data set has more than ``config.max_queries``.
+        bm25: evaluations of BM25 on the same data sets, to compare with.
+        choice: what tuning chose; None takes the lightweight shape of the config.
 
     Raises
         EvaluationError: no evaluation ranked a corpus, or a file is damaged.
         ModelError: the reranker folder is incomplete, or a score is not finite.
-        ConfigError: the config asks for a depth or width that the reranker does not have.
+        ConfigError: config or choice ask for a depth or width that the reranker does not have.
     """
     reranker = Reranker.load(reranker_folder, device=device, dtype=dtype)
-    heads = reranker.settings.head_layers
-    chosen, full = lightweight_shape(config, heads), choose_shape(heads)
+    settings = reranker.settings
+    chosen: Way = (
+        lightweight_shape(config, settings.head_layers)
+        if choice is None
+        else way_of(read_choice(choice), settings)
+    )
     inputs = read_candidates(evaluations, top_k=config.top_k, max_queries=config.max_queries, seed=seed)
-    grids = [measure(reranker, candidates, config) for candidates in inputs]
-    scores = _scores(grids, chosen, full, bootstrap)
+    ratios = (config.compress_ratio, *config.compress_ratios_trained)
+    grid = score_grid(
+        reranker,
+        inputs,
+        passes_of(settings, ratios),
+        batch_tokens=config.batch_tokens,
+        progress=progress,
+    )
+    systems = Systems(grid, full_way(settings), chosen, bm25_measurements(bm25, grid.sets))
+    scores = _scores(systems, bootstrap) | {
+        "chosen_by": "development queries" if choice else "config, before any test query was seen",
+        "skipped": len(evaluations) - len(inputs),
+    }
     out_dir.mkdir(parents=True, exist_ok=True)
     _write_json(out_dir / SCORES_NAME, scores)
-    _write_json(out_dir / CURVE_NAME, _curve(grids, chosen, bootstrap))
-    _write_values(out_dir / VALUES_NAME, grids)
+    _write_json(out_dir / CURVE_NAME, _curve(systems, bootstrap))
+    _write_values(out_dir / VALUES_NAME, systems)
     return {
-        "queries": sum(len(grid.first_stage) for grid in grids),
-        "datasets": [grid.candidates.dataset for grid in grids],
-        "skipped": len(evaluations) - len(grids),
+        "queries": grid.num_queries,
+        "datasets": [one.candidates.dataset for one in grid.sets],
+        "skipped": scores["skipped"],
         "chosen": scores["chosen"],
         "flops_saved_fraction": round(scores["flops_saved_fraction"], 4),
         "relative_loss": round(scores["relative_loss"], 4),
     }
 
 
-def _scores(grids: Sequence[DatasetGrid], chosen: Shape, full: Shape, how: Bootstrap) -> dict[str, Any]:
-    pairs = [
-        (grid.measurement(grid.points[full].ndcg), grid.measurement(grid.points[chosen].ndcg))
-        for grid in grids
-    ]
-    full_mean = average([first for first, _ in pairs], how).mean
-    loss = average_difference(pairs, how)
-    spent = {
-        name: float(sum(sum(grid.points[shape].flops) for grid in grids))
-        for name, shape in (("full", full), ("chosen", chosen))
-    }
-    recomputing = float(sum(sum(grid.recomputing_flops) for grid in grids))
-    seconds = [sum(sum(grid.points[shape].seconds) for grid in grids) for shape in (full, chosen)]
+def _scores(systems: Systems, how: Bootstrap) -> dict[str, Any]:
+    grid, full, chosen = systems.grid, systems.full, systems.lightweight
+    pairs = list(zip(grid.measurements(full), grid.measurements(chosen), strict=True))
+    relative = relative_loss(pairs, how)
+    spent, saved_of = float(grid.flops(chosen).sum()), float(grid.flops(full).sum())
+    recomputing = float(grid.flops_without_sharing(full).sum())
+    everywhere = systems.everywhere(NDCG)
+    first = everywhere["first_stage"]
     return {
-        "datasets": [_dataset_scores(grid, chosen, full, how) for grid in grids],
-        "metric": "ndcg_at_10 of the reranked candidates",
-        "chosen": _describe(chosen),
-        "full_depth": _describe(full),
-        "chosen_by": "config, before any test query was seen",
-        "flops_saved_fraction": 1.0 - spent["chosen"] / spent["full"],
-        "flops_saved_against_recomputing_queries": 1.0 - spent["chosen"] / recomputing,
-        "seconds_saved_fraction": 1.0 - seconds[1] / seconds[0],
-        "relative_loss": loss.mean / full_mean if full_mean else 0.0,
-        "loss": asdict(loss),
+        "datasets": [_dataset_scores(systems, number, how) for number in range(len(grid.sets))],
+        "averages": {
+            metric: {
+                name: asdict(average(measured, how)) for name, measured in systems.everywhere(metric).items()
+            }
+            for metric in METRICS
+        },
+        "gains": {
+            name: asdict(average_difference(list(zip(everywhere[name], first, strict=True)), how))
+            for name in ("full_depth", "lightweight")
+        },
+        "metric": f"{NDCG} over all relevant passages that are known",
+        "chosen": record_way(chosen).model_dump(mode="json"),
+        "full_depth": record_way(full).model_dump(mode="json"),
+        "flops_saved_fraction": 1.0 - spent / saved_of,
+        "flops_saved_against_recomputing_queries": 1.0 - spent / recomputing,
+        "seconds_saved_fraction": 1.0 - float(grid.seconds(chosen).sum() / grid.seconds(full).sum()),
+        "relative_loss": relative.mean,
+        "relative_loss_interval": asdict(relative),
+        "loss": asdict(average_difference(pairs, how)),
+        "tokens": grid.lengths(),
     }
 
 
-def _dataset_scores(grid: DatasetGrid, chosen: Shape, full: Shape, how: Bootstrap) -> dict[str, Any]:
-    rankings: dict[str, Sequence[float]] = {
-        "first_stage": grid.first_stage,
-        "full_depth": grid.points[full].ndcg,
-        "lightweight": grid.points[chosen].ndcg,
-    }
+def _dataset_scores(systems: Systems, number: int, how: Bootstrap) -> dict[str, Any]:
+    scored: ScoredSet = systems.grid.sets[number]
+    candidates = scored.candidates
+    found = {metric: systems.of(number, metric) for metric in METRICS}
     return {
-        "dataset": grid.candidates.dataset,
-        "trained_on": grid.candidates.trained_on,
-        "num_queries": len(grid.first_stage),
-        "candidates_mean": float(np.mean([len(query.passages) for query in grid.candidates.queries])),
-        "reachable": grid.candidates.reachable,
-        **{name: asdict(grid.measurement(values).interval(how)) for name, values in rankings.items()},
+        "dataset": candidates.dataset,
+        "trained_on": candidates.trained_on,
+        "num_queries": len(scored.queries),
+        "candidates_mean": float(np.mean([len(query.passages) for query in candidates.queries])),
+        "reachable": candidates.reachable,
+        **{name: asdict(measured.interval(how)) for name, measured in found[NDCG].items()},
+        "other_metrics": {
+            metric: {name: measured.point for name, measured in measurements.items()}
+            for metric, measurements in found.items()
+            if metric != NDCG
+        },
     }
 
 
-def _curve(grids: Sequence[DatasetGrid], chosen: Shape, how: Bootstrap) -> list[dict[str, Any]]:
-    """One entry per shape: quality averaged over data sets, cost averaged over queries."""
-    curve = []
-    for shape in grids[0].points:
-        points: list[Point] = [grid.points[shape] for grid in grids]
-        interval = average(
-            [grid.measurement(point.ndcg) for grid, point in zip(grids, points, strict=True)], how
-        )
-        flops = np.concatenate([np.asarray(point.flops, dtype=np.float64) for point in points])
+def _curve(systems: Systems, how: Bootstrap) -> list[dict[str, Any]]:
+    """One entry per exit and width: quality averaged over data sets, cost averaged over queries."""
+    grid, curve = systems.grid, []
+    reference = grid.measurements(systems.full)
+    for way in grid.exits:
+        measured = grid.measurements(way)
+        interval = average(measured, how)
+        seconds = grid.seconds(way)
         curve.append(
             {
-                **_describe(shape),
+                **record_way(way).model_dump(mode="json"),
                 "ndcg": interval.mean,
                 "low": interval.low,
                 "high": interval.high,
-                "gflops_per_query": float(flops.mean()) / 1e9,
-                "seconds_per_query": float(np.mean(np.concatenate([point.seconds for point in points]))),
-                "is_chosen": shape == chosen,
+                "loss": asdict(average_difference(list(zip(reference, measured, strict=True)), how)),
+                "gflops_per_query": float(grid.flops(way).mean()) / 1e9,
+                "seconds_per_query": float(seconds.mean()),
+                "seconds_p95": float(np.percentile(seconds, 95)),
+                "is_chosen": way == systems.lightweight,
             }
         )
     return curve
-
-
-def _describe(shape: Shape) -> dict[str, Any]:
-    return {
-        "layer": shape.cutoff_layer,
-        "ratio": shape.compress_ratio,
-        "compress_layers": list(shape.compress_layers),
-    }
 
 
 def _write_json(path: Path, content: Any) -> None:
     write_atomically(path, json.dumps(content, indent=1, allow_nan=False).encode())
 
 
-def _write_values(path: Path, grids: Sequence[DatasetGrid]) -> None:
-    """One row per query and shape; the first stage has layer 0."""
+def _write_values(path: Path, systems: Systems) -> None:
+    """nDCG@10 of every query: one row per query and way; the first stage has layer 0."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    names = ("dataset", "query_id", "layer", "ratio", "value")
-    types = (pa.string(), pa.string(), pa.int32(), pa.int32(), pa.float64())
-    rows: list[tuple[Any, ...]] = []
-    for grid in grids:
-        ids = [query.query_id for query in grid.candidates.queries]
-        series = [(0, 1, grid.first_stage)]
+    fields = {
+        "dataset": pa.string(),
+        "query_id": pa.string(),
+        "layer": pa.int32(),
+        "ratio": pa.int32(),
+        "compress_layers": pa.list_(pa.int32()),
+        "value": pa.float64(),
+    }
+    rows: list[dict[str, Any]] = []
+    for number, scored in enumerate(systems.grid.sets):
+        first = {"layer": 0, "ratio": 1, "compress_layers": []}
+        series = [(first, scored.first_stage())]
         series += [
-            (shape.cutoff_layer, shape.compress_ratio, tuple(point.ndcg))
-            for shape, point in grid.points.items()
+            (record_way(way).model_dump(mode="json"), systems.grid.measurements(way)[number])
+            for way in systems.grid.exits
         ]
-        for layer, ratio, values in series:
+        for described, measured in series:
             rows += [
-                (grid.candidates.dataset, query_id, layer, ratio, value)
-                for query_id, value in zip(ids, values, strict=True)
+                {"dataset": measured.dataset, "query_id": query_id, "value": value, **described}
+                for query_id, value in zip(measured.ids, measured.values, strict=True)
             ]
-    columns = {name: [row[number] for row in rows] for number, name in enumerate(names)}
-    schema = pa.schema(list(zip(names, types, strict=True)))
-    parquet.write_table(pa.table(columns, schema=schema), path)
+    parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(fields.items()))), path)

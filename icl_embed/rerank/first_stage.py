@@ -1,0 +1,54 @@
+"""BM25 beside the embedder: another first stage, measured on the same queries by the same metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from icl_embed.errors import EvaluationError
+from icl_embed.evaluate.measurement import Measurement
+from icl_embed.evaluate.scores import read_scores
+from icl_embed.rerank.candidates import first_stage_grades
+from icl_embed.rerank.grid import ScoredSet
+from icl_embed.rerank.metrics import METRICS
+
+
+def bm25_measurements(
+    evaluations: Sequence[Path], sets: Sequence[ScoredSet]
+) -> dict[str, Mapping[str, Measurement]]:
+    """Every metric of BM25 on each data set that it was evaluated on.
+
+    Raises
+        EvaluationError: it did not rank a query that is reranked.
+    """
+    wanted = {one.candidates.dataset: one for one in sets}
+    found = {}
+    for folder in evaluations:
+        dataset = read_scores(folder).dataset
+        if dataset in wanted:
+            found[dataset] = _measured(folder, wanted[dataset])
+    return found
+
+
+def _measured(folder: Path, scored: ScoredSet) -> Mapping[str, Measurement]:
+    grades = first_stage_grades(folder)
+    queries = [one.query for one in scored.queries]
+    missing = next((query.query_id for query in queries if query.query_id not in grades), None)
+    if missing is not None:
+        raise EvaluationError(
+            f"{folder} has no ranking of the query {missing!r} of {scored.candidates.dataset}; evaluate BM25 "
+            "on the same data set"
+        )
+    return {
+        name: scored.measurement(
+            [
+                metric(grades[query.query_id], _in_order(grades[query.query_id]), query.judged)
+                for query in queries
+            ]
+        )
+        for name, metric in METRICS.items()
+    }
+
+
+def _in_order(grades: Sequence[int]) -> range:
+    return range(len(grades), 0, -1)
