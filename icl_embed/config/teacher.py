@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from icl_embed.config.base import RANKING_KINDS, Count, Kind, Section
+from icl_embed.config.base import Count, Kind, Section
 
 
 class TeacherConfig(Section):
@@ -19,7 +19,9 @@ class TeacherConfig(Section):
         "folder, or a causal language model that answers Yes; cross_encoder: a sentence-transformers folder",
     )
     folder: Path | None = Field(None, description="the teacher's model folder, for all but own")
-    kinds: tuple[Kind, ...] = Field(tuple(sorted(RANKING_KINDS)), description="tasks whose pairs are scored")
+    kinds: tuple[Kind, ...] = Field(
+        ("retrieval", "reranking"), description="kinds of tasks whose pairs are scored"
+    )
     reranker: bool = Field(True, description="the reranker learns from the scores (rerank.teacher_weight)")
     embedder: bool = Field(
         False, description="the embedder learns from the scores (train.distillation_weight)"

@@ -25,13 +25,7 @@ def build_teacher_scores(run: Run, key: StageKey, out_dir: Path, on_line: OnLine
     # the key knows the folder by its content; where it lies is this machine's business
     config = TeacherConfig(**{**settings, "folder": run.config.teacher.folder})
     folder, identity = _model_of(run, key, config)
-    score = load_teacher(
-        config.source,
-        folder,
-        batch_tokens=config.batch_tokens,
-        max_tokens=key.settings["max_tokens"],
-        dtype=key.settings["dtype"],
-    )
+    score = load_teacher(config, folder, max_tokens=key.settings["max_tokens"], dtype=key.settings["dtype"])
     return score_training_pairs(
         run.input(key, "negatives").path / "train.parquet",
         out_dir,

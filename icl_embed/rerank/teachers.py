@@ -10,11 +10,11 @@ import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from icl_embed.config import RerankConfig
+from icl_embed.config import RerankConfig, TeacherConfig
 from icl_embed.errors import ModelError
 from icl_embed.evaluate.sentence_transformer import MODULES_NAME, refuse_pickles
 from icl_embed.model.backbone import load_description
@@ -24,7 +24,6 @@ from icl_embed.rerank.score import Reranker, Scores
 from icl_embed.teacher.pairs import Pair
 from icl_embed.teacher.scoring import ScorePairs
 
-TeacherSource = Literal["own", "reranker", "cross_encoder"]
 ABOUT_NAME = "config_sentence_transformers.json"
 OWN_MODULES = "sentence_transformers."
 SCORING = ("ForSequenceClassification", "ForCausalLM", "CrossEncoder")
@@ -32,33 +31,33 @@ BATCH_PAIRS = 32
 
 
 def load_teacher(
-    source: TeacherSource,
+    config: TeacherConfig,
     folder: Path,
     *,
-    batch_tokens: int,
     max_tokens: int,
     device: str = "auto",
     dtype: str = "auto",
 ) -> ScorePairs:
-    """A function that scores (query, passage) pairs.
+    """A function that scores (query, passage) pairs with the model in a folder.
+
+    The sources ``own`` and ``reranker`` read a reranker of this package at full depth, uncompressed;
+    ``reranker`` also reads a causal language model, by the logit of its ``Yes``.
 
     Parameters
-        source: ``own`` and ``reranker`` read a reranker of this package at full depth, uncompressed;
-            ``reranker`` also reads a causal language model, by the logit of its ``Yes``.
         max_tokens: longest pair that a causal language model is shown; the others know their own limit.
 
     Raises
         ModelError: the folder is not such a model, is damaged, or would have to run code.
     """
-    if source == "cross_encoder":
+    if config.source == "cross_encoder":
         return _cross_encoder(folder, device=device, dtype=dtype)
-    if source == "reranker" and not (folder / SETTINGS_NAME).is_file():
+    if config.source == "reranker" and not (folder / SETTINGS_NAME).is_file():
         reranker = _untrained(folder, max_tokens, device=device, dtype=dtype)
     else:
         reranker = Reranker.load(folder, device=device, dtype=dtype)
 
     def score(pairs: Sequence[Pair]) -> Scores:
-        return reranker.score(pairs, batch_tokens=batch_tokens)
+        return reranker.score(pairs, batch_tokens=config.batch_tokens)
 
     return score
 

@@ -76,25 +76,17 @@ def score_training_pairs(
     names, resumed = [], 0
     for number, pairs in enumerate(_chunks(distinct_pairs(rows_path, kinds), shard_pairs), start=1):
         name = SHARD_NAME.format(number - 1)
-        is_done = _is_done(work_dir / name, teacher.name, keys_of(pairs))
-        if not is_done:
-            scores = _checked(teacher.score(pairs), pairs, teacher.name)
-            write_shard(work_dir / name, teacher.name, keys_of(pairs), scores)
-        resumed += is_done
-        names.append(name)
+        was_done = _score_shard(work_dir / name, teacher, pairs)
         shutil.copyfile(work_dir / name, out_dir / name)
-        on_line(f"shard {number}/{num_shards}: {len(pairs)} pairs{' (scored before)' if is_done else ''}")
+        on_line(f"shard {number}/{num_shards}: {len(pairs)} pairs{' (scored before)' if was_done else ''}")
+        names.append(name)
+        resumed += was_done
     write_about(
         out_dir,
         TeacherTable(teacher=teacher.name, kinds=tuple(sorted(kinds)), pairs=num_pairs, shards=tuple(names)),
     )
-    return {
-        "teacher": teacher.name,
-        "pairs": num_pairs,
-        "shards": num_shards,
-        "shards_resumed": resumed,
-        **verify(read_teacher_scores(out_dir), rows_path),
-    }
+    counts = {"pairs": num_pairs, "shards": num_shards, "shards_resumed": resumed}
+    return {"teacher": teacher.name, **counts, **verify(read_teacher_scores(out_dir), rows_path)}
 
 
 def verify(scores: TeacherScores, rows_path: Path) -> dict[str, Any]:
@@ -119,6 +111,15 @@ def verify(scores: TeacherScores, rows_path: Path) -> dict[str, Any]:
 def _chunks(pairs: Iterator[Pair], size: int) -> Iterator[list[Pair]]:
     while chunk := list(islice(pairs, size)):
         yield chunk
+
+
+def _score_shard(path: Path, teacher: Teacher, pairs: Sequence[Pair]) -> bool:
+    """Score some pairs into a file, unless it holds their scores; returns whether it did."""
+    keys = keys_of(pairs)
+    if _is_done(path, teacher.name, keys):
+        return True
+    write_shard(path, teacher.name, keys, _checked(teacher.score(pairs), pairs, teacher.name))
+    return False
 
 
 def _is_done(path: Path, teacher: str, keys: Keys) -> bool:
