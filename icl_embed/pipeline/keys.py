@@ -63,9 +63,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
     datasets = {name: dataset_key(config, card) for name, card in cards.items()}
     pool = pool_key(config, cards, datasets)
     negatives = negatives_key(config, base, pool)
-    untaught = reranker_key(config, base, negatives)
-    own = untaught if config.teacher.source == "own" else None
-    teacher = teacher_key(config, negatives, own) if config.teacher.source != "none" else None
+    own, teacher = teacher_keys(config, base, negatives)
     embedder = embedder_key(config, base, negatives, teacher if config.teacher.embedder else None)
     systems = {"bm25": None, "base": base, "trained": embedder}
     wanted = [name for name in systems if name == "trained" or name in config.evaluate.baselines]
@@ -132,14 +130,21 @@ def negatives_key(config: RunConfig, base: StageKey, pool: StageKey) -> StageKey
     )
 
 
-def teacher_key(config: RunConfig, negatives: StageKey, own: StageKey | None) -> StageKey:
-    """A teacher's scores of the training pairs; its folder is known by what it holds, not by its path.
+def teacher_keys(
+    config: RunConfig, base: StageKey, negatives: StageKey
+) -> tuple[StageKey | None, StageKey | None]:
+    """The run's own reranker where that is the teacher, and the scores of the training pairs, if any.
+
+    A folder is known by what it holds, not by its path.
 
     Raises
         ConfigError: the folder does not exist.
     """
     from icl_embed.model.fingerprints import folder_fingerprint
 
+    if config.teacher.source == "none":
+        return None, None
+    own = reranker_key(config, base, negatives) if config.teacher.source == "own" else None
     folder, inputs = config.teacher.folder, {"negatives": negatives.reference}
     if own is not None:
         inputs["reranker"] = own.reference
@@ -153,7 +158,7 @@ def teacher_key(config: RunConfig, negatives: StageKey, own: StageKey | None) ->
         "max_tokens": config.rerank.max_tokens,
         "dtype": config.model.dtype,
     }
-    return make_key("teacher-scores", settings, inputs, label=config.preset)
+    return own, make_key("teacher-scores", settings, inputs, label=config.preset)
 
 
 def embedder_key(
