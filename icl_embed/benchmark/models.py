@@ -23,7 +23,7 @@ from icl_embed.model.settings import SETTINGS_NAME, read_settings
 from icl_embed.store import Artefact, Store
 from icl_embed.store.files import files_below, sha256_of
 from icl_embed.store.key import canonical_json
-from icl_embed.store.lineage import find
+from icl_embed.store.lineage import find, trained_datasets
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +42,14 @@ class OpenedModel:
         sort: ``ours`` reads prompts of ours (bge-en-icl too); the others take no examples.
         prompt: token budgets; None where the model has its own.
         reference: the store's artefact that it is, if it is one.
+        trained_on: names of the store's data sets whose train split it has seen, as far as the store tells.
     """
 
     about: EvaluatedModel
     sort: ModelSort
     prompt: PromptConfig | None = None
     reference: str = ""
+    trained_on: frozenset[str] = frozenset()
 
     @property
     def no_examples_because(self) -> str:
@@ -122,7 +124,11 @@ def open_model(
         dtype=dtype,
     )
     return OpenedModel(
-        about, sort, prompt if sort == "ours" else None, artefact.reference if artefact else ""
+        about,
+        sort,
+        prompt if sort == "ours" else None,
+        artefact.reference if artefact else "",
+        trained_datasets(store, artefact) if artefact else frozenset(),
     )
 
 

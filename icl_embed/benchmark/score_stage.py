@@ -15,6 +15,7 @@ from typing import Any
 
 from icl_embed.benchmark.choosing import Plan, checked_setting
 from icl_embed.benchmark.example_sources import Offered
+from icl_embed.benchmark.local import PREFIX
 from icl_embed.benchmark.models import OpenedModel
 from icl_embed.benchmark.task import BenchmarkTask
 from icl_embed.config import EvaluateConfig
@@ -161,7 +162,7 @@ def _scores(
         model_fingerprint=about.fingerprint,
         metric=facts.metric,
         aggregation=judged.measurement.aggregation if judged else "mean",
-        trained_on=False,
+        trained_on=facts.family == "local" and facts.name.removeprefix(PREFIX) in cell.model.trained_on,
         confidence=cell.config.confidence,
         results=(result,) if result else (),
         absent=() if result else (Absence(cell.name, UNJUDGED),),

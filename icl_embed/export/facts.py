@@ -11,7 +11,7 @@ from icl_embed.errors import ModelError
 from icl_embed.evaluate.scores import FEW_SHOT, ZERO_SHOT, EvaluationScores, SettingScore, read_scores
 from icl_embed.sources import Card
 from icl_embed.store import Artefact, Store
-from icl_embed.store.lineage import ancestors, find, sources_of
+from icl_embed.store.lineage import ancestors, find, sources_of, trained_datasets
 from icl_embed.store.manifest import MANIFEST_NAME, Manifest
 
 
@@ -91,8 +91,7 @@ def gather_facts(store: Store, artefact: Artefact, catalog: Mapping[str, Card]) 
     line = list(ancestors(store, artefact))
     made_from = {one.manifest.stage: one.manifest for one in line if one.manifest is not None}
     base = made_from.get("base-model")
-    pool = made_from.get("pool")
-    trained = set(pool.key["settings"].get("trained", ())) if pool else set()
+    trained = trained_datasets(store, artefact)
     manifests = {
         one.role: one.manifest for one in line if one.reference.startswith("dataset/") and one.manifest
     }

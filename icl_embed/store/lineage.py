@@ -60,6 +60,12 @@ def _walk(store: Store, role: str, reference: str, depth: int, seen: set[str]) -
         yield from _walk(store, next_role, next_reference, depth + 1, seen)
 
 
+def trained_datasets(store: Store, artefact: Artefact) -> frozenset[str]:
+    """Names of the data sets whose train split an artefact was made from, through its pool."""
+    pools = [one.manifest for one in ancestors(store, artefact) if one.reference.startswith("pool/")]
+    return frozenset(name for one in pools if one for name in one.key["settings"].get("trained", ()))
+
+
 def sources_of(manifest: Manifest) -> list[str]:
     """What an artefact took from outside: a readable line per source, with its pin."""
     settings: dict[str, Any] = manifest.key["settings"]

@@ -29,7 +29,8 @@ def config():
     return EvaluateConfig(label_experiments=2, cluster_sets=4, bootstrap_resamples=100)
 
 
-def opened(encoder, folder, *, name="toy", fingerprint="00112233"):
-    model = OpenedModel(EvaluatedModel(name, fingerprint, folder, dtype="float32"), "ours", PromptConfig())
+def opened(encoder, folder, *, name="toy", fingerprint="00112233", **more):
+    about = EvaluatedModel(name, fingerprint, folder, dtype="float32")
+    model = OpenedModel(about, "ours", PromptConfig(), **more)
     model.__dict__["encoder"] = encoder  # where the cached property would keep it
     return model

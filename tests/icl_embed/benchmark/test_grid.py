@@ -58,6 +58,13 @@ def test_every_cell_is_an_artefact_that_says_everything(store, model, request_of
     assert first != second
 
 
+def test_a_score_says_whether_the_model_was_trained_on_the_task(store, encoder, request_of, tmp_path):
+    tasks = [add_dataset(store, name) for name in ("seen", "unseen")]
+    model = opened(encoder, tmp_path, trained_on=frozenset({"seen"}))
+    outcome = run_grid(request_of(*tasks, asked=SETTINGS[:1]), model, store)
+    assert [read_scores(one.artefact.path).trained_on for one in outcome.measured] == [True, False]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_measured_and_never_twice(store, model, encoder, request_of, kind):
     task = add_dataset(store, f"toy-{kind}", kind)

