@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from icl_embed.prompts import Tokens
 logger = logging.getLogger(__name__)
 
 Embed = Callable[[Sequence[Tokens]], Tensor]
+Result = TypeVar("Result")
 
 # How torch's CPU allocator, CUDA libraries and oneDNN say it when they do not raise torch.OutOfMemoryError.
 SIGNS_OF_MEMORY = (
@@ -53,7 +55,7 @@ class MemoryLimit:
         lengths = [len(row) for row in rows]
         parts = [list(range(len(rows)))] if self.tokens is None else plan_batches(lengths, self.tokens)
         if len(parts) == 1:
-            vectors = _unless_out_of_memory(rows, embed)
+            vectors = unless_out_of_memory(lambda: embed(rows))
             if isinstance(vectors, Tensor):
                 return vectors
             self._lower(rows, vectors)
@@ -69,16 +71,20 @@ class MemoryLimit:
                 f"one text of {num_tokens} tokens does not fit the memory; lower prompt.query_tokens or "
                 f"prompt.passage_tokens, show fewer examples, or use a larger device ({reason})"
             )
+        self.lower(num_tokens)
+
+    def lower(self, num_tokens: int) -> None:
+        """From now on at most half of the tokens with which memory ran out."""
         if not self._ran_out:
             logger.warning("out of memory with a batch of %d tokens; going on with smaller ones", num_tokens)
         self._ran_out = True
         self.tokens = max(1, num_tokens // 2)
 
 
-def _unless_out_of_memory(rows: Sequence[Tokens], embed: Embed) -> Tensor | str:
+def unless_out_of_memory(compute: Callable[[], Result]) -> Result | str:
     """The result, or the first words of the error; by then the failed attempt's tensors are freed."""
     try:
-        return embed(rows)
+        return compute()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
