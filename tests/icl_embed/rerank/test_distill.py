@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,11 @@ import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
+from safetensors.torch import load_file
 
 from icl_embed.config import LaunchConfig, LoraConfig, OptimizerConfig, RerankConfig
 from icl_embed.errors import TrainingError
+from icl_embed.launch.launcher import launch
 from icl_embed.model.lora import attach
 from icl_embed.rerank.__main__ import train
 from icl_embed.rerank.distill import RerankerObjective
@@ -19,6 +22,7 @@ from icl_embed.rerank.job import RerankerJob
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.shape import Shape
 from icl_embed.rerank.terms import contrastive_loss, distillation_loss, group_index
+from icl_embed.train.job import write_job
 from icl_embed.train.place import Place
 from icl_embed.train.rows import Row, TrainingSet
 
@@ -53,9 +57,16 @@ def toy_set(num_rows: int = 8) -> TrainingSet:
     return TrainingSet("toy", "retrieval", "Find it.", 1.0, rows)
 
 
-def make_objective(reranker: Reranker, config: RerankConfig = CONFIG, **changes: object) -> RerankerObjective:
+def make_objective(
+    reranker: Reranker,
+    config: RerankConfig = CONFIG,
+    *,
+    training_set: TrainingSet | None = None,
+    **changes: object,
+) -> RerankerObjective:
     config = config.model_copy(update=changes)
-    return RerankerObjective(reranker.model, reranker.pairs, [toy_set()], config, reranker.settings, seed=3)
+    rows = [training_set or toy_set()]
+    return RerankerObjective(reranker.model, reranker.pairs, rows, config, reranker.settings, seed=3)
 
 
 def test_the_objective_learns_a_toy_set_at_every_head_and_width(
@@ -212,8 +223,9 @@ def test_only_ranking_data_with_real_negatives_is_read(tmp_path: Path) -> None:
         read_ranking_sets(none, batch_size=2)
 
 
+@pytest.mark.parametrize("tuning", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_job_trains_through_deepspeed_and_leaves_a_loadable_reranker(
-    folders: Callable[[str], Path], tmp_path: Path
+    folders: Callable[[str], Path], tmp_path: Path, tuning: str
 ) -> None:
     rows = [
         {"dataset": "toy", "kind": "retrieval", "query": row.query, "positive": row.positive,
@@ -222,6 +234,7 @@ def test_a_job_trains_through_deepspeed_and_leaves_a_loadable_reranker(
     ]  # fmt: skip
     config = CONFIG.model_copy(
         update={
+            "tuning": tuning,
             "optimizer": OptimizerConfig(steps=3, save_every=2, warmup_steps=0, learning_rate=1e-2),
             "launch": LaunchConfig(device="cpu", threads=1),
         }
@@ -230,9 +243,22 @@ def test_a_job_trains_through_deepspeed_and_leaves_a_loadable_reranker(
         fingerprint="f", seed=1, model_dir=folders("llama"), work_dir=tmp_path / "work", dtype="float32",
         rows_path=write_rows(tmp_path / "train.parquet", rows), out_dir=tmp_path / "out", rerank=config,
     )  # fmt: skip
-    assert train(job)
+    job.work_dir.mkdir()
+    job.out_dir.mkdir()
+    if tuning == "lora":
+        assert train(job)
+    else:  # DeepSpeed starts only once in a process
+        path = write_job(job, job.work_dir / "job.json")
+        launch("icl_embed.rerank", path, job.work_dir, config.launch, lambda _: None)
     trained = Reranker.load(job.out_dir, device="cpu", dtype="float32")
     assert trained.settings.head_layers == (2, 3, 4)
     weights = [trained.model.heads.by_layer[str(layer)] for layer in (2, 3, 4)]
     assert not torch.equal(weights[0], weights[1])
-    assert len((job.work_dir / "metrics.jsonl").read_text().splitlines()) == 3
+    before = load_file(folders("llama") / "model.safetensors")
+    after = load_file(job.out_dir / "model.safetensors")
+    changed = {name for name in after if not torch.equal(after[name], before[f"model.{name}"])}
+    assert ("norm.weight" in changed) == ("embed_tokens.weight" in changed) == (tuning == "full")
+    assert "layers.0.mlp.up_proj.weight" in changed
+    lines = [json.loads(line) for line in (job.work_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 3
+    assert all(0 <= line[f"accuracy_layer_{layer}"] <= 1 for line in lines for layer in (2, 3, 4))
