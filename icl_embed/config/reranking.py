@@ -21,6 +21,9 @@ class RerankConfig(Section):
     compress_ratios_trained: tuple[Literal[1, 2, 4, 8], ...] = Field(
         (1, 2, 4), min_length=1, description="each training step draws one"
     )
+    compress_pooling: Literal["mean", "attention"] = Field(
+        "mean", description="plain means, or weighted by the last token's attention (Matryoshka)"
+    )
     compress_subsets: bool = Field(
         False, description="each training step compresses at a random part of compress_layers (Matryoshka)"
     )
@@ -60,6 +63,12 @@ class RerankConfig(Section):
     def _weights_stay_whole(self) -> RerankConfig:
         if self.optimizer.zero_stage == 3:
             raise ValueError("the reranker runs its layers one by one: use optimizer.zero_stage 0, 1 or 2")
+        return self
+
+    @model_validator(mode="after")
+    def _attention_comes_first(self) -> RerankConfig:
+        if self.compress_pooling == "attention" and 0 in self.compress_layers:
+            raise ValueError("compress_pooling is attention: compress_layers must start at 1 or deeper")
         return self
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from icl_embed.errors import ModelError
 from icl_embed.model.kernels import onednn_is_faster, onednn_linear
+from icl_embed.model.last_look import last_looks
 from icl_embed.model.packing import Layout, Segment
 
 ROWS_IN_CACHE = 1024  # query rows whose scores against a prefix of usual length stay in the processor's cache
@@ -70,12 +71,16 @@ def attend(
     parts = list(
         zip(*(torch.split(states[0], sizes, dim=1) for states in (query * scaling, key, value)), strict=True)
     )
-    outs = []
+    outs, looks = [], []
     for segment, mine in zip(layout.segments, parts, strict=True):
         own = tuple(_rows(states, segment) for states in mine)
         far = _prefix_of(segment, layout, parts, module.layer_idx)
         out = _attend_rows(own, far, segment, causal=layout.causal, softcap=softcap)
         outs.append(_tokens(out, segment))
+        if layout.looks is not None:
+            looks.append(last_looks(own[0], own[1], far and far[0], segment, softcap=softcap))
+    if layout.looks is not None:
+        layout.looks.append(torch.cat(looks))
     return torch.cat(outs)[None], None
 
 
@@ -83,7 +88,7 @@ def _refuse_unknown(layout: Layout, sliding_window: int | None, others: dict[str
     if sliding_window and layout.longest > sliding_window:
         raise ModelError(
             f"a prompt takes {layout.longest} tokens, but the model only looks back {sliding_window}; "
-            "lower prompt.total_tokens"
+            "lower prompt.total_tokens (of a reranker: rerank.max_tokens)"
         )
     if others.get("s_aux") is not None:
         raise ModelError("the model uses attention sinks, which packed attention does not support")

@@ -21,10 +21,13 @@ SHORTEST_OF_SEGMENT = 0.75  # of its longest row: attention pads by at most a th
 
 @dataclass(frozen=True)
 class PrefixStates:
-    """Keys and values of an encoded prefix, one [1, K, P, D] pair per layer (K key heads of width D)."""
+    """Keys and values of an encoded prefix, one [1, K, P, D] pair per layer (K key heads of width D).
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    They may be lists that grow while the prefix goes through the layers beside the rows that continue it.
+    """
+
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
 
     @property
     def num_tokens(self) -> int:
@@ -66,6 +69,21 @@ class Layout:
     shared: PrefixStates | None = None  # an encoded prefix that every row continues
     longest: int = 0  # tokens that the farthest-seeing token can see
     recorded: list[tuple[Tensor, Tensor]] | None = field(default=None, compare=False)  # keys, values by layer
+    looks: list[Tensor] | None = field(default=None, compare=False)  # of ``last_looks`` [T], by layer
+
+    def to(self, device: torch.device | None) -> Layout:
+        """The layout with its index tensors on a device."""
+        if device is None or device.type == "cpu":
+            return self
+        segments = tuple(
+            replace(
+                one,
+                gather=None if one.gather is None else one.gather.to(device),
+                scatter=None if one.scatter is None else one.scatter.to(device),
+            )
+            for one in self.segments
+        )
+        return replace(self, segments=segments)
 
 
 @dataclass(frozen=True)
@@ -120,7 +138,7 @@ def pack(
     return Pack(
         torch.tensor(tokens, device=device),
         torch.tensor(positions, device=device),
-        _to(layout, device),
+        layout.to(device),
         torch.tensor(starts, device=device),
         torch.tensor(lengths, device=device),
     )
@@ -152,16 +170,18 @@ class _Builder:
                 self._continue_prefix(list(group.prefix), rows)
             else:
                 alone += rows
-        for bucket in _buckets(alone):
-            self._add(bucket)
+        self._add_in_buckets(alone)
         longest = max(row.first_position + len(row.tokens) for row in self.rows)
         return Layout(tuple(self.segments), self.causal, self.shared, longest), self.rows
 
     def _continue_prefix(self, prefix: Tokens, rows: list[_Row]) -> None:
         self._add([_Row(-1, prefix)])
         where = len(self.segments) - 1
-        for bucket in _buckets(rows):
-            self._add([_Row(row.index, row.tokens, len(prefix)) for row in bucket], where)
+        self._add_in_buckets([_Row(row.index, row.tokens, len(prefix)) for row in rows], where)
+
+    def _add_in_buckets(self, rows: list[_Row], prefix: int | None = None) -> None:
+        for bucket in buckets([len(row.tokens) for row in rows]):
+            self._add([rows[number] for number in bucket], prefix)
 
     def _add(self, rows: list[_Row], prefix: int | None = None) -> None:
         lengths = tuple(len(row.tokens) for row in rows)
@@ -171,14 +191,17 @@ class _Builder:
         self.rows += rows
 
 
-def _buckets(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-    """Rows from longest to shortest, cut where a row is much shorter than the first of its bucket."""
-    bucket: list[_Row] = []
-    for row in sorted(rows, key=lambda row: (-len(row.tokens), row.index)):
-        if bucket and len(row.tokens) < SHORTEST_OF_SEGMENT * len(bucket[0].tokens):
+def buckets(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of rows from longest to shortest, cut where one is much shorter than the first of its bucket.
+
+    Rows of a bucket become one segment: attention computes each as if it were as long as the longest.
+    """
+    bucket: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda number: (-lengths[number], number)):
+        if bucket and lengths[number] < SHORTEST_OF_SEGMENT * lengths[bucket[0]]:
             yield bucket
             bucket = []
-        bucket.append(row)
+        bucket.append(number)
     if bucket:
         yield bucket
 
@@ -191,17 +214,3 @@ def _padding(lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
     gather = firsts_R[:, None] + torch.minimum(columns, lengths_R[:, None] - 1)
     scatter = (columns < lengths_R[:, None]).flatten().nonzero().squeeze(1)
     return gather.flatten(), scatter
-
-
-def _to(layout: Layout, device: torch.device | None) -> Layout:
-    if device is None or device.type == "cpu":
-        return layout
-    segments = tuple(
-        replace(
-            one,
-            gather=None if one.gather is None else one.gather.to(device),
-            scatter=None if one.scatter is None else one.scatter.to(device),
-        )
-        for one in layout.segments
-    )
-    return replace(layout, segments=segments)

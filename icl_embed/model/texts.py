@@ -59,7 +59,7 @@ def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]
 
 
 @contextmanager
-def progress_bar(total: int, show: bool) -> Iterator[Callable[[int], None]]:
+def progress_bar(total: int, show: bool, what: str = "encoding") -> Iterator[Callable[[int], None]]:
     """A bar over texts; yields the function that advances it."""
     if not show:
         yield lambda _: None
@@ -67,7 +67,7 @@ def progress_bar(total: int, show: bool) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("encoding", total=total)
+        bar = progress.add_task(what, total=total)
         yield lambda count: progress.advance(bar, count)

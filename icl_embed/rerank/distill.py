@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from icl_embed.config import RerankConfig
-from icl_embed.model.batching import plan_batches
-from icl_embed.rerank.compress import Rows, make_rows
+from icl_embed.rerank.batches import PairBatch, plan_pair_batches
 from icl_embed.rerank.groups import draw_group, draw_width, has_teacher, plan_groups
 from icl_embed.rerank.model import RerankerModel
+from icl_embed.rerank.pair_packing import PackedPairs, pack_pairs
 from icl_embed.rerank.pair_tokens import PairBuilder, PairTokens
 from icl_embed.rerank.saved import RerankerSettings
 from icl_embed.rerank.shape import Shape
@@ -109,29 +109,31 @@ class RerankerObjective:
         return {"accuracy": float(hits[-1]), **by_layer}
 
     def _score(self, tokens: Sequence[PairTokens], shape: Shape) -> Tensor:
-        """Scores [H, N] at all heads, in length-sorted batches.
+        """Scores [H, N] at all heads; the candidates of a query share one copy of it.
 
         A step that fits into one batch keeps its activations. A larger one recomputes them batch by batch
         in the backward pass, so that memory is bounded by ``batch_tokens`` whatever the batch size.
         """
         batches = self._batches(tokens)
+        device = next(self._reranker.parameters()).device
         parts = []
         for batch in batches:
-            rows = make_rows([tokens[number] for number in batch], self._pairs.pad)
+            packed = pack_pairs([tokens[number] for number in batch.numbers], device=device)
             if len(batches) > 1 and torch.is_grad_enabled():
-                parts.append(checkpoint(self._score_rows, rows, shape, use_reentrant=False))
+                parts.append(checkpoint(self._score_packed, packed, shape, use_reentrant=False))
             else:
-                parts.append(self._score_rows(rows, shape))
-        order = torch.tensor([number for batch in batches for number in batch])
+                parts.append(self._score_packed(packed, shape))
+        order = torch.tensor([number for batch in batches for number in batch.numbers])
         scores: Tensor = torch.cat(parts, dim=1)[:, torch.argsort(order)]
         return scores
 
-    def _score_rows(self, rows: Rows, shape: Shape) -> Tensor:
-        return torch.stack([scores for _, scores in self._reranker.walk(rows, shape)])
+    def _score_packed(self, packed: PackedPairs, shape: Shape) -> Tensor:
+        return torch.stack([scores for _, scores in self._reranker.walk(packed, shape)])
 
-    def _batches(self, tokens: Sequence[PairTokens]) -> list[list[int]]:
-        return plan_batches([len(pair) for pair in tokens], self._config.batch_tokens)
+    def _batches(self, tokens: Sequence[PairTokens]) -> list[PairBatch]:
+        return plan_pair_batches(tokens, self._config.batch_tokens)
 
     def _token_counts(self, tokens: Sequence[PairTokens]) -> dict[str, Any]:
-        padded = sum(len(batch) * len(tokens[batch[0]]) for batch in self._batches(tokens))
-        return {"tokens": sum(len(pair) for pair in tokens), "padded_tokens": padded}
+        """Tokens that go through the layers: a shared query counts once, and there is no padding."""
+        packed = sum(batch.num_tokens + len(batch.query) for batch in self._batches(tokens))
+        return {"tokens": packed, "padded_tokens": packed}

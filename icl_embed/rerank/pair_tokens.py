@@ -20,6 +20,8 @@ CONTAINS_ANSWER = "Predict whether passage B contains an answer to query A."
 
 MAX_QUERY_SHARE = 0.75
 
+Pair = tuple[str, str]
+
 
 @dataclass(frozen=True)
 class PairTokens:
@@ -39,7 +41,6 @@ class PairBuilder:
     def __init__(self, tokenizer: Any, max_tokens: int, prompt: str) -> None:
         self._text = PromptBuilder(tokenizer, PromptConfig())
         head, separator, between, sentence = self._text.tokenize(["A:", "\n", "B:", prompt])
-        self.pad = self._text.eos[0]
         self._before = self._text.bos + head
         self._between = separator + between
         self.prompt: Tokens = separator + sentence
@@ -61,7 +62,7 @@ class PairBuilder:
         texts = self._text.tokenize([" " + query for query in queries])
         return [self._before + text[:longest] + self._between for text in texts]
 
-    def pairs(self, pairs: Sequence[tuple[str, str]]) -> list[PairTokens]:
+    def pairs(self, pairs: Sequence[Pair]) -> list[PairTokens]:
         """Tokens of (query, passage) pairs; each distinct text is tokenised once.
 
         Raises
@@ -81,6 +82,22 @@ class PairBuilder:
             )
             for query, passage in pairs
         ]
+
+
+def distinct_pairs(pairs: Sequence[Pair]) -> tuple[list[Pair], list[int]]:
+    """The different pairs in order of appearance, and for each pair its place among them.
+
+    Raises
+        DataError: an item is not a pair of texts.
+    """
+    places: dict[Pair, int] = {}
+    place_of = []
+    for number, pair in enumerate(pairs):
+        is_pair = isinstance(pair, tuple | list) and len(pair) == 2
+        if not is_pair or not all(isinstance(text, str) for text in pair):
+            raise DataError(f"pairs[{number}] must be (query, passage), two texts; found {str(pair)[:80]!r}")
+        place_of.append(places.setdefault((pair[0], pair[1]), len(places)))
+    return list(places), place_of
 
 
 def _refuse_empty(texts: Sequence[str], what: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -18,6 +18,7 @@ from icl_embed.errors import ConfigError, ModelError
 from icl_embed.model.backbone import quiet_transformers
 from icl_embed.model.base import refuse_incomplete
 from icl_embed.model.lora import merge
+from icl_embed.rerank.calibration import Calibration
 from icl_embed.rerank.decoder import refuse_unknown_backbone
 from icl_embed.rerank.model import RerankerModel, ScoreHeads, heads_from_vocabulary
 from icl_embed.rerank.pair_tokens import CONTAINS_ANSWER
@@ -29,12 +30,19 @@ HEADS_NAME = "heads.safetensors"
 
 
 class RerankerSettings(Section):
-    """Everything besides weights and tokenizer that decides a score; the hash of the heads is for saving."""
+    """Everything besides weights and tokenizer that decides a score."""
 
     head_layers: tuple[Count, ...] = Field(min_length=1)
     compress_layers: tuple[CountOrZero, ...] = ()
     max_tokens: Count = 256
     prompt: str = CONTAINS_ANSWER
+    compress_pooling: Literal["mean", "attention"] = "mean"
+    calibrations: tuple[Calibration, ...] = ()
+
+
+class _Saved(RerankerSettings):
+    """The content of ``icl_rerank.json``: the settings, and which heads belong to them."""
+
     heads_sha256: str = ""
 
 
@@ -56,9 +64,12 @@ def start_from(
     refuse_bad_layers(config.compress_layers, below=len(decoder.layers))
     heads = heads_from_vocabulary(tokenizer, language_model.get_output_embeddings().weight, layers)
     settings = RerankerSettings(
-        head_layers=layers, compress_layers=config.compress_layers, max_tokens=config.max_tokens
+        head_layers=layers,
+        compress_layers=config.compress_layers,
+        max_tokens=config.max_tokens,
+        compress_pooling=config.compress_pooling,
     )
-    return RerankerModel(decoder, heads), tokenizer, settings
+    return RerankerModel(decoder, heads, pooling=config.compress_pooling), tokenizer, settings
 
 
 def export_reranker(
@@ -79,7 +90,7 @@ def export_reranker(
         for layer in model.heads.layers
     }
     heads = save(weights)
-    saved = settings.model_copy(update={"heads_sha256": hashlib.sha256(heads).hexdigest()})
+    saved = _Saved(**settings.model_dump(), heads_sha256=hashlib.sha256(heads).hexdigest())
     write_atomically(out_dir / HEADS_NAME, heads)
     write_atomically(out_dir / SETTINGS_NAME, saved.model_dump_json(indent=1).encode())
 
@@ -94,7 +105,8 @@ def read_reranker(
     """
     from transformers import AutoModel
 
-    settings = read_reranker_settings(folder)
+    saved = _read_saved(folder)
+    settings = _plain(saved)
     decoder, tokenizer = _load(AutoModel, folder, device=device, dtype=dtype)
     refuse_unknown_backbone(decoder)
     try:
@@ -103,8 +115,8 @@ def read_reranker(
         raise ModelError(f"{folder / SETTINGS_NAME} does not fit the model beside it: {error}") from error
     width = int(decoder.config.hidden_size)
     heads = ScoreHeads(settings.head_layers, width).to(device, dtype)
-    heads.load_state_dict(_read_heads(folder / HEADS_NAME, settings, width))
-    return RerankerModel(decoder, heads).eval(), tokenizer, settings
+    heads.load_state_dict(_read_heads(folder / HEADS_NAME, saved, width))
+    return RerankerModel(decoder, heads, pooling=settings.compress_pooling).eval(), tokenizer, settings
 
 
 def read_reranker_settings(folder: Path) -> RerankerSettings:
@@ -113,13 +125,33 @@ def read_reranker_settings(folder: Path) -> RerankerSettings:
     Raises
         ModelError: missing or not valid.
     """
+    return _plain(_read_saved(folder))
+
+
+def _plain(saved: _Saved) -> RerankerSettings:
+    return RerankerSettings(**saved.model_dump(exclude={"heads_sha256"}))
+
+
+def _read_saved(folder: Path) -> _Saved:
     path = folder / SETTINGS_NAME
     try:
-        return RerankerSettings.model_validate_json(path.read_bytes())
+        return _Saved.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise ModelError(f"{folder} has no {SETTINGS_NAME}; it is not a reranker of this package") from error
     except (OSError, ValidationError) as error:
         raise ModelError(f"{path} is not valid: {error}") from error
+
+
+def save_calibration(folder: Path, calibration: Calibration) -> None:
+    """Keep the calibration of a shape in a reranker folder, in place of an earlier one of that shape.
+
+    Raises
+        ModelError: it is not a reranker folder.
+    """
+    settings = _read_saved(folder)
+    others = [one for one in settings.calibrations if one.shape != calibration.shape]
+    kept = settings.model_copy(update={"calibrations": (*others, calibration)})
+    write_atomically(folder / SETTINGS_NAME, kept.model_dump_json(indent=1).encode())
 
 
 def _load(kind: Any, folder: Path, *, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -142,11 +174,14 @@ def _load(kind: Any, folder: Path, *, device: torch.device, dtype: torch.dtype) 
         raise ModelError(f"cannot load the model in {folder}: {error}") from error
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise ModelError(f"the weights in {folder} lack {missing}; copy the whole folder from its source")
+        raise ModelError(
+            f"{folder} lacks {missing}; it must hold every weight, and for a new reranker those of a whole "
+            "causal language model: copy the folder from its source"
+        )
     return model.to(device), tokenizer
 
 
-def _read_heads(path: Path, settings: RerankerSettings, width: int) -> dict[str, torch.Tensor]:
+def _read_heads(path: Path, settings: _Saved, width: int) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -7,58 +7,49 @@ per query instead of once per candidate, with the same scores.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from icl_embed.errors import ModelError
-from icl_embed.model.batching import plan_batches
+from icl_embed.errors import ConfigError
 from icl_embed.model.dtype import resolve_device, resolve_dtype
-from icl_embed.rerank.compress import Rows, make_rows
-from icl_embed.rerank.decoder import QueryPrefix
+from icl_embed.model.kernels import speed_up
+from icl_embed.model.memory import MemoryLimit
+from icl_embed.model.texts import progress_bar
+from icl_embed.rerank.calibration import Calibration, calibration_of, fit_calibration, sigmoid
+from icl_embed.rerank.cascade import Cascade
+from icl_embed.rerank.decoder import device_of
+from icl_embed.rerank.flops import Costs, costs_of, query_flops
 from icl_embed.rerank.model import RerankerModel
-from icl_embed.rerank.pair_tokens import PairBuilder, PairTokens
+from icl_embed.rerank.pair_tokens import Pair, PairBuilder, distinct_pairs
+from icl_embed.rerank.passes import Passes
 from icl_embed.rerank.saved import RerankerSettings, read_reranker
-from icl_embed.rerank.shape import Shape, choose_shape
+from icl_embed.rerank.scored import CascadeScores, Exits, RankedPassage, Scores, refuse_not_finite
+from icl_embed.rerank.shape import Shape, ShapeOptions, choose_shape
 
-Scores = NDArray[np.float32]
-Pair = tuple[str, str]
+__all__ = ["BATCH_TOKENS", "CascadeScores", "Exits", "RankedPassage", "Reranker"]
 
 BATCH_TOKENS = 8192
-
-
-@dataclass(frozen=True)
-class RankedPassage:
-    """A passage with its score and its position in the list it came from."""
-
-    position: int
-    passage: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Exits:
-    """Scores at every head that a pass went by: layers [E], scores [E, N], seconds to get there [E]."""
-
-    layers: tuple[int, ...]
-    scores: Scores
-    seconds: NDArray[np.float64]
 
 
 @dataclass
 class Reranker:
     """Scores how well a passage serves a query.
 
+    Equal pairs are scored once. No pairs give no scores.
+
     Examples::
 
         reranker = Reranker.load(folder)
         reranker.rank("symptoms of flu", passages, top_k=10)
         reranker.score(pairs, cutoff_layer=8, compress_ratio=2)
+        reranker.rank("symptoms of flu", passages, cascade=Cascade(((8, 0.3),), reranker.shape()))
     """
 
     model: RerankerModel
@@ -66,60 +57,113 @@ class Reranker:
     settings: RerankerSettings
 
     def __post_init__(self) -> None:
-        """Build the prompt builder once."""
+        """Build the prompt builder once; raises ConfigError if the model holds fewer tokens than allowed."""
+        context = getattr(self.model.decoder.config, "max_position_embeddings", None)
+        if context is not None and self.settings.max_tokens > context:
+            raise ConfigError(
+                f"max_tokens is {self.settings.max_tokens}, but the model holds {context} tokens; lower it"
+            )
         self.pairs = PairBuilder(self.tokenizer, self.settings.max_tokens, self.settings.prompt)
+        self._memory = MemoryLimit(device_of(self.model.decoder))
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "auto", dtype: str = "auto") -> Reranker:
+    def load(
+        cls, folder: Path, *, device: str = "auto", dtype: str = "auto", max_tokens: int | None = None
+    ) -> Reranker:
         """Load a reranker folder.
+
+        Parameters
+            max_tokens: of a whole pair, in place of the saved limit.
 
         Raises
             ModelError: the folder is incomplete or damaged.
+            ConfigError: more tokens than the model holds.
         """
         place = resolve_device(device)
-        return cls(*read_reranker(Path(folder), device=place, dtype=resolve_dtype(dtype, place)))
+        model, tokenizer, settings = read_reranker(
+            Path(folder), device=place, dtype=resolve_dtype(dtype, place)
+        )
+        speed_up(model.decoder)
+        if max_tokens is not None:
+            settings = settings.model_copy(update={"max_tokens": max_tokens})
+        return cls(model, tokenizer, settings)
 
-    def shape(
-        self,
-        *,
-        cutoff_layer: int | None = None,
-        compress_ratio: int | None = None,
-        compress_layers: Sequence[int] | None = None,
-    ) -> Shape:
+    @cached_property
+    def costs(self) -> Costs:
+        """What layers and heads cost; for ``query_flops``."""
+        return costs_of(self.model.decoder, self.model.pooling)
+
+    def shape(self, **options: Unpack[ShapeOptions]) -> Shape:
         """The shape that these options mean for this model; none of them is full depth, uncompressed.
 
         Raises
             ConfigError: this model cannot run it.
         """
         return choose_shape(
-            self.settings.head_layers,
-            cutoff_layer=cutoff_layer,
-            compress_ratio=compress_ratio,
-            compress_layers=compress_layers,
-            default_layers=self.settings.compress_layers,
+            self.settings.head_layers, **options, default_layers=self.settings.compress_layers
         )
 
     def score(
         self,
         pairs: Sequence[Pair],
         *,
-        cutoff_layer: int | None = None,
-        compress_ratio: int | None = None,
-        compress_layers: Sequence[int] | None = None,
         batch_tokens: int = BATCH_TOKENS,
+        show_progress: bool = False,
+        **options: Unpack[ShapeOptions],
     ) -> Scores:
         """Scores [N] of (query, passage) pairs, higher is better; full depth unless told otherwise.
 
+        Parameters
+            batch_tokens: tokens that go through the model at once; lowered when memory runs out.
+            show_progress: a progress bar on the terminal.
+
         Raises
             ConfigError: this model cannot run the depth or width asked for.
-            DataError: an empty query or passage.
-            ModelError: a score is not finite.
+            DataError: an empty query or passage, or an item that is not a pair of texts.
+            ModelError: a score is not finite, or one pair does not fit the memory.
         """
-        shape = self.shape(
-            cutoff_layer=cutoff_layer, compress_ratio=compress_ratio, compress_layers=compress_layers
+        exits = self.score_exits(
+            pairs, self.shape(**options), batch_tokens=batch_tokens, show_progress=show_progress
         )
-        scores: Scores = self.score_exits(pairs, shape, batch_tokens=batch_tokens).scores[-1]
+        scores: Scores = exits.scores[-1]
         return scores
+
+    def probabilities(
+        self, pairs: Sequence[Pair], *, batch_tokens: int = BATCH_TOKENS, **options: Unpack[ShapeOptions]
+    ) -> NDArray[np.float64]:
+        """Probabilities [N] that the passage serves the query: sigmoid(a · score + b).
+
+        a and b are those of the shape in the settings; of a shape that was never calibrated they are 1 and 0.
+
+        Raises
+            ConfigError, DataError, ModelError: as ``score``.
+        """
+        slope, offset = calibration_of(self.settings.calibrations, self.shape(**options))
+        return sigmoid(slope * self.score(pairs, batch_tokens=batch_tokens, **options) + offset)
+
+    def calibrate(
+        self,
+        pairs: Sequence[Pair],
+        labels: ArrayLike,
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+        **options: Unpack[ShapeOptions],
+    ) -> Calibration:
+        """The calibration of a shape on labelled pairs (1: serves the query); ``save_calibration`` keeps it.
+
+        Raises
+            ConfigError: labels that are not 0 and 1, of each pair one; otherwise as ``score``.
+            DataError, ModelError: as ``score``.
+        """
+        shape = self.shape(**options)
+        slope, offset = fit_calibration(self.score(pairs, batch_tokens=batch_tokens, **options), labels)
+        return Calibration(
+            cutoff_layer=shape.cutoff_layer,
+            compress_ratio=shape.compress_ratio,
+            compress_layers=shape.compress_layers,
+            slope=slope,
+            offset=offset,
+        )
 
     def rank(
         self,
@@ -127,23 +171,26 @@ class Reranker:
         passages: Sequence[str],
         *,
         top_k: int | None = None,
-        cutoff_layer: int | None = None,
-        compress_ratio: int | None = None,
-        compress_layers: Sequence[int] | None = None,
+        cascade: Cascade | None = None,
         batch_tokens: int = BATCH_TOKENS,
+        **options: Unpack[ShapeOptions],
     ) -> list[RankedPassage]:
         """The best passages of a query, best first; equal scores keep their order.
+
+        Parameters
+            cascade: sift candidates at early exits; it brings its own shape.
 
         Raises
             ConfigError, DataError, ModelError: as ``score``.
         """
-        scores = self.score(
-            [(query, passage) for passage in passages],
-            cutoff_layer=cutoff_layer,
-            compress_ratio=compress_ratio,
-            compress_layers=compress_layers,
-            batch_tokens=batch_tokens,
-        )
+        pairs = [(query, passage) for passage in passages]
+        scores: NDArray[Any]
+        if cascade is None:
+            scores = self.score(pairs, batch_tokens=batch_tokens, **options)
+        elif any(value is not None for value in options.values()):
+            raise ConfigError(f"a cascade has a shape of its own; leave out {', '.join(options)}")
+        else:
+            scores = self.score_cascade(pairs, cascade, batch_tokens=batch_tokens).scores
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [RankedPassage(int(spot), passages[spot], float(scores[spot])) for spot in order]
 
@@ -154,11 +201,12 @@ class Reranker:
         *,
         batch_tokens: int = BATCH_TOKENS,
         share_queries: bool = True,
+        show_progress: bool = False,
     ) -> Exits:
         """Scores at every head up to the shape's cutoff, from one pass.
 
         ``seconds`` at a head is the time a pass that stops there would take: deeper layers, of the candidates
-        and of their query's prefix alike, are only computed afterwards.
+        and of their query's part alike, are only computed afterwards.
 
         Parameters
             share_queries: compute a query's part once for its candidates; False is the reference's way.
@@ -167,46 +215,57 @@ class Reranker:
             DataError, ModelError: as ``score``.
         """
         layers = tuple(layer for layer in self.settings.head_layers if layer <= shape.cutoff_layer)
-        scores = np.empty((len(layers), len(pairs)), np.float32)
+        unique, places = distinct_pairs(pairs)
+        tokens = self.pairs.pairs(unique)
+        scores = np.empty((len(layers), len(unique)), np.float32)
         seconds = np.zeros(len(layers))
-        tokens = self.pairs.pairs(pairs)
-        with torch.inference_mode():
-            for numbers, rows, query in _batches(tokens, self.pairs.pad, batch_tokens, share_queries):
+        passes = self._passes(batch_tokens, share_queries)
+        with torch.inference_mode(), progress_bar(len(unique), show_progress, "scoring") as advance:
+            for numbers, found, spent in passes.exits(tokens, shape):
+                scores[:, numbers] = found
+                seconds += spent
+                advance(len(numbers))
+        refuse_not_finite(scores, unique, places)
+        return Exits(layers, scores[:, places], seconds)
+
+    def score_cascade(
+        self,
+        pairs: Sequence[Pair],
+        cascade: Cascade,
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+        show_progress: bool = False,
+    ) -> CascadeScores:
+        """Scores from a cascade, which sifts the candidates of each query apart.
+
+        Raises
+            ConfigError: a layer of the cascade has no head.
+            DataError, ModelError: as ``score``.
+        """
+        cascade.refuse_other_heads(self.settings.head_layers)
+        unique, places = distinct_pairs(pairs)
+        tokens = self.pairs.pairs(unique)
+        by_query: dict[str, list[int]] = {}
+        for number, (query, _) in enumerate(unique):
+            by_query.setdefault(query, []).append(number)
+        scores = np.zeros(len(unique))
+        layers = np.zeros(len(unique), dtype=np.int64)
+        flops, seconds = [], []
+        passes = self._passes(batch_tokens)
+        with torch.inference_mode(), progress_bar(len(unique), show_progress, "scoring") as advance:
+            for numbers in by_query.values():
+                mine = [tokens[number] for number in numbers]
                 started = time.perf_counter()
-                prefix = QueryPrefix(self.model.decoder, query) if query else None
-                for number, (_, exit_scores) in enumerate(self.model.walk(rows, shape, prefix)):
-                    scores[number, numbers] = exit_scores.cpu().numpy()  # waits for the device
-                    seconds[number] += time.perf_counter() - started
-        _refuse_not_finite(scores, pairs)
-        return Exits(layers, scores, seconds)
+                outcome = passes.cascade(mine, cascade)
+                seconds.append(time.perf_counter() - started)
+                flops.append(query_flops(self.costs, mine, cascade, reached=outcome.reached))
+                scores[numbers] = outcome.scores
+                for layer, candidates in zip(outcome.layers, outcome.reached, strict=True):
+                    layers[[numbers[candidate] for candidate in candidates]] = layer
+                advance(len(numbers))
+        return CascadeScores(scores[places], layers[places], tuple(flops), tuple(seconds))
 
-
-def _batches(
-    tokens: Sequence[PairTokens], pad: int, batch_tokens: int, share_queries: bool
-) -> Iterator[tuple[list[int], Rows, list[int]]]:
-    """Pair numbers, their rows, and the query tokens they share (none: the rows are whole)."""
-    by_query: dict[tuple[int, ...], list[int]] = {}
-    for number, pair in enumerate(tokens):
-        by_query.setdefault(tuple(pair.query), []).append(number)
-    alone: list[int] = []
-    for query, numbers in by_query.items():
-        if len(numbers) == 1 or not share_queries:
-            alone += numbers
-            continue
-        lengths = [len(tokens[number]) - len(query) for number in numbers]
-        for batch in plan_batches(lengths, batch_tokens, extra_tokens=len(query)):
-            chosen = [numbers[spot] for spot in batch]
-            yield chosen, make_rows([tokens[spot] for spot in chosen], pad, after_query=True), list(query)
-    for batch in plan_batches([len(tokens[number]) for number in alone], batch_tokens):
-        chosen = [alone[spot] for spot in batch]
-        yield chosen, make_rows([tokens[spot] for spot in chosen], pad), []
-
-
-def _refuse_not_finite(scores: Scores, pairs: Sequence[Pair]) -> None:
-    finite = np.isfinite(scores).all(axis=0)
-    if not finite.all():
-        bad = int(np.flatnonzero(~finite)[0])
-        raise ModelError(
-            f"the score of pair {bad} (query {pairs[bad][0][:60]!r}) is not finite, as are "
-            f"{int((~finite).sum())} of {len(pairs)}; the model's weights or dtype are broken"
-        )
+    def _passes(self, batch_tokens: int, share_queries: bool = True) -> Passes:
+        if batch_tokens < 1:
+            raise ConfigError(f"batch_tokens must be at least 1, found {batch_tokens}")
+        return Passes(self.model, self._memory, batch_tokens=batch_tokens, share_queries=share_queries)

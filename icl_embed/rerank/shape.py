@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from icl_embed.config import RerankConfig
 from icl_embed.errors import ConfigError
@@ -22,6 +23,20 @@ class Shape:
     cutoff_layer: int
     compress_ratio: int = 1
     compress_layers: tuple[int, ...] = ()
+
+
+class ShapeOptions(TypedDict, total=False):
+    """How deep and how wide to run; none of them is full depth without compression.
+
+    Attributes
+        cutoff_layer: a layer with a head.
+        compress_ratio: 1, 2, 4 or 8 passage tokens become one.
+        compress_layers: where; the model's own layers below the cutoff if not given.
+    """
+
+    cutoff_layer: int | None
+    compress_ratio: int | None
+    compress_layers: Sequence[int] | None
 
 
 def head_layers(start: int, step: int, num_layers: int) -> tuple[int, ...]:

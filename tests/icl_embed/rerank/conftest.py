@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return lambda family: (
         root / family if (root / family).exists() else build_model(root / family, family, layers=4)
     )
+
+
+@pytest.fixture(scope="session")
+def reference(folders: Callable[[str], Path]) -> Callable[[str], Any]:
+    """The backbone as transformers runs it: eager attention over one unpadded text."""
+    from transformers import AutoModel
+
+    return lambda family: AutoModel.from_pretrained(
+        folders(family), dtype=torch.float32, attn_implementation="eager"
+    ).eval()
 
 
 @pytest.fixture

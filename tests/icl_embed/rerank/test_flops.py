@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,17 +9,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel
 
-from icl_embed.rerank.compress import make_rows
-from icl_embed.rerank.decoder import QueryPrefix
-from icl_embed.rerank.flops import costs_of
+from icl_embed.config import RerankConfig
+from icl_embed.errors import ConfigError
+from icl_embed.rerank.cascade import Cascade, run_cascade
+from icl_embed.rerank.flops import Costs, costs_of, query_flops
 from icl_embed.rerank.model import RerankerModel, ScoreHeads
+from icl_embed.rerank.pair_packing import pack_pairs
 from icl_embed.rerank.pair_tokens import PairTokens
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.shape import Shape
-from tests.icl_embed.rerank.conftest import FAMILIES
+from tests.icl_embed.rerank.conftest import CONFIG, FAMILIES
 
 SHAPES = (Shape(4), Shape(2), Shape(4, 2, (1,)), Shape(3, 8, (1, 2)))
 PAIR = PairTokens(query=[3] * 21, passage=[4] * 61, prompt=[5] * 9)
+CANDIDATES = [PairTokens([3] * 21, [4] * length, [5] * 9) for length in (61, 7, 58, 30, 1, 44, 120, 29)]
 
 # Published sizes: SmolLM2-135M and gemma-2-9b.
 REAL = {
@@ -33,34 +37,61 @@ REAL = {
 }  # fmt: skip
 
 
-def counted(model: RerankerModel, shape: Shape, *, after_query: bool = False) -> int:
-    """What torch's counter sees; its table has no entry for the fused CPU attention, so that is unfused."""
-    rows = make_rows([PAIR], 0, after_query=after_query)
-    with torch.no_grad():
-        prefix = QueryPrefix(model.decoder, PAIR.query) if after_query else None
-        for layer in range(shape.cutoff_layer if prefix else 0):
-            assert prefix is not None
-            prefix.reach(layer)
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(rows, shape, prefix)
+def counted(run: Callable[[], Any]) -> int:
+    """What torch's counter sees.
+
+    Its table has no entry for the fused attention on CPU nor for oneDNN's products. With a graph, attention
+    to a shared query is plain products; without one, and for the rest, torch's own attention is unfused here.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run()
     return int(counter.get_total_flops())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "apart"])
 def test_the_count_agrees_with_torch_on_tiny_models(
-    make_reranker: Callable[..., Reranker], family: str, shape: Shape
+    make_reranker: Callable[..., Reranker], family: str, shape: Shape, share: bool
 ) -> None:
     model = make_reranker(family).model
     costs = costs_of(model.decoder)
-    lengths = (len(PAIR.query), len(PAIR.passage), len(PAIR.prompt))
-    assert costs.passes(*lengths, shape) == pytest.approx(counted(model, shape), rel=0.02)
-    assert costs.candidate(*lengths, shape) == pytest.approx(
-        counted(model, shape, after_query=True), rel=0.02
+    for pairs in (CANDIDATES, [PAIR]):
+        found = counted(lambda pairs=pairs: model(pack_pairs(pairs, share_queries=share), shape))
+        assert query_flops(costs, pairs, shape, share_queries=share) == pytest.approx(found, rel=0.02)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shape", [Shape(4), Shape(4, 2, (1, 3))], ids=str)
+def test_the_count_of_a_cascade_agrees_with_torch(
+    make_reranker: Callable[..., Reranker], family: str, shape: Shape
+) -> None:
+    model = make_reranker(family).model
+    cascade = Cascade(((1, 0.7), (2, 3)), shape)
+    reached = []
+
+    def run() -> None:
+        reached.extend(run_cascade(model, CANDIDATES, cascade, batch_tokens=10_000).reached)
+
+    found = counted(run)
+    assert [len(one) for one in reached] == [8, 6, 3]
+    costs = costs_of(model.decoder)
+    assert query_flops(costs, CANDIDATES, cascade, reached=reached) == pytest.approx(found, rel=0.02)
+    assert found < 0.9 * query_flops(costs, CANDIDATES, shape)
+    with pytest.raises(ConfigError, match="reads 3 layers"):
+        query_flops(costs, CANDIDATES, cascade)
+
+
+def test_the_count_knows_what_attention_weights_cost(make_reranker: Callable[..., Reranker]) -> None:
+    config: RerankConfig = CONFIG.model_copy(update={"compress_pooling": "attention"})
+    model = make_reranker("llama", config).model
+    shape = Shape(2, 4, (1,))
+    plain, weighted = (
+        query_flops(costs_of(model.decoder, pooling), CANDIDATES, shape) for pooling in ("mean", "attention")
     )
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        QueryPrefix(model.decoder, PAIR.query).reach(shape.cutoff_layer - 1)
-    assert costs.prefix(lengths[0], shape) == pytest.approx(counter.get_total_flops(), rel=0.02)
+    found = counted(lambda: model(pack_pairs(CANDIDATES), shape))
+    assert weighted == pytest.approx(found, rel=0.005)
+    assert 0 < weighted - plain < 0.02 * plain
 
 
 @pytest.mark.parametrize("family", REAL)
@@ -69,30 +100,32 @@ def test_the_count_agrees_with_torch_on_models_of_real_shape(family: str, shape:
     config = AutoConfig.for_model(family, **REAL[family])
     depth = config.num_hidden_layers
     shape = Shape(depth) if shape.cutoff_layer < 0 else shape
-    with torch.device("meta"):
+    meta = torch.device("meta")
+    with meta:
         model = RerankerModel(
             AutoModel.from_config(config), ScoreHeads([20, depth], config.hidden_size)
         ).eval()
-    lengths = (len(PAIR.query), len(PAIR.passage), len(PAIR.prompt))
-    expected = costs_of(model.decoder).passes(*lengths, shape)
-    assert counted(model, shape) == pytest.approx(expected, rel=0.02)
+    found = counted(lambda: model(pack_pairs(CANDIDATES, device=meta), shape))
+    assert query_flops(costs_of(model.decoder), CANDIDATES, shape) == pytest.approx(found, rel=0.02)
+
+
+def gemma() -> Costs:
+    with torch.device("meta"):
+        return costs_of(AutoModel.from_config(AutoConfig.for_model("gemma2", **REAL["gemma2"])))
 
 
 def test_the_papers_headline_saving_is_found_on_its_own_model() -> None:
     """gemma-2-9b, compression 2 entering layer 8, exit at 25: 57 % at query 32 / passage 192 (not 60)."""
-    config = AutoConfig.for_model("gemma2", **REAL["gemma2"])
-    with torch.device("meta"):
-        costs = costs_of(AutoModel.from_config(config))
-    full = costs.passes(37, 192, 15, Shape(42))
-    light = costs.passes(37, 192, 15, Shape(25, 2, (8,)))
+    pair, costs = PairTokens([3] * 37, [4] * 192, [5] * 15), gemma()
+    light, full = (query_flops(costs, [pair], shape) for shape in (Shape(25, 2, (8,)), Shape(42)))
     assert 1 - light / full == pytest.approx(0.57, abs=0.01)
 
 
 def test_sharing_the_query_saves_its_part_for_all_but_one(reranker: Reranker) -> None:
     costs = costs_of(reranker.model.decoder)
     shape = Shape(4)
-    apart = costs.ranking([PAIR] * 10, shape, share_query=False)
-    shared = costs.ranking([PAIR] * 10, shape)
-    assert apart == 10 * costs.passes(21, 61, 9, shape)
-    assert 0.1 < 1 - shared / apart < 21 / 91
-    assert costs.ranking([PAIR], shape) == costs.passes(21, 61, 9, shape)
+    one = query_flops(costs, [PAIR], shape)
+    apart = query_flops(costs, [PAIR] * 10, shape, share_queries=False)
+    assert apart == 10 * one
+    assert 0.1 < 1 - query_flops(costs, [PAIR] * 10, shape) / apart < 21 / 91
+    assert query_flops(costs, [], shape) == 0

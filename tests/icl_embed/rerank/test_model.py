@@ -2,15 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from icl_embed.errors import ModelError
-from icl_embed.rerank.compress import make_rows
-from icl_embed.rerank.decoder import causal_mask, refuse_unknown_backbone
+from icl_embed.rerank.decoder import refuse_unknown_backbone
 from icl_embed.rerank.model import RerankerModel, ScoreHeads, heads_from_vocabulary
+from icl_embed.rerank.pair_packing import pack_pairs
 from icl_embed.rerank.saved import start_from
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.shape import Shape
@@ -20,9 +21,11 @@ MakeReranker = Callable[..., Reranker]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_head_at_layer_l_reads_the_state_after_l_layers(make_reranker: MakeReranker, family: str) -> None:
-    reranker = make_reranker(family)
-    decoder, heads = reranker.model.decoder, reranker.model.heads
+def test_the_head_at_layer_l_reads_the_state_after_l_layers(
+    make_reranker: MakeReranker, reference: Callable[[str], Any], family: str
+) -> None:
+    reranker, decoder = make_reranker(family), reference(family)
+    heads = reranker.model.heads
     cap = getattr(decoder.config, "final_logit_softcapping", None)
     [tokens] = reranker.pairs.pairs(PAIRS[:1])
     ids = torch.tensor([tokens.query + tokens.passage + tokens.prompt])
@@ -48,9 +51,8 @@ def test_leaving_at_layer_l_scores_like_a_model_cut_to_l_layers(
         heads = ScoreHeads([layer], 32)
         heads.load_state_dict({f"by_layer.{layer}": reranker.model.heads.by_layer[str(layer)]})
         model = RerankerModel(cut, heads).eval()
-        rows = make_rows(reranker.pairs.pairs(PAIRS), reranker.pairs.pad)
         with torch.no_grad():
-            expected = model(rows, Shape(layer))
+            expected = model(pack_pairs(reranker.pairs.pairs(PAIRS), share_queries=False), Shape(layer))
         torch.testing.assert_close(torch.tensor(reranker.score(PAIRS, cutoff_layer=layer)), expected)
 
 
@@ -122,29 +124,3 @@ def test_a_backbone_that_works_between_its_layers_is_refused(reranker: Reranker)
         refuse_unknown_backbone(decoder)
     with pytest.raises(ModelError, match="has no embed_tokens"):
         refuse_unknown_backbone(torch.nn.Linear(2, 2))
-
-
-@pytest.mark.parametrize("family", ["mistral", "gemma2"])
-def test_sliding_windows_hide_what_the_backbone_hides(make_reranker: MakeReranker, family: str) -> None:
-    reranker = make_reranker(family)
-    decoder = reranker.model.decoder
-    unlimited = reranker.score(PAIRS[1:2])[0]
-    decoder.config.sliding_window = 7
-    [tokens] = reranker.pairs.pairs(PAIRS[1:2])
-    ids = torch.tensor([tokens.query + tokens.passage + tokens.prompt])
-    state = decoder(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
-    expected = reranker.model.heads(4, state[None])
-    cap = getattr(decoder.config, "final_logit_softcapping", None)
-    expected = cap * torch.tanh(expected / cap) if cap else expected
-    found = reranker.score(PAIRS[1:2])[0]
-    assert found == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
-    assert found != pytest.approx(unlimited, rel=1e-3)
-    shared = reranker.score([PAIRS[1], PAIRS[1]])
-    assert shared == pytest.approx([found, found], rel=1e-4, abs=1e-5)
-
-
-def test_a_mask_sees_the_past_the_present_and_no_future() -> None:
-    mask = causal_mask(2, 2, window=3, implementation="sdpa", like=torch.zeros(1))
-    assert mask is not None
-    assert (mask[0, 0] == 0).tolist() == [[True, True, True, False], [False, True, True, True]]
-    assert causal_mask(4, 0, window=9, implementation="sdpa", like=torch.zeros(1)) is None

@@ -54,9 +54,9 @@ def test_saving_and_loading_keeps_every_score(
     loaded = Reranker.load(tmp_path, device="cpu", dtype="float32")
     assert loaded.settings == reranker.settings
     shape = reranker.shape(compress_ratio=2)
-    np.testing.assert_array_equal(
-        loaded.score_exits(PAIRS, shape).scores, reranker.score_exits(PAIRS, shape).scores
-    )
+    found = loaded.score_exits(PAIRS, shape).scores  # perhaps with faster products
+    np.testing.assert_allclose(found, reranker.score_exits(PAIRS, shape).scores, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found, loaded.score_exits(PAIRS, shape).scores)
     assert not [path for path in tmp_path.iterdir() if path.suffix in {".bin", ".pt", ".pkl"}]
 
 
