@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from icl_embed.config import RerankConfig, TeacherConfig
 from icl_embed.errors import ModelError
@@ -28,6 +29,7 @@ ABOUT_NAME = "config_sentence_transformers.json"
 OWN_MODULES = "sentence_transformers."
 SCORING = ("ForSequenceClassification", "ForCausalLM", "CrossEncoder")
 BATCH_PAIRS = 32
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError, TypeError)
 
 
 def load_teacher(
@@ -93,7 +95,7 @@ def _cross_encoder(folder: Path, *, device: str, dtype: str) -> ScorePairs:
             model_kwargs={"use_safetensors": True, "dtype": number_format},
         )
         num_labels = int(model.num_labels)
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError, TypeError) as error:
+    except (*LOADING_ERRORS, SafetensorError) as error:
         raise ModelError(
             f"{folder} cannot be loaded as a cross-encoder: {error}; copy it again from its source"
         ) from error
