@@ -19,6 +19,8 @@ from icl_embed.export.command_line import app as export_app
 from icl_embed.model.command_line import app as model_app
 from icl_embed.pool.command_line import app as pool_app
 from icl_embed.report.benchmark_command_line import register as register_report
+from icl_embed.rerank.command_line import app as rerank_app
+from icl_embed.rerank.measuring_command_line import register as register_rerank_measuring
 from icl_embed.results.command_line import register as register_results
 from icl_embed.selection.command_line import app as examples_app
 from icl_embed.store.command_line import app as store_app
@@ -38,6 +40,8 @@ register_report(eval_app)
 app.add_typer(eval_app, name="eval")
 app.add_typer(study_app, name="study")
 app.add_typer(examples_app, name="examples")
+register_rerank_measuring(rerank_app)
+app.add_typer(rerank_app, name="rerank")
 app.add_typer(store_app, name="store")
 app.add_typer(export_app)  # icl-embed export, icl-embed export-data
 console = Console()

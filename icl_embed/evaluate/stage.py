@@ -209,6 +209,7 @@ def _summarise(
         confidence=config.confidence,
         results=tuple(_setting_score(item, how) for item in measured),
         absent=absent,
+        split=dataset.split,
     )
 
 

@@ -24,7 +24,8 @@ def write_top_passages(folder: Path, data: SearchData, ranking: Mapping[str, Map
         found = sorted(ranking[query_id].items(), key=lambda item: (item[1], item[0]), reverse=True)
         for rank, (passage_id, score) in enumerate(found[:NUM_PASSAGES]):
             values = (query_id, query, passage_id, data.passages[passage_id], rank, score)
-            for column, value in zip(rows, (*values, int(passage_id in relevant)), strict=True):
+            judged = (int(passage_id in relevant), len(relevant))
+            for column, value in zip(rows, (*values, *judged), strict=True):
                 rows[column].append(value)
     pq.write_table(pa.table(rows, schema=_schema(pa)), folder / TOP_PASSAGES_NAME)
 
@@ -32,4 +33,5 @@ def write_top_passages(folder: Path, data: SearchData, ranking: Mapping[str, Map
 def _schema(pa: Any) -> Any:
     text = ("query_id", "query", "passage_id", "passage")
     numbers = [("rank", pa.int32()), ("score", pa.float64()), ("relevance", pa.int32())]
+    numbers += [("num_relevant", pa.int32())]  # of the query, found or not
     return pa.schema([(name, pa.string()) for name in text] + numbers)

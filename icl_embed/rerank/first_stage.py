@@ -10,7 +10,7 @@ from icl_embed.evaluate.measurement import Measurement
 from icl_embed.evaluate.scores import read_scores
 from icl_embed.rerank.candidates import first_stage_grades
 from icl_embed.rerank.grid import ScoredSet
-from icl_embed.rerank.metrics import METRICS
+from icl_embed.rerank.metrics import METRICS, Metric
 
 
 def bm25_measurements(
@@ -40,15 +40,12 @@ def _measured(folder: Path, scored: ScoredSet) -> Mapping[str, Measurement]:
             "on the same data set"
         )
     return {
-        name: scored.measurement(
-            [
-                metric(grades[query.query_id], _in_order(grades[query.query_id]), query.judged)
-                for query in queries
-            ]
-        )
+        name: scored.measurement([_value(metric, grades[query.query_id], query.judged) for query in queries])
         for name, metric in METRICS.items()
     }
 
 
-def _in_order(grades: Sequence[int]) -> range:
-    return range(len(grades), 0, -1)
+def _value(metric: Metric, grades: Sequence[int], judged: Sequence[int]) -> float:
+    # Evaluations of earlier versions know the relevant passages that they found; BM25 may have found more.
+    found = [grade for grade in grades if grade]
+    return metric(grades, range(len(grades), 0, -1), max(judged, found, key=len))

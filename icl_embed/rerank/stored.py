@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from icl_embed.config import RANKING_KINDS
 from icl_embed.errors import EvaluationError, ModelError, StoreError
-from icl_embed.evaluate.scores import TOP_PASSAGES_NAME, read_scores
+from icl_embed.evaluate.scores import TOP_PASSAGES_NAME
 from icl_embed.rerank.choice import CHOICE_NAME
 from icl_embed.store import Artefact, Store
 from icl_embed.store.lineage import find
 
-RERANKER, CHOICE, EVALUATION, EMBEDDER = "reranker", "reranker-choice", "evaluation", "embedder"
+RERANKER, CHOICE, EVALUATION = "reranker", "reranker-choice", "evaluation"
 
 
 def find_reranker(reference: str, store: Store) -> Path:
@@ -52,33 +52,39 @@ def find_choice(folder: Path, store: Store) -> Path | None:
     return made[-1].path / CHOICE_NAME if made else None
 
 
-def find_evaluations(store: Store, *, split: Literal["dev", "test"], system: str = "trained") -> list[Path]:
-    """The newest evaluation of each ranking data set by one system, as the pipeline made them.
-
-    Those of an embedder are of the newest one that has any, so that all candidates have one first stage.
+def find_evaluations(store: Store, *, split: Literal["dev", "test"]) -> list[Artefact]:
+    """The newest embedder's evaluations of ranking data sets, as the pipeline made them.
 
     Raises
         EvaluationError: there is none.
+        StoreError: one is damaged.
     """
-    found = [
-        one
-        for one in store.artefacts()
-        if one.stage == EVALUATION and _is_wanted(one, split=split, system=system)
-    ]
-    if found and system == "trained":
-        newest = found[-1].manifest.key["inputs"]["model"]
-        found = [one for one in found if one.manifest.key["inputs"]["model"] == newest]
+    found = _evaluations(store, split, "trained")
     if not found:
         raise EvaluationError(
             f"the store {store.root} has no evaluation of an embedder on a {split} split; "
             "icl-embed run distill-reranker makes them, or give your own with --candidates"
         )
-    by_dataset = {str(one.manifest.key["settings"]["dataset"]): one for one in found}
-    return [store.get(one.stage, one.fingerprint).path for _, one in sorted(by_dataset.items())]
+    newest = found[-1].manifest.key["inputs"]["model"]
+    mine = [one for one in found if one.manifest.key["inputs"]["model"] == newest]
+    by_dataset = {str(one.manifest.key["settings"]["dataset"]): one for one in mine}
+    return [store.get(one.stage, one.fingerprint) for _, one in sorted(by_dataset.items())]
 
 
-def _is_wanted(artefact: Artefact, *, split: str, system: str) -> bool:
-    settings = artefact.manifest.key["settings"]
-    if (settings.get("split"), settings.get("system")) != (split, system):
-        return False
-    return (artefact.path / TOP_PASSAGES_NAME).exists() and read_scores(artefact.path).kind in RANKING_KINDS
+def find_bm25(store: Store, evaluations: Sequence[Artefact]) -> list[Path]:
+    """BM25's evaluations of the same data set artefacts; fewer where there are none."""
+    wanted = {one.manifest.key["inputs"]["dataset"] for one in evaluations}
+    found = {one.manifest.key["inputs"]["dataset"]: one.path for one in _evaluations(store, "test", "bm25")}
+    return [path for dataset, path in found.items() if dataset in wanted]
+
+
+def _evaluations(store: Store, split: str, system: str) -> list[Artefact]:
+    """Oldest first."""
+    return [
+        one
+        for one in store.artefacts()
+        if one.stage == EVALUATION
+        and one.manifest.key["settings"].get("split") == split
+        and one.manifest.key["settings"].get("system") == system
+        and (one.path / TOP_PASSAGES_NAME).exists()
+    ]

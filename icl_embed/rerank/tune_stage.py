@@ -13,7 +13,7 @@ from icl_embed.rerank.choice import ChoiceRecord, record_of, write_choice
 from icl_embed.rerank.grid import Progress, score_grid
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.tune import Limit, choose_way, refuse_test_queries
-from icl_embed.rerank.ways import full_way, name_of, passes_of, way_of_record
+from icl_embed.rerank.ways import Way, cascades_over, full_way, name_of, passes_of, way_of_record
 
 
 def tune_reranker(  # noqa: PLR0913 - the stage's whole context, passed once
@@ -46,6 +46,7 @@ def tune_reranker(  # noqa: PLR0913 - the stage's whole context, passed once
         inputs,
         limit=Limit(tune.max_loss / 100, tune.safe, bootstrap),
         ratios=(config.compress_ratio, *config.compress_ratios_trained),
+        cascades=tune.cascades,
         batch_tokens=config.batch_tokens,
         progress=progress,
     )
@@ -66,6 +67,7 @@ def tune_on(
     *,
     limit: Limit,
     ratios: Sequence[int],
+    cascades: bool,
     batch_tokens: int,
     progress: Progress | None = None,
 ) -> ChoiceRecord:
@@ -79,7 +81,10 @@ def tune_on(
     settings = reranker.settings
     passes = passes_of(settings, ratios)
     grid = score_grid(reranker, inputs, passes, batch_tokens=batch_tokens, progress=progress)
-    choice = choose_way(grid, list(grid.exits), full_way(settings), limit)
+    ways: list[Way] = list(grid.exits)
+    if cascades:
+        ways += cascades_over(grid.exits, settings.head_layers)
+    choice = choose_way(grid, ways, full_way(settings), limit)
     return record_of(
         choice,
         settings,

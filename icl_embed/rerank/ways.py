@@ -1,23 +1,33 @@
-"""The ways to run one reranker: every exit at every width, with names and as JSON."""
+"""The ways to run one reranker: every exit at every width, and cascades over them; with names and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from icl_embed.config import Count, Section
+from icl_embed.rerank.cascade import Cascade
 from icl_embed.rerank.saved import RerankerSettings
 from icl_embed.rerank.shape import Shape, choose_shape
 
-Way = Shape
+Way = Shape | Cascade
+
+KEPT_SHARES = (0.2, 0.4)  # of a cascade's candidates that go on
+CASCADE_HEADS = 8  # of a model with many heads, cascades read so many, evenly spread
 
 
 class WayRecord(Section):
-    """A way to rerank as JSON."""
+    """A way to rerank as JSON; ``stages`` of a cascade are (layer, how many or which share goes on)."""
 
     layer: Count
     ratio: Literal[1, 2, 4, 8] = 1
     compress_layers: tuple[int, ...] = ()
+    stages: tuple[tuple[int, int | float], ...] = ()
+
+
+def shape_of(way: Way) -> Shape:
+    """The pass that the last candidates complete."""
+    return way.shape if isinstance(way, Cascade) else way
 
 
 def full_way(settings: RerankerSettings) -> Shape:
@@ -25,7 +35,7 @@ def full_way(settings: RerankerSettings) -> Shape:
     return choose_shape(settings.head_layers)
 
 
-def passes_of(settings: RerankerSettings, ratios: Sequence[int]) -> list[Shape]:
+def passes_of(settings: RerankerSettings, ratios: Iterable[int]) -> list[Shape]:
     """The whole passes that together show every exit: the plain one, and one per width.
 
     A model with several compression layers is also tried with each of them alone.
@@ -35,6 +45,14 @@ def passes_of(settings: RerankerSettings, ratios: Sequence[int]) -> list[Shape]:
     layer_sets = dict.fromkeys([own, *((layer,) for layer in own)]) if own else {}
     wide = [Shape(depth, ratio, layers) for ratio in sorted({*ratios} - {1}) for layers in layer_sets]
     return [Shape(depth), *wide]
+
+
+def with_pass_of(passes: Sequence[Shape], way: Way, settings: RerankerSettings) -> list[Shape]:
+    """The passes, and the one that shows ``way`` if none of them does."""
+    shape = shape_of(way)
+    if shape in exits_of(settings, passes):
+        return list(passes)
+    return [*passes, Shape(settings.head_layers[-1], shape.compress_ratio, shape.compress_layers)]
 
 
 def exit_of(whole: Shape, layer: int) -> Shape:
@@ -52,17 +70,40 @@ def exits_of(settings: RerankerSettings, passes: Sequence[Shape]) -> dict[Shape,
     return found
 
 
+def cascades_over(exits: Iterable[Shape], heads: Sequence[int]) -> list[Cascade]:
+    """Cascades of one stage: score at an early head, carry a share on to each later exit."""
+    step = -(-len(heads) // CASCADE_HEADS)
+    read = sorted(heads[::-1][::step])  # counted from the last, which is always among them
+    return [
+        Cascade(((layer, share),), shape)
+        for shape in exits
+        if shape.cutoff_layer in read
+        for layer in read
+        if layer < shape.cutoff_layer
+        for share in KEPT_SHARES
+    ]
+
+
 def name_of(way: Way) -> str:
-    """A way as people read it: ``layer 18, ratio 2 from 6``."""
-    if way.compress_ratio == 1:
-        return f"layer {way.cutoff_layer}"
-    entered = "+".join(map(str, way.compress_layers))
-    return f"layer {way.cutoff_layer}, ratio {way.compress_ratio} from {entered}"
+    """A way as people read it: ``layer 18, ratio 2 from 6, 20 % of those at layer 6``."""
+    shape = shape_of(way)
+    name = f"layer {shape.cutoff_layer}"
+    if shape.compress_ratio > 1:
+        name += f", ratio {shape.compress_ratio} from {'+'.join(map(str, shape.compress_layers))}"
+    for layer, keep in way.stages if isinstance(way, Cascade) else ():
+        name += f", {keep if isinstance(keep, int) else f'{100 * keep:g} %'} kept at layer {layer}"
+    return name
 
 
 def record_way(way: Way) -> WayRecord:
     """A way as JSON."""
-    return WayRecord(layer=way.cutoff_layer, ratio=way.compress_ratio, compress_layers=way.compress_layers)
+    shape = shape_of(way)
+    return WayRecord(
+        layer=shape.cutoff_layer,
+        ratio=shape.compress_ratio,
+        compress_layers=shape.compress_layers,
+        stages=way.stages if isinstance(way, Cascade) else (),
+    )
 
 
 def way_of_record(record: WayRecord, settings: RerankerSettings) -> Way:
@@ -71,9 +112,14 @@ def way_of_record(record: WayRecord, settings: RerankerSettings) -> Way:
     Raises
         ConfigError: this reranker cannot run it.
     """
-    return choose_shape(
+    shape = choose_shape(
         settings.head_layers,
         cutoff_layer=record.layer,
         compress_ratio=record.ratio,
         compress_layers=record.compress_layers or None,
     )
+    if not record.stages:
+        return shape
+    cascade = Cascade(record.stages, shape)
+    cascade.refuse_other_heads(settings.head_layers)
+    return cascade

@@ -1,0 +1,170 @@
+"""``icl-embed rerank score | rank | eval | tune``: use, measure and tune a reranker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from icl_embed.errors import ConfigError
+from icl_embed.rerank import options
+from icl_embed.store import Store
+from icl_embed.store.files import write_atomically
+
+if TYPE_CHECKING:
+    from icl_embed.rerank.score import RankedPassage, Reranker
+
+app = typer.Typer(help="Rerank passages with a decoder, at any depth and width.", no_args_is_help=True)
+console = Console()
+
+
+@app.command(
+    epilog="Examples: icl-embed rerank score --input pairs.jsonl --output scored.jsonl | "
+    "icl-embed rerank score -m my-reranker --input pairs.tsv --output scored.jsonl --choice choice.json"
+)
+def score(  # noqa: PLR0913, PLR0917 - one argument per option
+    input_: Annotated[
+        Path, typer.Option("--input", help='.jsonl of {"query": …, "passage": …}, or .tsv of two columns')
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".jsonl: every pair with its score")],
+    model: options.ModelOption = "",
+    layer: options.LayerOption = None,
+    ratio: options.RatioOption = None,
+    compress_layers: options.LayersOption = "",
+    choice: options.ChoiceOption = None,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    batch_tokens: options.BatchTokensOption = 8192,
+    store: options.StoreOption = Path("store"),
+) -> None:
+    """Score (query, passage) pairs; higher is better. Full depth unless told otherwise."""
+    from icl_embed.rerank.pair_files import read_pairs, write_scored
+    from icl_embed.rerank.running import score_by
+    from icl_embed.rerank.ways import name_of
+
+    refuse_other_endings(output, ".jsonl")
+    pairs = read_pairs(input_)
+    reranker = open_reranker(model, store, device=device, dtype=dtype)
+    way = options.chosen_way(
+        reranker, layer=layer, ratio=ratio, compress_layers=compress_layers, choice=choice
+    )
+    texts = [(pair.query, pair.passage) for pair in pairs]
+    scores = score_by(reranker, texts, way, batch_tokens=batch_tokens, show_progress=True)
+    write_scored(output, pairs, scores.tolist())
+    console.print(f"{len(pairs)} pairs, {name_of(way)} → {escape(str(output))}", soft_wrap=True)
+
+
+@app.command(
+    epilog='Examples: icl-embed rerank rank --query "stack smashed" --passages passages.txt --top 3 | '
+    'icl-embed rerank rank -q "one" -q "two" --passages passages.jsonl --output ranked.jsonl --ratio 2'
+)
+def rank(  # noqa: PLR0913, PLR0917 - one argument per option
+    query: Annotated[list[str], typer.Option("--query", "-q", help="a query; several times for several")],
+    passages: Annotated[Path, typer.Option("--passages", help="one passage per line, or .jsonl")],
+    top: Annotated[int, typer.Option("--top", min=1, help="passages per query")] = 10,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=".jsonl: one query per line; default: a table")
+    ] = None,
+    model: options.ModelOption = "",
+    layer: options.LayerOption = None,
+    ratio: options.RatioOption = None,
+    compress_layers: options.LayersOption = "",
+    choice: options.ChoiceOption = None,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "auto",
+    batch_tokens: options.BatchTokensOption = 8192,
+    store: options.StoreOption = Path("store"),
+) -> None:
+    """Put passages in order for each query, best first."""
+    from icl_embed.model.text_files import read_texts
+    from icl_embed.rerank.running import rank_by
+
+    if output is not None:
+        refuse_other_endings(output, ".jsonl")
+    texts = read_texts(passages)
+    reranker = open_reranker(model, store, device=device, dtype=dtype)
+    way = options.chosen_way(
+        reranker, layer=layer, ratio=ratio, compress_layers=compress_layers, choice=choice
+    )
+    ranked = {}
+    with show_progress() as tell:
+        for number, text in enumerate(dict.fromkeys(query)):
+            tell("queries", number, len(query))
+            ranked[text] = rank_by(reranker, text, texts, way, top_k=top, batch_tokens=batch_tokens)
+    if output is None:
+        console.print(_ranked_table(ranked))
+    else:
+        write_atomically(output, _ranked_lines(ranked).encode())
+        console.print(f"{len(ranked)} queries → {escape(str(output))}", soft_wrap=True)
+
+
+def open_reranker(model: str, store: Path, *, device: str, dtype: str) -> Reranker:
+    """The reranker of a reference.
+
+    Raises
+        ModelError: there is none, or it cannot be loaded.
+    """
+    from icl_embed.rerank.score import Reranker
+    from icl_embed.rerank.stored import find_reranker
+
+    return Reranker.load(find_reranker(model, Store(store)), device=device, dtype=dtype)
+
+
+def refuse_other_endings(path: Path, ending: str) -> None:
+    """Tell a wrong output name before the work, not after it; raises ConfigError."""
+    if path.suffix != ending:
+        raise ConfigError(f"--output must end in {ending}, found {path.name}")
+
+
+@contextmanager
+def show_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on the error stream that is told what, how much is behind and how much there is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        row = bar.add_task("", total=None)
+
+        def tell(what: str, behind: int, total: int) -> None:
+            bar.update(row, description=what, completed=behind, total=total)
+
+        yield tell
+
+
+def _ranked_table(ranked: dict[str, list[RankedPassage]]) -> Table:
+    table = Table("query", "", "score", "line", "passage", box=None, pad_edge=False)
+    for query, found in ranked.items():
+        for place, item in enumerate(found, start=1):
+            shown = escape(_short(query, 60)) if place == 1 else ""
+            table.add_row(
+                shown,
+                str(place),
+                f"{item.score:.3f}",
+                str(item.position + 1),
+                escape(_short(item.passage, 160)),
+            )
+    return table
+
+
+def _ranked_lines(ranked: dict[str, list[RankedPassage]]) -> str:
+    rows = [
+        {
+            "query": query,
+            "ranked": [
+                {"line": item.position + 1, "score": item.score, "passage": item.passage} for item in found
+            ],
+        }
+        for query, found in ranked.items()
+    ]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _short(text: str, length: int) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= length else flat[: length - 1] + "…"

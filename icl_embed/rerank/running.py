@@ -1,0 +1,53 @@
+"""Running a reranker in a way that was chosen, be it a shape or a cascade."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icl_embed.rerank.cascade import Cascade
+from icl_embed.rerank.score import RankedPassage, Reranker
+from icl_embed.rerank.ways import Way
+
+
+def score_by(
+    reranker: Reranker,
+    pairs: Sequence[tuple[str, str]],
+    way: Way,
+    *,
+    batch_tokens: int,
+    show_progress: bool = False,
+) -> NDArray[np.floating[Any]]:
+    """Scores [N]; those of a cascade are comparable within a query only.
+
+    Raises
+        DataError, ModelError: as ``Reranker.score``.
+    """
+    how = {"batch_tokens": batch_tokens, "show_progress": show_progress}
+    if isinstance(way, Cascade):
+        return reranker.score_cascade(pairs, way, **how).scores
+    return reranker.score_exits(pairs, way, **how).scores[-1]
+
+
+def rank_by(
+    reranker: Reranker, query: str, passages: Sequence[str], way: Way, *, top_k: int, batch_tokens: int
+) -> list[RankedPassage]:
+    """The best passages of a query, best first; equal scores keep their order.
+
+    Raises
+        DataError, ModelError: as ``Reranker.rank``.
+    """
+    if isinstance(way, Cascade):
+        return reranker.rank(query, passages, top_k=top_k, cascade=way, batch_tokens=batch_tokens)
+    return reranker.rank(
+        query,
+        passages,
+        top_k=top_k,
+        batch_tokens=batch_tokens,
+        cutoff_layer=way.cutoff_layer,
+        compress_ratio=way.compress_ratio,
+        compress_layers=way.compress_layers or None,
+    )

@@ -1,0 +1,32 @@
+"""Evaluation folders as the evaluation stage writes them, for reranking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from icl_embed.evaluate.scores import EvaluationScores, write_scores
+from icl_embed.evaluate.task_data import SearchData
+from icl_embed.evaluate.top_passages import write_top_passages
+from tests.tiny_models import WORDS
+
+
+def write_evaluation(
+    folder: Path, name: str, num_queries: int = 6, *, split: str = "test", turn: int = 7
+) -> Path:
+    """Query 0 finds nothing relevant; ``turn`` makes rankings differ."""
+    folder.mkdir()
+    scores = EvaluationScores(name, "retrieval", "m", "f", "ndcg_at_10", "mean", False, 0.95, (), split=split)
+    write_scores(folder, scores)
+    passages = {f"p{number:02d}": f"the {WORDS[number]} is in the {WORDS[-number]}" for number in range(20)}
+    queries = {f"q{number}": f"find {WORDS[number]} {name}" for number in range(num_queries)}
+    relevant = {f"q{number}": (f"p{number:02d}",) for number in range(num_queries)}
+    ranking = {
+        query_id: {
+            passage_id: 1.0 - 0.01 * ((number * turn + spot) % 20)
+            for spot, passage_id in enumerate(passages)
+            if (query_id, passage_id) != ("q0", "p00")
+        }
+        for number, query_id in enumerate(queries)
+    }
+    write_top_passages(folder, SearchData(queries, passages, relevant), ranking)
+    return folder
