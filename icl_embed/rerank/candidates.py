@@ -8,14 +8,14 @@ They come from evaluation artefacts, or from a ``.jsonl`` file with one query pe
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from icl_embed.errors import DataError, EvaluationError
 from icl_embed.evaluate.scores import TOP_PASSAGES_NAME, read_scores
@@ -173,24 +173,35 @@ def _read_file(path: Path, top_k: int) -> Candidates:
 
 
 def _query_of_line(path: Path, number: int, line: str, top_k: int) -> RankedQuery:
-    wanted = '{"query": "…", "passages": ["…", …], "relevance": [0, 1, …]}'
     try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}, line {number}: not JSON ({error})") from error
-    query, passages, grades = (
-        fields.get(name) if isinstance(fields, dict) else None for name in ("query", "passages", "relevance")
+        found = _QueryLine.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f'{path}, line {number}: expected {{"query": "…", "passages": ["…"], "relevance": [0, …]}}, '
+            f"found {line[:80]} ({f'{where}: ' if where else ''}{first['msg']})"
+        ) from error
+    if len(found.passages) != len(found.relevance):
+        raise DataError(
+            f"{path}, line {number}: {len(found.passages)} passages, but the relevance of "
+            f"{len(found.relevance)}; expected a grade for each passage"
+        )
+    return RankedQuery(
+        found.query_id or f"line-{number:06d}",
+        found.query,
+        tuple(found.passages[:top_k]),
+        tuple(found.relevance[:top_k]),
+        tuple(grade for grade in found.relevance if grade),
     )
-    is_right = (
-        isinstance(query, str)
-        and isinstance(passages, list)
-        and isinstance(grades, list)
-        and len(passages) == len(grades) > 0
-        and all(isinstance(passage, str) for passage in passages)
-        and all(isinstance(grade, int) and not isinstance(grade, bool) and grade >= 0 for grade in grades)
-    )
-    if not is_right:
-        raise DataError(f"{path}, line {number}: expected {wanted}, lists of one length, found {line[:80]}")
-    name = str(fields.get("query_id", f"line-{number:06d}"))
-    judged = tuple(grade for grade in grades if grade)
-    return RankedQuery(name, query, tuple(passages[:top_k]), tuple(grades[:top_k]), judged)
+
+
+class _QueryLine(BaseModel):
+    """A line of a file of queries; other fields are the user's own."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    query: str
+    passages: list[str] = Field(min_length=1)
+    relevance: list[Annotated[int, Field(ge=0)]]
+    query_id: str = ""

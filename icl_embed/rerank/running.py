@@ -26,10 +26,13 @@ def score_by(
     Raises
         DataError, ModelError: as ``Reranker.score``.
     """
-    how = {"batch_tokens": batch_tokens, "show_progress": show_progress}
     if isinstance(way, Cascade):
-        return reranker.score_cascade(pairs, way, **how).scores
-    return reranker.score_exits(pairs, way, **how).scores[-1]
+        return reranker.score_cascade(
+            pairs, way, batch_tokens=batch_tokens, show_progress=show_progress
+        ).scores
+    exits = reranker.score_exits(pairs, way, batch_tokens=batch_tokens, show_progress=show_progress)
+    last: NDArray[np.float32] = exits.scores[-1]
+    return last
 
 
 def rank_by(

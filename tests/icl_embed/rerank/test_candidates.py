@@ -80,9 +80,9 @@ def test_a_file_of_queries_is_a_data_set(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "holds no query"),
-        ("{", "line 1: not JSON"),
+        ("{", "line 1: expected"),
         ("[1]", "line 1: expected"),
-        (json.dumps({**LINE, "relevance": [1]}), "lists of one length"),
+        (json.dumps({**LINE, "relevance": [1]}), "expected a grade for each passage"),
         (json.dumps({**LINE, "relevance": [1, 0, -1]}), "line 1: expected"),
         (json.dumps({**LINE, "relevance": [1, 0, True]}), "line 1: expected"),
         (json.dumps({**LINE, "passages": ["a", "b", 3]}), "line 1: expected"),
