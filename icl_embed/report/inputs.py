@@ -30,8 +30,8 @@ class ReportInputs:
     Attributes
         config: the resolved config tree (``RunConfig.model_dump(mode="json")``).
         datasets: the data sets of the run.
-        pool, negatives, embedder, reranker, reranker_choice, reranker_evaluation: artefact folders, None where
-            a run has none.
+        pool, negatives, embedder, reranker, reranker_choice, reranker_evaluation: artefact folders, None
+            where a run has none.
         evaluations: evaluation artefact folders, any number of models.
         artefacts: every artefact folder of the run, for timings and lineage (each has a ``manifest.json``).
         cached: fingerprints that this run took from the store; None where that is not known.

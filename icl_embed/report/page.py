@@ -17,6 +17,7 @@ from icl_embed.report.charts import IntervalRow, Mark, cost_chart, interval_char
 from icl_embed.report.inputs import ReportInputs
 from icl_embed.report.score_table import ScoreRow
 from icl_embed.report.training import TrainingFacts
+from icl_embed.report.tuning import pareto_chart
 from icl_embed.report.view import ReportView, gather, signed
 
 HERE = Path(__file__).parent
@@ -119,6 +120,8 @@ def _charts(view: ReportView) -> dict[str, dict[str, Markup]]:
                 labels=(view.reranking.cost_label, "nDCG@10"),
                 width=width,
             )
+        if view.tuning:
+            drawn["tuning"] = pareto_chart(view.tuning, width=width)
     return charts
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import DataError
-from icl_embed.evaluate.statistics import Interval
+from icl_embed.evaluate.statistics import Difference, Interval
 from icl_embed.report.charts import CostPoint
 from icl_embed.report.facts import read_json
 
@@ -21,12 +21,33 @@ SYSTEMS = (
 
 
 @dataclass(frozen=True)
+class WayFact:
+    """One way to rerank: quality, loss against full depth, cost."""
+
+    name: str
+    quality: Interval
+    loss: Difference | None
+    gflops: float
+    milliseconds: float | None
+    is_chosen: bool
+
+
+@dataclass(frozen=True)
 class RerankingFacts:
-    """The reranker table (one row per data set), its curve, and two headline numbers in percent."""
+    """The reranker table (one row per data set), its curve, and two headline numbers in percent.
+
+    Attributes
+        averages: the last row of the table; empty where an evaluation of an earlier version has none.
+        ways: every way that was measured, cheapest first.
+        facts: what the lightweight way is, saves and loses.
+    """
 
     columns: tuple[tuple[str, str], ...]
     rows: tuple[tuple[str, dict[str, Interval]], ...]
+    averages: dict[str, Interval]
     curve: tuple[CostPoint, ...]
+    ways: tuple[WayFact, ...]
+    facts: tuple[tuple[str, str], ...]
     cost_label: str
     flops_saved: float | None
     relative_loss: float | None
@@ -45,36 +66,100 @@ def read_reranking(folder: Path | None) -> RerankingFacts | None:
         return None
     try:
         rows = tuple((str(entry["dataset"]), _intervals(entry)) for entry in scores["datasets"])
-        points = tuple(_point(entry) for entry in curve or ())
+        averages = _intervals(scores.get("averages", {}).get("ndcg_at_10", {}))
+        points = tuple(_point(entry) for entry in _drawn(curve or ()))
+        ways = tuple(sorted(map(_way, curve or ()), key=lambda way: way.gflops))
+        facts = tuple(_facts(scores))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{folder}: not a reranker evaluation ({error!r}); rebuild the artefact") from error
     used = {name for _, cells in rows for name in cells}
     return RerankingFacts(
         columns=tuple(system for system in SYSTEMS if system[0] in used),
         rows=rows,
+        averages=averages,
         curve=points,
+        ways=ways,
+        facts=facts,
         cost_label="GFLOPs per query",
         flops_saved=_percent(scores.get("flops_saved_fraction")),
         relative_loss=_percent(scores.get("relative_loss")),
     )
 
 
+def _facts(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    if "name" in scores.get("chosen", {}):
+        found.append(("lightweight way", str(scores["chosen"]["name"])))
+        found.append(("chosen by", str(scores["chosen_by"])))
+    for name, key in (
+        ("FLOPs saved against full depth", "flops_saved_fraction"),
+        ("where full depth recomputes each query", "flops_saved_against_recomputing_queries"),
+        ("seconds saved against full depth", "seconds_saved_fraction"),
+    ):
+        if key in scores:
+            found.append((name, f"{100 * float(scores[key]):.1f} %"))
+    if "relative_loss_interval" in scores:
+        loss = scores["relative_loss_interval"]
+        low, high = 100 * float(loss["low"]), 100 * float(loss["high"])
+        found.append(
+            ("relative loss on test", f"{100 * float(loss['mean']):.1f} % ({low:.1f} to {high:.1f})")
+        )
+    if "tokens" in scores:
+        pair = scores["tokens"]["pair"]
+        found.append(
+            ("tokens of a pair", f"{float(pair['mean']):.0f}, 95th percentile {float(pair['p95']):.0f}")
+        )
+    return found
+
+
 def _intervals(entry: Mapping[str, Any]) -> dict[str, Interval]:
     found = {name: entry[name] for name, _ in SYSTEMS if entry.get(name)}
-    return {
-        name: Interval(float(cell["mean"]), float(cell["low"]), float(cell["high"]))
-        for name, cell in found.items()
-    }
+    return {name: _interval(cell) for name, cell in found.items()}
+
+
+def _interval(cell: Mapping[str, Any]) -> Interval:
+    return Interval(float(cell["mean"]), float(cell["low"]), float(cell["high"]))
+
+
+def _difference(cell: Mapping[str, Any]) -> Difference:
+    return Difference(*(float(cell[name]) for name in ("mean", "low", "high", "p_value")))
+
+
+def _way(entry: Mapping[str, Any]) -> WayFact:
+    loss, seconds = entry.get("loss"), entry.get("seconds_per_query")
+    return WayFact(
+        name=str(entry.get("name", f"layer {entry['layer']}, compression {entry['ratio']}")),
+        quality=Interval(float(entry["ndcg"]), float(entry["low"]), float(entry["high"])),
+        loss=Difference(*(float(loss[name]) for name in ("mean", "low", "high", "p_value")))
+        if loss
+        else None,
+        gflops=float(entry["gflops_per_query"]),
+        milliseconds=None if seconds is None else 1000 * float(seconds),
+        is_chosen=bool(entry.get("is_chosen")),
+    )
+
+
+def _drawn(curve: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One line per ratio: of several compressions that end at one layer, the one at most layers."""
+    best: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for entry in curve:
+        place = (entry["layer"], entry["ratio"], bool(entry.get("stages")))
+        if place not in best or _rank(entry) > _rank(best[place]):
+            best[place] = entry
+    return list(best.values())
+
+
+def _rank(entry: Mapping[str, Any]) -> tuple[bool, int]:
+    return bool(entry.get("is_chosen")), len(entry.get("compress_layers", ()))
 
 
 def _point(entry: Mapping[str, Any]) -> CostPoint:
     value, low, high = (100 * float(entry[name]) for name in ("ndcg", "low", "high"))
     cost, chosen = float(entry["gflops_per_query"]), bool(entry.get("is_chosen"))
-    label = (
-        f"layer {entry['layer']}, compression {entry['ratio']}: nDCG@10 {value:.1f}, {cost:.1f} GFLOPs"
-        f"{', chosen' if chosen else ''}"
-    )
-    return CostPoint(label, cost, value, low, high, f"compression {entry['ratio']}", chosen)
+    series = "cascade" if entry.get("stages") else f"compression {entry['ratio']}"
+    name = str(entry["name"]) if entry.get("stages") else f"layer {entry['layer']}, {series}"
+    label = f"{name}: nDCG@10 {value:.1f}, {cost:.1f} GFLOPs{', chosen' if chosen else ''}"
+    return CostPoint(label, cost, value, low, high, series, chosen)
 
 
 def _percent(value: Any) -> float | None:

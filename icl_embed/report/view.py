@@ -27,6 +27,7 @@ from icl_embed.report.limitations import find_limitations
 from icl_embed.report.reranking import RerankingFacts, read_reranking
 from icl_embed.report.score_table import ScoreRow, ScoreTable, build_score_table
 from icl_embed.report.training import TrainingFacts, read_training
+from icl_embed.report.tuning import TuningFacts, read_tuning
 from icl_embed.store.manifest import git_commit, library_versions
 
 Fact = tuple[str, str]
@@ -78,6 +79,7 @@ class ReportView:
     pool: Table | None
     negatives: Table | None
     reranking: RerankingFacts | None
+    tuning: TuningFacts | None
     reranker_training: TrainingFacts | None
     examples: tuple[ShownExamples, ...]
     artefacts: tuple[ArtefactFact, ...]
@@ -128,6 +130,7 @@ def gather(inputs: ReportInputs) -> ReportView:
         if inputs.negatives
         else None,
         reranking=reranking,
+        tuning=read_tuning(inputs.reranker_choice),
         reranker_training=read_training(inputs.reranker),
         examples=_shown_examples(inputs),
         artefacts=read_artefacts(inputs.artefacts, inputs.cached),

@@ -81,7 +81,7 @@ def test_tables_and_charts_are_on_the_page_and_nothing_overflows(page, width):
     tables = {"score-table", "cost-table", "reranker-table", "data-table", "config-table", "lineage-table"}
     assert tables <= set(found["tables"])
     assert found["rows"] == 2 + 9 + 6  # averages, data sets, kinds
-    assert len(found["charts"]) == 4
+    assert len(found["charts"]) == 5
     assert found["marks"] > 40
     assert found["smallest"] >= 11
 

@@ -158,7 +158,7 @@ def test_an_absent_setting_is_explained(markdown):
 
 
 def test_the_exact_examples_are_shown(html):
-    assert html.count("<details>") == 8
+    assert html.count("<details>") == 8 + 1  # one more for the ways to rerank
     assert "question 3 of medical-qa?" in html
 
 
@@ -178,10 +178,31 @@ def test_the_reranker_table_and_curve_are_there(page, html, markdown):
         "medical-qa",
         "trivia-facts",
         "icd10-codes",
+        "Average",
     ]
     assert "layer 6, compression 2: nDCG@10 55.8, 156.0 GFLOPs, chosen" in html
-    assert html.count('class="ring"') == 2  # one for a desk, one for a phone
+    assert html.count('class="ring"') == 4  # two charts, each for a desk and for a phone
+    assert "1.0 % (-0.4 to 2.5)" in html
+    assert len(page.rows["way-table"]) == 1 + 9
+    assert [row[0] for row in page.rows["way-table"][1:3]] == [
+        "layer 4, compression 4",
+        "layer 4, compression 2",
+    ]
     assert "**58%** of the reranker's FLOPs saved" in markdown
+
+
+def test_how_the_lightweight_way_was_chosen_is_shown_with_its_limit(html, markdown):
+    chart = html[html.index('id="chart-tuning"') :]
+    chart = chart[: chart.index("</figure>")]
+    assert chart.count('class="dot"') == 2 * 6  # everything that was tried, for a desk and for a phone
+    assert chart.count("chosen</title>") == 2
+    assert "0.5 points of nDCG@10, held by the loss&#39;s mean" in html
+    assert "120 of icd10-codes" in markdown
+
+
+def test_a_run_without_tuning_says_nothing_of_it(run_inputs, tmp_path):
+    build_report(dataclasses.replace(run_inputs, reranker_choice=None), tmp_path)
+    assert "How the lightweight way was chosen" not in (tmp_path / "index.html").read_text()
 
 
 def test_lineage_names_every_artefact_and_what_was_cached(page, run_inputs):
@@ -241,6 +262,7 @@ def test_an_empty_run_still_gives_a_page(tmp_path):
         "negatives",
         "embedder",
         "reranker",
+        "reranker_choice",
         "reranker_evaluation",
         "datasets",
         "artefacts",
@@ -254,7 +276,7 @@ def test_a_missing_part_is_left_out(run_inputs, tmp_path, missing):
 
 
 def test_folders_without_their_files_are_left_out(run_inputs, tmp_path):
-    names = ("pool", "negatives", "embedder", "reranker", "reranker_evaluation")
+    names = ("pool", "negatives", "embedder", "reranker", "reranker_choice", "reranker_evaluation")
     build_report(dataclasses.replace(run_inputs, **dict.fromkeys(names, tmp_path)), tmp_path / "out")
     assert 'id="reranker"' not in (tmp_path / "out" / "index.html").read_text()
 
@@ -271,6 +293,8 @@ def test_folders_without_their_files_are_left_out(run_inputs, tmp_path):
             DataError,
         ),
         ("reranker_evaluation", "scores.json", "[1]", DataError),
+        ("reranker_choice", "choice.json", '{"chosen": {}, "tried": []}', DataError),
+        ("reranker_choice", "choice.json", "[1]", DataError),
     ],
 )
 def test_a_broken_file_is_an_error_that_names_it(run_inputs, tmp_path, part, name, text, error):
