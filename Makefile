@@ -15,7 +15,7 @@ BENCH_VENV ?= $(OWN_BENCH_VENV)
 BENCH_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo laptop plan test check slow faults bench bench-encode bench-train bench-venv ui clean
+.PHONY: help install demo laptop plan test check slow faults bench bench-encode bench-train bench-rerank bench-venv ui clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -52,13 +52,16 @@ slow: install  ## tests that take minutes or fetch real sources
 faults: install  ## kill real processes, fill real disks
 	$(BIN)/python -m pytest -m fault --timeout 900
 
-bench: bench-encode bench-train  ## measurements against other libraries; results go to tests/bench/results
+bench: bench-encode bench-train bench-rerank  ## measurements against other libraries; results go to tests/bench/results
 
 bench-encode: install bench-venv  ## encoding: FlagEmbedding, sentence-transformers
 	BENCH_VENV=$(BENCH_VENV) $(BIN)/python -m tests.bench.encode $(BENCH_ARGS)
 
 bench-train: install bench-venv  ## training: FlagEmbedding's ICL trainer
 	BENCH_VENV=$(BENCH_VENV) $(BIN)/python -m tests.bench.train $(BENCH_ARGS)
+
+bench-rerank: install  ## reranking: the lightweight way against full depth and the reference way
+	$(BIN)/python -m tests.bench.rerank $(BENCH_ARGS)
 
 bench-venv: $(if $(filter $(OWN_BENCH_VENV),$(BENCH_VENV)),$(OWN_BENCH_VENV)/.installed)  ## the peers' environment
 
