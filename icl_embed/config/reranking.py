@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +11,16 @@ from pydantic import Field, model_validator
 from icl_embed.config.base import Count, CountOrZero, Section
 from icl_embed.config.training import LaunchConfig, LoraConfig, OptimizerConfig
 from icl_embed.config.tuning import TuneConfig
+
+# What is asked about a pair (paper, appendix D).
+PAIR_PROMPTS: Mapping[str, str] = MappingProxyType(
+    {
+        "answer": "Predict whether passage B contains an answer to query A.",
+        "meaning": "Predict whether passages A and B have the same meaning.",
+        "question": "Predict whether queries A and B are asking the same thing.",
+        "counterargument": "Predict whether argument A and counterargument B express contradictory opinions.",
+    }
+)
 
 
 class RerankConfig(Section):
@@ -35,6 +47,9 @@ class RerankConfig(Section):
         0, description="positives of other queries of the batch; a short training run learns from these first"
     )
     max_tokens: Count = 256
+    prompt: str = Field(
+        "answer", description="what is asked: answer, meaning, question, counterargument, or a sentence"
+    )
     batch_size: Count = Field(8, description="queries per step over all ranks")
     batch_tokens: Count = Field(8192, description="padded tokens per forward pass")
     contrastive_weight: float = Field(1.0, ge=0.0, description="of ranking the positive first (paper: 1)")
@@ -52,6 +67,19 @@ class RerankConfig(Section):
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     launch: LaunchConfig = LaunchConfig()
+
+    @property
+    def prompt_sentence(self) -> str:
+        """The prompt as the model reads it."""
+        return PAIR_PROMPTS.get(self.prompt, self.prompt)
+
+    @model_validator(mode="after")
+    def _prompt_is_a_sentence(self) -> RerankConfig:
+        if self.prompt not in PAIR_PROMPTS and " " not in self.prompt.strip():
+            raise ValueError(
+                f"prompt is {self.prompt!r}; expected a sentence, or one of {', '.join(PAIR_PROMPTS)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_is_learned(self) -> RerankConfig:

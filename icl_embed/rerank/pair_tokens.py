@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icl_embed.config import PromptConfig
+from icl_embed.config import PAIR_PROMPTS, PromptConfig
 from icl_embed.errors import ConfigError, DataError
 from icl_embed.prompts import PromptBuilder, Tokens
 
-CONTAINS_ANSWER = "Predict whether passage B contains an answer to query A."
+CONTAINS_ANSWER = PAIR_PROMPTS["answer"]
 
 MAX_QUERY_SHARE = 0.75
 

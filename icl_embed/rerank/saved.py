@@ -67,6 +67,7 @@ def start_from(
         head_layers=layers,
         compress_layers=config.compress_layers,
         max_tokens=config.max_tokens,
+        prompt=config.prompt_sentence,
         compress_pooling=config.compress_pooling,
     )
     return RerankerModel(decoder, heads, pooling=config.compress_pooling), tokenizer, settings

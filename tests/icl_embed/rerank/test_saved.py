@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
+from icl_embed.config import RerankConfig
 from icl_embed.errors import ModelError
-from icl_embed.rerank.saved import HEADS_NAME, SETTINGS_NAME, export_reranker
+from icl_embed.rerank.saved import HEADS_NAME, SETTINGS_NAME, export_reranker, start_from
 from icl_embed.rerank.score import Reranker
 
 
@@ -31,12 +33,13 @@ def test_the_folder_is_safetensors_and_json_and_plain_transformers_reads_it(
 ) -> None:
     assert {path.suffix for path in folder.iterdir()} <= {".safetensors", ".json", ".jinja"}
     decoder, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    tokens = tokenizer("the red cat", return_tensors="pt")["input_ids"]
+    head = load_file(folder / HEADS_NAME)["layer_4"]
+    parts = ("A:", " the red cat", "\n", "B:", " a dog in water", "\n", reranker.settings.prompt)
+    tokens = [token for part in parts for token in tokenizer(part, add_special_tokens=False)["input_ids"]]
     with torch.no_grad():
-        expected = reranker.model.decoder(input_ids=tokens).last_hidden_state
-        torch.testing.assert_close(decoder(input_ids=tokens).last_hidden_state, expected)
-    heads = load_file(folder / HEADS_NAME)
-    assert torch.equal(heads["layer_4"], reranker.model.heads.by_layer["4"].detach())
+        state = decoder(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1]
+    expected = reranker.score([("the red cat", "a dog in water")])[0]
+    assert float(state @ head) == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_a_weight_that_is_missing_is_not_replaced_by_a_random_one(folder: Path) -> None:
@@ -96,3 +99,20 @@ def test_settings_that_do_not_fit_are_refused(folder: Path, changes: dict[str, o
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(ModelError, match=message):
         load(folder)
+
+
+def test_the_prompt_is_one_of_the_papers_or_any_sentence(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    paper = "Predict whether queries A and B are asking the same thing."
+    for prompt, sentence in (("question", paper), ("Does B answer A?", "Does B answer A?")):
+        config = RerankConfig(start_layer=2, compress_layers=(1,), max_tokens=96, prompt=prompt)
+        model, tokenizer, settings = start_from(
+            folders("llama"), config, device=torch.device("cpu"), dtype=torch.float32
+        )
+        export_reranker(model, tokenizer, settings, tmp_path / prompt.split()[0])
+        loaded = load(tmp_path / prompt.split()[0])
+        assert loaded.settings.prompt == sentence
+        assert tokenizer.decode(loaded.pairs.pairs([("a", "b")])[0].prompt) == f"\n{sentence}"
+    with pytest.raises(ValidationError, match="expected a sentence, or one of answer, meaning"):
+        RerankConfig(prompt="qestion")
