@@ -1,3 +1,5 @@
+"""Real ranks in real processes: how many there are, and whether one is killed, changes no weight."""
+
 from __future__ import annotations
 
 import json
@@ -8,56 +10,86 @@ from pathlib import Path
 
 import pytest
 
-from icl_embed.config import LaunchConfig, OptimizerConfig
+from icl_embed.config import LaunchConfig, LoraConfig, OptimizerConfig, RerankConfig
 from icl_embed.launch.launcher import WorkerLostError, launch
 from icl_embed.rerank.job import RerankerJob
+from icl_embed.rerank.score import Reranker
 from icl_embed.train.job import write_job
 from tests.icl_embed.rerank.test_distill import CONFIG, toy_set, write_rows
+from tests.icl_embed.train.test_taught import write_scores
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(900)]
+
+RECIPE = CONFIG.model_copy(
+    update={
+        "compress_layers": (1, 3),
+        "compress_subsets": True,
+        "compress_pooling": "attention",
+        "num_easy_negatives": 2,
+        "optimizer": OptimizerConfig(steps=8, save_every=3, warmup_steps=0, learning_rate=1e-2),
+    }
+)
 
 
-def losses_and_weights(job: RerankerJob) -> tuple[list[float], list[bytes]]:
-    lines = (job.work_dir / "metrics.jsonl").read_text().splitlines()
-    names = ("model.safetensors", "heads.safetensors")
-    return [json.loads(line)["loss"] for line in lines], [(job.out_dir / name).read_bytes() for name in names]
-
-
-def test_a_killed_rank_costs_nothing_and_ranks_change_nothing(
-    folders: Callable[[str], Path], tmp_path: Path
-) -> None:
+def make_job(folder: Path, model_dir: Path, config: RerankConfig, *, processes: int) -> RerankerJob:
+    """A job with a teacher, in a folder of its own."""
+    folder.mkdir()
     rows = [
         {"dataset": "toy", "kind": "retrieval", "query": row.query, "positive": row.positive,
          "negatives": list(row.negatives)}
         for row in toy_set().rows
     ]  # fmt: skip
-    rows_path = write_rows(tmp_path / "train.parquet", rows)
-    steps = OptimizerConfig(steps=8, save_every=3, warmup_steps=0, learning_rate=1e-2)
+    rows_path = write_rows(folder / "train.parquet", rows)
+    teacher = write_scores(folder / "teacher", rows_path, kinds=("retrieval",))
+    placed = config.model_copy(update={"launch": LaunchConfig(device="cpu", threads=1, processes=processes)})
+    job = RerankerJob(
+        fingerprint="f", seed=1, model_dir=model_dir, work_dir=folder / "work", dtype="float32",
+        rows_path=rows_path, teacher_dir=teacher, out_dir=folder / "out", rerank=placed,
+    )  # fmt: skip
+    job.work_dir.mkdir()
+    write_job(job, job.work_dir / "job.json")
+    return job
 
-    def run(name: str, processes: int, *, killed_at: int = 0) -> tuple[list[float], list[bytes]]:
-        config = CONFIG.model_copy(
-            update={
-                "optimizer": steps,
-                "launch": LaunchConfig(device="cpu", threads=1, processes=processes),
-            }
-        )
-        job = RerankerJob(
-            fingerprint="f", seed=1, model_dir=folders("llama"), work_dir=tmp_path / name / "work",
-            dtype="float32", rows_path=rows_path, out_dir=tmp_path / name / "out", rerank=config,
-        )  # fmt: skip
-        job.work_dir.mkdir(parents=True)
-        path = write_job(job, job.work_dir / "job.json")
 
-        def kill(line: str) -> None:
-            if f"step {killed_at}/" in line:
-                os.kill(int((job.work_dir / "ranks/1").read_text().split()[0]), signal.SIGKILL)
+def run(job: RerankerJob, on_line: Callable[[str], None] = lambda _: None) -> list[float]:
+    """Launch the ranks; returns the loss of every step."""
+    launch("icl_embed.rerank", job.work_dir / "job.json", job.work_dir, job.rerank.launch, on_line)
+    lines = (job.work_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
 
-        if killed_at:
-            with pytest.raises(WorkerLostError):
-                launch("icl_embed.rerank", path, job.work_dir, config.launch, kill)
-        launch("icl_embed.rerank", path, job.work_dir, config.launch, lambda _: None)
-        return losses_and_weights(job)
 
-    one, two, killed = run("one", 1), run("two", 2), run("killed", 2, killed_at=5)
-    assert two[0] == pytest.approx(one[0], rel=1e-4)
-    assert killed == two
+def weights(job: RerankerJob) -> list[bytes]:
+    return [(job.out_dir / name).read_bytes() for name in ("model.safetensors", "heads.safetensors")]
+
+
+def test_the_number_of_ranks_changes_nothing_but_rounding(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    one, two = (
+        run(make_job(tmp_path / str(ranks), folders("llama"), RECIPE, processes=ranks)) for ranks in (1, 2)
+    )
+    assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_a_killed_rank_costs_nothing_and_the_same_seed_gives_the_same_bits(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    config = RECIPE.model_copy(update={"lora": LoraConfig(rank=8, alpha=16, dropout=0.1)})
+    whole, killed = (
+        make_job(tmp_path / name, folders("llama"), config, processes=2) for name in ("whole", "killed")
+    )
+
+    def kill(line: str) -> None:
+        if "step 5/" in line:
+            os.kill(int((killed.work_dir / "ranks/1").read_text().split()[0]), signal.SIGKILL)
+
+    with pytest.raises(WorkerLostError):
+        run(killed, kill)
+    assert run(killed) == run(whole)
+    assert weights(killed) == weights(whole)
+    pairs = [(row.query, text) for row in toy_set().rows for text in (row.positive, *row.negatives)]
+    scores = [
+        Reranker.load(job.out_dir, device="cpu", dtype="float32").score(pairs, compress_ratio=2)
+        for job in (whole, killed)
+    ]
+    assert scores[0].tobytes() == scores[1].tobytes()
