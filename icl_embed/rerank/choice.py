@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from icl_embed.config import Count, Section
 from icl_embed.errors import ConfigError
 from icl_embed.evaluate.statistics import Difference, Interval
+from icl_embed.rerank.calibration import Calibration
 from icl_embed.rerank.metrics import NDCG
 from icl_embed.rerank.saved import RerankerSettings
 from icl_embed.rerank.tune import Choice, Tried
@@ -47,6 +48,8 @@ class ChoiceRecord(Section):
         bound: what was held to ``max_loss``: the mean loss, or the upper end of its interval.
         datasets: development queries of each data set.
         head_layers: of the reranker that was tuned; another one cannot use the choice.
+        calibration: of the chosen way's last exit, fitted on the development queries; None where they have
+            no irrelevant candidate, or no relevant one.
     """
 
     chosen: WayRecord
@@ -57,6 +60,7 @@ class ChoiceRecord(Section):
     metric: str = NDCG
     datasets: dict[str, int]
     head_layers: tuple[Count, ...]
+    calibration: Calibration | None = None
     tried: tuple[TriedRecord, ...]
 
     @property
@@ -66,7 +70,12 @@ class ChoiceRecord(Section):
 
 
 def record_of(
-    choice: Choice, settings: RerankerSettings, *, batch_tokens: int, datasets: dict[str, int]
+    choice: Choice,
+    settings: RerankerSettings,
+    *,
+    batch_tokens: int,
+    datasets: dict[str, int],
+    calibration: Calibration | None,
 ) -> ChoiceRecord:
     """A choice in the form of its file."""
     limit = choice.limit
@@ -78,6 +87,7 @@ def record_of(
         confidence=limit.how.confidence,
         datasets=datasets,
         head_layers=settings.head_layers,
+        calibration=calibration,
         tried=tuple(_tried_record(one, choice.full.flops) for one in choice.tried),
     )
 

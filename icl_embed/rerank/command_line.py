@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,7 +20,10 @@ from icl_embed.store import Store
 from icl_embed.store.files import write_atomically
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from icl_embed.rerank.score import RankedPassage, Reranker
+    from icl_embed.rerank.ways import Way
 
 app = typer.Typer(help="Rerank passages with a decoder, at any depth and width.", no_args_is_help=True)
 console = Console()
@@ -45,7 +48,10 @@ def score(  # noqa: PLR0913, PLR0917 - one argument per option
     batch_tokens: options.BatchTokensOption = 8192,
     store: options.StoreOption = Path("store"),
 ) -> None:
-    """Score (query, passage) pairs; higher is better. Full depth unless told otherwise."""
+    """Score (query, passage) pairs; higher is better. Full depth unless told otherwise.
+
+    With a choice that tuning calibrated, each pair gets the probability that its passage serves the query.
+    """
     from icl_embed.rerank.pair_files import read_pairs, write_scored
     from icl_embed.rerank.running import score_by
     from icl_embed.rerank.ways import name_of
@@ -58,7 +64,7 @@ def score(  # noqa: PLR0913, PLR0917 - one argument per option
     )
     texts = [(pair.query, pair.passage) for pair in pairs]
     scores = score_by(reranker, texts, way, batch_tokens=batch_tokens, show_progress=True)
-    write_scored(output, pairs, scores.tolist())
+    write_scored(output, pairs, scores.tolist(), probabilities_of(scores, way, choice))
     console.print(f"{len(pairs)} pairs, {name_of(way)} → {escape(str(output))}", soft_wrap=True)
 
 
@@ -104,6 +110,19 @@ def rank(  # noqa: PLR0913, PLR0917 - one argument per option
     else:
         write_atomically(output, _ranked_lines(ranked).encode())
         console.print(f"{len(ranked)} queries → {escape(str(output))}", soft_wrap=True)
+
+
+def probabilities_of(scores: NDArray[Any], way: Way, choice: Path | None) -> list[float]:
+    """By the calibration of a choice; none without one, or for a cascade, whose scores are an order alone."""
+    from icl_embed.rerank.calibration import sigmoid
+    from icl_embed.rerank.choice import read_choice
+    from icl_embed.rerank.shape import Shape
+
+    calibration = read_choice(choice).calibration if choice and isinstance(way, Shape) else None
+    if calibration is None:
+        return []
+    found: list[float] = sigmoid(calibration.slope * scores + calibration.offset).tolist()
+    return found
 
 
 def open_reranker(model: str, store: Path, *, device: str, dtype: str) -> Reranker:

@@ -48,13 +48,20 @@ def read_pairs(path: Path) -> list[PairLine]:
     return pairs
 
 
-def write_scored(path: Path, pairs: Sequence[PairLine], scores: Sequence[float]) -> None:
+def write_scored(
+    path: Path, pairs: Sequence[PairLine], scores: Sequence[float], probabilities: Sequence[float] = ()
+) -> None:
     """Write each pair's line as a JSON object with its ``score``, in the order of the pairs.
+
+    Parameters
+        probabilities: of each pair; written as ``probability`` if there are any.
 
     Raises
         StoreError: the disk refused.
     """
     rows = [{**pair.fields, "score": score} for pair, score in zip(pairs, scores, strict=True)]
+    for row, probability in zip(rows, probabilities, strict=False):
+        row["probability"] = probability
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomically(path, text.encode())
 
@@ -73,9 +80,7 @@ def _json_pair(where: str, line: str) -> PairLine:
 def _tab_pair(where: str, line: str) -> PairLine:
     columns = line.split("\t")
     if len(columns) != 2 or not _are_texts(*columns):
-        raise DataError(
-            f"{where}: expected a query and a passage, found {len(columns)} columns: {line[:80]}"
-        )
+        raise DataError(f"{where}: expected a query and a passage, found {len(columns)} columns: {line[:80]}")
     return PairLine(columns[0], columns[1], {"query": columns[0], "passage": columns[1]})
 
 

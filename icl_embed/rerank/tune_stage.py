@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from icl_embed.config import RerankConfig
 from icl_embed.evaluate.measurement import Bootstrap
+from icl_embed.rerank.calibration import Calibration, fit_calibration
 from icl_embed.rerank.candidates import Candidates, read_candidates
 from icl_embed.rerank.choice import ChoiceRecord, record_of, write_choice
-from icl_embed.rerank.grid import Progress, score_grid
+from icl_embed.rerank.grid import Grid, Progress, score_grid
 from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.shape import Shape
 from icl_embed.rerank.tune import Limit, choose_way, refuse_test_queries
-from icl_embed.rerank.ways import Way, cascades_over, full_way, name_of, passes_of, way_of_record
+from icl_embed.rerank.ways import Way, cascades_over, full_way, name_of, passes_of, shape_of, way_of_record
 
 
 def tune_reranker(  # noqa: PLR0913 - the stage's whole context, passed once
@@ -90,4 +94,21 @@ def tune_on(
         settings,
         batch_tokens=batch_tokens,
         datasets={one.candidates.dataset: len(one.queries) for one in grid.sets},
+        calibration=_calibration(grid, shape_of(choice.chosen.way)),
+    )
+
+
+def _calibration(grid: Grid, shape: Shape) -> Calibration | None:
+    """What makes probabilities of an exit's scores, from every candidate of the development queries."""
+    scores = np.concatenate([grid.scores(one, shape) for one in grid.queries])
+    labels = np.concatenate([np.asarray(one.query.relevance) > 0 for one in grid.queries])
+    if labels.all() or not labels.any():
+        return None
+    slope, offset = fit_calibration(scores, labels)
+    return Calibration(
+        cutoff_layer=shape.cutoff_layer,
+        compress_ratio=shape.compress_ratio,
+        compress_layers=shape.compress_layers,
+        slope=slope,
+        offset=offset,
     )

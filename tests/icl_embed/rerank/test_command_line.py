@@ -156,6 +156,10 @@ def test_tuning_finds_the_dev_evaluations_of_the_store_and_evaluation_uses_a_cho
         "tune", "--max-loss", 30, "--safe", "--no-cascades", "--output", tmp_path / "safe.json", *common
     )
     assert all(not one.way.stages for one in read_choice(tmp_path / "safe.json").tried)
+    shape, scored = tmp_path / "safe.json", tmp_path / "scored.jsonl"
+    (tmp_path / "pairs.tsv").write_text("find fish one\tthe fish is in the time\n")
+    run("score", "--input", tmp_path / "pairs.tsv", "-o", scored, "--choice", shape, "--store", store, *PLAIN)
+    assert 0 < json.loads(scored.read_text())["probability"] < 1
     output = run("eval", "--choice", choice, "--output", tmp_path / "results", *common)
     scores = json.loads((tmp_path / "results" / "scores.json").read_bytes())
     assert scores["chosen"]["layer"] == record.chosen.layer

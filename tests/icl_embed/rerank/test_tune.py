@@ -27,6 +27,7 @@ from icl_embed.rerank.ways import (
     name_of,
     passes_of,
     record_way,
+    shape_of,
     way_of_record,
     with_pass_of,
 )
@@ -174,6 +175,8 @@ def test_the_stage_writes_a_choice_that_can_be_read_and_run(
     assert record.chosen_result.is_allowed
     assert record.chosen_result.loss.mean <= 0.2 + 1e-9
     assert (record.bound, record.max_loss, record.datasets) == ("mean", 0.2, {"dev": 5})
+    assert record.calibration is not None
+    assert record.calibration.shape == shape_of(way)
     shown = shown_tried(record)
     assert record.chosen in [one.way for one in shown]
     assert len(shown) < len(record.tried)
