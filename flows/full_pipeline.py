@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.logging import get_run_logger
 
 from flows.build_pool import prepare_data
-from flows.distill_reranker import distill
+from flows.distill_reranker import distill, report
 from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import train
 from icl_embed.pipeline.run import open_run
-from tasks import evaluation
-from tasks.policies import DOWNLOADS, run_stage
+from tasks.policies import DOWNLOADS
 
 
 @flow(name="full-pipeline", task_runner=DOWNLOADS)
@@ -27,7 +25,4 @@ def full_pipeline(preset: str = "demo", overrides: list[str] | None = None) -> s
     train(run)
     evaluate(run)
     distill(run)
-    run_stage(evaluation.write_report, run, run.keys.report)
-    page = (run.artefact(run.keys.report).path / "index.html").resolve()
-    get_run_logger().info("report: %s", page)
-    return str(page)
+    return report(run)

@@ -19,9 +19,10 @@ def train_embedder(preset: str = "demo", overrides: list[str] | None = None) -> 
 
 
 def train(run: Run) -> str:
-    """Base model, teacher if there is one, and training; returns the embedder's reference."""
+    """Base model, teacher if the embedder learns from it, and training; returns the embedder's reference."""
     run_stage(data.fetch_base_model, run, run.keys.base_model)
-    teach(run)
+    if "teacher" in run.keys.embedder.inputs:
+        teach(run)
     return run_stage(training.train_embedder, run, run.keys.embedder)
 
 
