@@ -34,7 +34,7 @@ ALLOWED = {
     "results": FOUNDATION | {"pool", "evaluate", "benchmark"},
     "studies": FOUNDATION | {"model", "pool", "corpus", "evaluate", "selection", "benchmark", "results"},
     "report": FOUNDATION | {"evaluate", "train", "benchmark", "results", "studies"},
-    "export": FOUNDATION | {"model", "sources", "pool", "evaluate", "report"},
+    "export": FOUNDATION | {"model", "sources", "pool", "evaluate", "rerank", "report"},
     "pipeline": FOUNDATION
     | {
         "preset",

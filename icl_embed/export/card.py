@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from icl_embed.export.facts import DatasetFact, ModelFacts, ScoreFact
@@ -34,18 +34,7 @@ def write_card(
     Raises
         StoreError: the disk refused.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # noqa: S701 - Markdown; finalize escapes every value
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=markdown_text,
-    )
-    # A Python literal in ASCII: what a text holds cannot leave its quotes.
-    environment.filters["literal"] = lambda value: Markup(ascii(value))  # noqa: S704
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
-    body = environment.get_template("card.md.j2").render(
+    body = card_template("card.md.j2").render(
         name=name,
         exported=exported,
         facts=facts,
@@ -59,6 +48,22 @@ def write_card(
     )
     front = yaml.safe_dump(_front_matter(facts, name, licence), sort_keys=False, allow_unicode=True)
     write_atomically(out_dir / "README.md", f"---\n{front}---\n\n{body}".encode())
+
+
+def card_template(name: str) -> Template:
+    """A template of this folder; every value that it shows is escaped for Markdown."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # noqa: S701 - Markdown; finalize escapes every value
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=markdown_text,
+    )
+    # A Python literal in ASCII: what a text holds cannot leave its quotes.
+    environment.filters["literal"] = lambda value: Markup(ascii(value))  # noqa: S704
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    return environment.get_template(name)
 
 
 def _front_matter(facts: ModelFacts | None, name: str, licence: str) -> dict[str, Any]:

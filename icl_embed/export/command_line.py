@@ -13,6 +13,7 @@ from icl_embed.errors import ConfigError
 
 if TYPE_CHECKING:
     from icl_embed.export.facts import ModelFacts
+    from icl_embed.store import Store
 
 app = typer.Typer()
 console = Console()
@@ -36,16 +37,22 @@ def export(
     catalog: Annotated[Path | None, typer.Option(help="a folder of extra data cards")] = None,
     store: Annotated[Path, typer.Option(help="where the artefacts are")] = Path("store"),
 ) -> None:
-    """Write a model for sentence-transformers, transformers, vLLM and TEI, with its model card."""
+    """Write a model with its model card: an embedder for other libraries, or a reranker."""
     from icl_embed.export.card import write_card
     from icl_embed.export.facts import find_model, gather_facts
     from icl_embed.export.folder import published, write_model
+    from icl_embed.export.reranker import is_reranker
     from icl_embed.export.task_prompts import read_task_prompt
     from icl_embed.sources import load_catalog
 
     prompts = {name: read_task_prompt(path) for name, path in map(split_task, tasks)}
     folder, artefact, found_in = find_model(model, store)
     facts = gather_facts(found_in, artefact, load_catalog([catalog])) if artefact else None
+    if is_reranker(folder):
+        if prompts or adapter:
+            raise ConfigError(f"{model} is a reranker: it has no task prompts and is exported whole")
+        _export_reranker(folder, output, facts, found_in, licence)
+        return
     with published(output) as partial:
         below = base_of(base, facts) if adapter else None
         exported = write_model(folder, partial, prompts, adapter_of=below)
@@ -54,6 +61,19 @@ def export(
     for name, count in exported.differences.items():
         if count:
             console.print(f"[yellow]{escape(name)}: {count} tokens differ in other libraries[/yellow]")
+
+
+def _export_reranker(
+    folder: Path, output: Path, facts: ModelFacts | None, store: Store, licence: str
+) -> None:
+    from icl_embed.export.folder import published
+    from icl_embed.export.reranker import newest_evaluation, write_reranker, write_reranker_card
+
+    measured = newest_evaluation(store, facts.reference) if facts else None
+    with published(output) as partial:
+        settings = write_reranker(folder, partial)
+        write_reranker_card(partial, settings, facts, measured, name=output.name, licence=licence)
+    console.print(f"[bold]{escape(str(output))}[/bold]", soft_wrap=True)
 
 
 @app.command(

@@ -77,8 +77,10 @@ def find_model(name: str, store_root: Path) -> tuple[Path, Artefact | None, Stor
         store = Store(store_root)
         found = find(store, name)
         artefact = store.get(found.stage, found.fingerprint)
-    if artefact.stage not in ("embedder", "base-model"):
-        raise ModelError(f"{artefact.reference} is no embedder; see icl-embed store ls --stage embedder")
+    if artefact.stage not in ("embedder", "base-model", "reranker"):
+        raise ModelError(
+            f"{artefact.reference} is no embedder or reranker; see icl-embed store ls --stage embedder"
+        )
     return artefact.path, artefact, store
 
 

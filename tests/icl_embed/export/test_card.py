@@ -115,7 +115,7 @@ def test_a_failed_export_leaves_nothing(tmp_path):
 
 def test_only_models_are_exported(tiny_model, tmp_path):
     build_store(tmp_path / "store", tiny_model())
-    with pytest.raises(ModelError, match="is no embedder"):
+    with pytest.raises(ModelError, match="is no embedder or reranker"):
         find_model("trained-set", tmp_path / "store")
     with pytest.raises(StoreError, match="no artefact"):
         find_model("nothing", tmp_path / "store")
