@@ -39,10 +39,6 @@ class Costs:
     head: int
     pooling: Pooling = "mean"
 
-    def ranking(self, pairs: Sequence[PairTokens], shape: Shape, *, share_query: bool = True) -> int:
-        """``query_flops`` of a shape."""
-        return query_flops(self, pairs, shape, share_queries=share_query)
-
 
 def costs_of(decoder: Any, pooling: Pooling = "mean") -> Costs:
     """Read the costs off a decoder (adapters count while they are not merged)."""

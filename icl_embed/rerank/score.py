@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from icl_embed.errors import ConfigError
+from icl_embed.errors import ConfigError, DataError
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 from icl_embed.model.kernels import speed_up
 from icl_embed.model.memory import MemoryLimit
@@ -33,7 +33,7 @@ from icl_embed.rerank.saved import RerankerSettings, read_reranker
 from icl_embed.rerank.scored import CascadeScores, Exits, RankedPassage, Scores, refuse_not_finite
 from icl_embed.rerank.shape import Shape, ShapeOptions, choose_shape
 
-__all__ = ["BATCH_TOKENS", "CascadeScores", "Exits", "RankedPassage", "Reranker"]
+__all__ = ["BATCH_TOKENS", "CascadeScores", "Exits", "Pair", "RankedPassage", "Reranker", "Scores"]
 
 BATCH_TOKENS = 8192
 
@@ -183,6 +183,10 @@ class Reranker:
         Raises
             ConfigError, DataError, ModelError: as ``score``.
         """
+        if isinstance(passages, str):
+            raise DataError("expected a list of passages, found one text; put it in a list")
+        if top_k is not None and top_k < 1:
+            raise ConfigError(f"top_k must be at least 1, found {top_k}")
         pairs = [(query, passage) for passage in passages]
         scores: NDArray[Any]
         if cascade is None:

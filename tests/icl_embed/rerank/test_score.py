@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import torch
 
 from icl_embed.config import RerankConfig
 from icl_embed.errors import ConfigError, DataError, ModelError
+from icl_embed.rerank.cascade import Cascade
 from icl_embed.rerank.pair_tokens import CONTAINS_ANSWER, PairBuilder
 from icl_embed.rerank.saved import HEADS_NAME, SETTINGS_NAME, export_reranker, start_from
 from icl_embed.rerank.score import Reranker
-from icl_embed.rerank.shape import head_layers, lightweight_shape
+from icl_embed.rerank.shape import Shape, head_layers, lightweight_shape
 from tests.icl_embed.rerank.conftest import CONFIG, FAMILIES, PAIRS
 
 
@@ -101,6 +103,90 @@ def test_an_empty_text_is_refused(reranker: Reranker) -> None:
         reranker.score([("a", "b"), ("a", " \n")])
     with pytest.raises(DataError, match="query 0 of 1 is empty"):
         reranker.score([("", "b")])
+
+
+@pytest.mark.parametrize("pair", ["ab", ("a",), ("a", 3), None, ("a", "b", "c")])
+def test_what_is_not_a_pair_of_texts_is_refused(reranker: Reranker, pair: object) -> None:
+    with pytest.raises(DataError, match=r"pairs\[1\] must be \(query, passage\)"):
+        reranker.score([("a", "b"), pair])
+
+
+def test_bad_arguments_of_rank_are_refused(reranker: Reranker) -> None:
+    with pytest.raises(DataError, match="found one text"):
+        reranker.rank("the cat", "a dog")
+    with pytest.raises(ConfigError, match="top_k must be at least 1"):
+        reranker.rank("the cat", ["a dog"], top_k=0)
+    with pytest.raises(ConfigError, match="batch_tokens must be at least 1"):
+        reranker.rank("the cat", ["a dog"], batch_tokens=0)
+    assert reranker.rank("the cat", []) == []
+
+
+def test_equal_pairs_are_scored_once_and_tie_in_order(reranker: Reranker) -> None:
+    rows: list[int] = []
+    reranker.model.decoder.norm.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
+    scores = reranker.score([*PAIRS, *PAIRS[::-1]], cutoff_layer=1)
+    assert rows == [len(PAIRS)]
+    np.testing.assert_array_equal(scores, [*scores[:4], *scores[3::-1]])
+    ranked = reranker.rank("the red cat", ["fish", "a dog", "fish", "a dog"])
+    assert [item.position for item in ranked] in ([0, 2, 1, 3], [1, 3, 0, 2])
+
+
+@pytest.mark.parametrize("room", [40, 60, 90])
+def test_batches_become_smaller_when_memory_runs_out(
+    reranker: Reranker, room: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    shape, cascade = reranker.shape(compress_ratio=2), Cascade(((1, 2),), Shape(4))
+    pairs = [(query, passage) for query in ("the red cat", "a bird") for _, passage in PAIRS]
+    expected, sifted = reranker.score_exits(pairs, shape).scores, reranker.score_cascade(pairs, cascade)
+    sizes: list[int] = []
+
+    def hold(_: object, args: tuple[torch.Tensor]) -> None:
+        sizes.append(args[0].shape[1])
+        if sizes[-1] > room:
+            raise torch.OutOfMemoryError("out of memory")
+
+    reranker.model.decoder.layers[1].register_forward_pre_hook(hold)
+    with caplog.at_level(logging.WARNING):
+        found = reranker.score_exits(pairs, shape).scores
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert caplog.text.count("out of memory") == 1
+    tries = len(sizes)
+    reranker.score_exits(pairs, shape)
+    assert max(sizes[tries:]) <= room, "what was learned in one call was forgotten in the next"
+    again = reranker.score_cascade(pairs, cascade)
+    np.testing.assert_allclose(again.scores, sifted.scores, rtol=1e-5, atol=1e-5)
+
+
+def test_a_pair_that_does_not_fit_the_memory_is_a_clear_error(reranker: Reranker) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    reranker.model.decoder.layers[1].register_forward_pre_hook(full)
+    with pytest.raises(ModelError, match=r"one pair of \d+ tokens does not fit the memory"):
+        reranker.score(PAIRS)
+    with pytest.raises(ModelError, match=r"one pair of \d+ tokens does not fit the memory"):
+        reranker.score_cascade(PAIRS, Cascade(((1, 2),), Shape(4)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_in_bf16_are_those_in_fp32_up_to_rounding(
+    make_reranker: Callable[..., Reranker], tmp_path: Path, family: str
+) -> None:
+    reranker = make_reranker(family)
+    export_reranker(reranker.model, reranker.tokenizer, reranker.settings, tmp_path)
+    coarse = Reranker.load(tmp_path, device="cpu", dtype="bfloat16")
+    for options in ({}, {"compress_ratio": 4}):
+        np.testing.assert_allclose(
+            coarse.score(PAIRS, **options), reranker.score(PAIRS, **options), rtol=0.1, atol=0.2
+        )
+
+
+def test_no_more_tokens_than_the_model_holds(reranker: Reranker, tmp_path: Path) -> None:
+    export_reranker(reranker.model, reranker.tokenizer, reranker.settings, tmp_path)
+    short = Reranker.load(tmp_path, device="cpu", dtype="float32", max_tokens=60)
+    assert max(map(len, short.pairs.pairs([("cat " * 99, "dog " * 99)]))) == 60
+    with pytest.raises(ConfigError, match="max_tokens is 2049, but the model holds 2048"):
+        Reranker.load(tmp_path, device="cpu", dtype="float32", max_tokens=2049)
 
 
 def test_a_score_that_is_not_finite_is_refused(reranker: Reranker) -> None:

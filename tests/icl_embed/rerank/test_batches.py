@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icl_embed.rerank.batches import plan_pair_batches
+from icl_embed.rerank.pair_tokens import PairTokens
+
+PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), max_size=20)
+
+
+def pair(query: int, length: int) -> PairTokens:
+    return PairTokens([query] * (query + 2), [9] * length, [7, 8])
+
+
+@settings(max_examples=100, deadline=None)
+@given(PAIRS, st.integers(1, 200), st.booleans())
+def test_every_pair_goes_once_and_no_batch_is_too_large(
+    drawn: list[tuple[int, int]], limit: int, share: bool
+) -> None:
+    pairs = [pair(*one) for one in drawn]
+    batches = plan_pair_batches(pairs, limit, share_queries=share)
+    assert sorted(number for batch in batches for number in batch.numbers) == list(range(len(pairs)))
+    for batch in batches:
+        mine = [pairs[number] for number in batch.numbers]
+        assert batch.num_tokens <= limit or len(mine) == 1
+        if batch.query:
+            assert {tuple(one.query) for one in mine} == {batch.query}
+        queries = {tuple(one.query) for one in mine} if share else set()
+        rows = sum(len(one) - (len(one.query) if share else 0) for one in mine)
+        assert batch.num_tokens == rows + (0 if batch.query else sum(map(len, queries)))
+
+
+def test_candidates_of_a_query_stay_together_while_they_fit() -> None:
+    pairs = [pair(number % 3, 5) for number in range(9)]
+    [whole] = plan_pair_batches(pairs, 1000)
+    assert len(whole.numbers) == 9
+    assert [sorted(batch.numbers) for batch in plan_pair_batches(pairs, 26)] == [
+        [2, 5, 8],
+        [1, 4, 7],
+        [0, 3, 6],
+    ]
+    cut = plan_pair_batches([pair(1, 5) for _ in range(4)], 14)
+    assert [(batch.num_tokens, batch.query) for batch in cut] == [(14, (1, 1, 1))] * 2
+    assert all(not batch.query for batch in plan_pair_batches(pairs, 26, share_queries=False))
