@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from icl_embed.rerank.cascade import Cascade
-from icl_embed.rerank.score import RankedPassage, Reranker
+from icl_embed.rerank.score import BATCH_TOKENS, RankedPassage, Reranker
 from icl_embed.rerank.ways import Way
+
+
+@dataclass(frozen=True)
+class InWay:
+    """A reranker that always runs in one way: what scores pairs for mteb and AIR-Bench."""
+
+    reranker: Reranker
+    way: Way
+    batch_tokens: int = BATCH_TOKENS
+
+    def score(self, pairs: Sequence[tuple[str, str]], /) -> NDArray[np.floating[Any]]:
+        """Scores [N]; those of a cascade are comparable within a query only.
+
+        Raises
+            DataError, ModelError: as ``Reranker.score``.
+        """
+        return score_by(self.reranker, pairs, self.way, batch_tokens=self.batch_tokens)
 
 
 def score_by(

@@ -25,7 +25,6 @@ import torch
 
 from icl_embed.benchmark.air_bench.names import TaskName
 from icl_embed.benchmark.air_bench.open import open_air_bench_task
-from icl_embed.benchmark.air_bench.reranking import PairScorer, rerank
 from icl_embed.benchmark.air_bench.search_results import (
     NO_RERANKER,
     SearchResults,
@@ -37,6 +36,7 @@ from icl_embed.benchmark.air_bench.task import INSTRUCTION, AirBenchTask
 from icl_embed.evaluate.encoding import CachingEncoder, Setting
 from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun, Unjudged
 from icl_embed.evaluate.measurement import Bootstrap, Measurement, compare
+from icl_embed.evaluate.reranking import PairScorer, rerank
 from icl_embed.model.embedder import Embedder
 from icl_embed.pool.choose import in_drawn_order
 from icl_embed.store.files import sha256_of

@@ -102,9 +102,28 @@ def test_a_new_learning_rate_reruns_training_and_what_follows(finished) -> None:
     project, _ = finished
     run = open_run(str(project), ["train.optimizer.learning_rate=2e-3"])
     again = Counter(stages_to_run(run))
-    assert again == {"embedder": 1, "evaluation": 3, "reranker-evaluation": 1, "report": 1}
+    assert again == {
+        "embedder": 1,
+        "evaluation": 3 + 1,  # the test splits, and the dev split that the reranker is tuned on
+        "reranker-choice": 1,
+        "reranker-evaluation": 1,
+        "report": 1,
+    }
     [embedder] = [stage for stage in plan(run.store, run.keys) if stage.key.stage == "embedder"]
     assert embedder.reason == "settings.train.optimizer.learning_rate: 0.001 → 0.002"
+
+
+def test_the_reranker_is_tuned_on_dev_queries_and_measured_on_test_queries(finished) -> None:
+    project, _ = finished
+    run = open_run(str(project))
+    [key] = run.keys.tuning_evaluations.values()
+    assert json.loads((run.artefact(key).path / "scores.json").read_text())["split"] == "dev"
+    assert run.keys.reranker_choice is not None
+    choice = json.loads((run.artefact(run.keys.reranker_choice).path / "choice.json").read_text())
+    scores = json.loads((run.artefact(run.keys.reranker_evaluation).path / "scores.json").read_text())
+    assert scores["chosen"]["layer"] == choice["chosen"]["layer"]
+    assert scores["chosen_by"] == "development queries"
+    assert "bm25" in scores["datasets"][0]
 
 
 def test_another_number_of_ranks_trains_nothing_again(finished) -> None:

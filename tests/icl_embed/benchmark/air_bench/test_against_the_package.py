@@ -12,10 +12,10 @@ from icl_embed.benchmark.air_bench.catalogue import published
 from icl_embed.benchmark.air_bench.layout import write_task
 from icl_embed.benchmark.air_bench.names import TaskName
 from icl_embed.benchmark.air_bench.open import open_air_bench_task
-from icl_embed.benchmark.air_bench.reranking import rerank
 from icl_embed.benchmark.air_bench.search_results import SearchResults, save_results
 from icl_embed.evaluate.encoding import CachingEncoder, Setting
 from icl_embed.evaluate.evaluated import EvaluatedModel
+from icl_embed.evaluate.reranking import rerank
 from tests.icl_embed.benchmark.air_bench.conftest import OWN
 from tests.icl_embed.benchmark.air_bench.test_task import BySharedWords
 

@@ -6,12 +6,12 @@ import pytest
 from icl_embed.benchmark.air_bench.layout import write_task
 from icl_embed.benchmark.air_bench.names import TaskName
 from icl_embed.benchmark.air_bench.open import open_air_bench_task
-from icl_embed.benchmark.air_bench.reranking import rerank
 from icl_embed.benchmark.task import BenchmarkTask
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.encoding import CachingEncoder, Setting
 from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun, Unjudged
 from icl_embed.evaluate.measurement import Bootstrap
+from icl_embed.evaluate.reranking import rerank
 from tests.icl_embed.benchmark.air_bench.conftest import OWN
 from tests.icl_embed.evaluate.folders import sentence
 

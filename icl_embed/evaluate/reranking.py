@@ -9,8 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from icl_embed.benchmark.air_bench.search import Ranking
 from icl_embed.errors import EvaluationError
+
+Ranking = dict[str, dict[str, float]]
+"""Query -> passage -> score."""
 
 RERANK_TOP_K = 100  # AIR-Bench's own default
 PAIRS_AT_ONCE = 4096
@@ -33,7 +35,7 @@ def rerank(
 ) -> Ranking:
     """The first ``top_k`` passages of each query with the scorer's scores, best first.
 
-    Passages beyond them are dropped, as AIR-Bench does; of equal scores the first stage's order stays.
+    Passages beyond them are dropped, as mteb and AIR-Bench do; of equal scores the first stage's order stays.
 
     Raises
         EvaluationError: ``top_k`` is not positive, the ranking names a query or passage that does not exist,
