@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from icl_embed.benchmark.second_stage import SecondStage
 from icl_embed.config import PromptConfig
 from icl_embed.errors import EvaluationError, ModelError, StoreError
 from icl_embed.evaluate.encoding import Encoder
@@ -43,6 +44,7 @@ class OpenedModel:
         prompt: token budgets; None where the model has its own.
         reference: the store's artefact that it is, if it is one.
         trained_on: names of the store's data sets whose train split it has seen, as far as the store tells.
+        second: a reranker that orders the first passages of every search again.
     """
 
     about: EvaluatedModel
@@ -50,6 +52,12 @@ class OpenedModel:
     prompt: PromptConfig | None = None
     reference: str = ""
     trained_on: frozenset[str] = frozenset()
+    second: SecondStage | None = None
+
+    @property
+    def shown(self) -> EvaluatedModel:
+        """What tables call it: the model, or the model and the reranker after it."""
+        return self.second.after(self.about) if self.second else self.about
 
     @property
     def no_examples_because(self) -> str:
