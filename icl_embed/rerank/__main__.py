@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 
 from icl_embed.launch.worker import run_rank
+from icl_embed.model.adapted import join_adapters
+from icl_embed.model.kernels import speed_up_frozen
 from icl_embed.model.lora import attach
 from icl_embed.rerank.distill import RerankerObjective
 from icl_embed.rerank.groups import read_ranking_sets
@@ -36,8 +38,12 @@ def train(job: RerankerJob) -> bool:
             job.rows_path, batch_size=config.batch_size, teacher_dir=job.teacher_dir
         )
         model, tokenizer, settings = start_from(job.model_dir, config, device=place.device, dtype=place.dtype)
-        # The adapters are built into the decoder's own layers, so the model trains through them.
-        adapted = attach(model.decoder, config.lora, seed=job.seed) if config.tuning == "lora" else None
+        adapted = None
+        if config.tuning == "lora":
+            # The adapters are built into the decoder's own layers, so the model trains through them.
+            speed_up_frozen(model.decoder)
+            adapted = attach(model.decoder, config.lora, seed=job.seed)
+            join_adapters(model.decoder)
         model.train()
         pairs = PairBuilder(tokenizer, settings.max_tokens, settings.prompt)
         objective = RerankerObjective(model, pairs, training_sets, config, settings, seed=job.seed)
