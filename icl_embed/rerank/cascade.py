@@ -122,9 +122,9 @@ def _how_many(keep: int | float, left: int) -> int:
 def _one_scale(
     reached: Sequence[tuple[int, ...]], found: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """Scores of different heads in one order: each head's are moved below those of the next.
+    """Scores of different heads in one order: below those of the next head, each in steps of 1.
 
-    Scores are float32 and this is float64, so moving them neither merges nor swaps any.
+    Steps, because moving scores by their distance would round the closest of them to one.
     """
     scores = np.zeros(len(reached[0]))
     is_placed = np.zeros(len(scores), bool)
@@ -134,9 +134,11 @@ def _one_scale(
         is_new = ~is_placed[spots]
         if is_new.any():
             mine = values[is_new]
-            moved = mine if floor is None else mine - mine.max() + floor - 1.0
-            scores[spots[is_new]] = moved
-            floor = float(moved.min())
+            if floor is not None:
+                from_worst = np.unique(mine, return_inverse=True)[1]
+                mine = floor - 1.0 - (from_worst.max() - from_worst)
+            scores[spots[is_new]] = mine
+            floor = float(mine.min())
             is_placed[spots] = True
     return scores
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from icl_embed.errors import ConfigError, ModelError
@@ -90,7 +90,8 @@ def test_rank_with_a_cascade_gives_the_cascades_top(reranker: Reranker) -> None:
         reranker.rank(QUERY, PASSAGES, cascade=CASCADE, cutoff_layer=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
+@example([(0.0, 0.0, 40.0), (1e-40, 0.0, 1.0), (2e-40, 1e-40, 2.0), (5.0, 2e-40, 3.0)], 2, 1)
 @given(
     st.lists(st.tuples(*[st.floats(-50, 50, width=32)] * 3), min_size=1, max_size=12),
     st.sampled_from([1, 2, 5, 0.3, 0.5, 1.0]),
