@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import model_validator
+
 from icl_embed.config.base import Section
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
 from icl_embed.config.evaluation import EvaluateConfig
@@ -25,3 +27,15 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     rerank: RerankConfig = RerankConfig()
+
+    @model_validator(mode="after")
+    def _learners_weigh_the_teacher(self) -> RunConfig:
+        if self.teacher.source == "none":
+            return self
+        for learner, weight, name in (
+            ("reranker", self.rerank.teacher_weight, "rerank.teacher_weight"),
+            ("embedder", self.train.distillation_weight, "train.distillation_weight"),
+        ):
+            if getattr(self.teacher, learner) and not weight:
+                raise ValueError(f"teacher.{learner} is on, but {name} is 0; set one of the two")
+        return self

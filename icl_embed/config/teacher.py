@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from icl_embed.config.base import Count, Kind, Section
+from icl_embed.config.base import RANKING_KINDS, Count, Kind, Section
 
 
 class TeacherConfig(Section):
@@ -49,4 +49,9 @@ class TeacherConfig(Section):
             raise ValueError("nobody learns from the teacher; set teacher.reranker or teacher.embedder")
         if self.source != "none" and not self.kinds:
             raise ValueError("teacher.kinds is empty: there would be nothing to score")
+        if self.source != "none" and self.reranker and not RANKING_KINDS & set(self.kinds):
+            raise ValueError(
+                "the reranker learns from retrieval and reranking tasks alone, and teacher.kinds are "
+                f"{', '.join(self.kinds)}; add one of the two, or set teacher.reranker = false"
+            )
         return self

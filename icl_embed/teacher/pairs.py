@@ -63,7 +63,7 @@ def read_row_pairs(rows_path: Path, kinds: Collection[str]) -> Iterator[list[Pai
 
 
 def distinct_pairs(rows_path: Path, kinds: Collection[str]) -> Iterator[Pair]:
-    """Every pair once, where it first appears. Needs 60 bytes of memory per pair, whatever its length.
+    """Every pair once, where it first appears. Needs about 120 bytes of memory per pair, whatever its length.
 
     Raises
         DataError: as ``read_row_pairs``.

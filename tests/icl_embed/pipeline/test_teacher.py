@@ -96,6 +96,12 @@ def test_a_teachers_folder_is_known_by_what_it_holds(preset: Path, tmp_path: Pat
         (["teacher.embedder=true"], "scores nothing"),
         ([OWN, "teacher.reranker=false"], "nobody learns from the teacher"),
         ([OWN, "teacher.kinds=[]"], "teacher.kinds is empty"),
+        ([OWN, 'teacher.kinds=["sts"]'], "retrieval and reranking tasks alone"),
+        ([OWN, "rerank.teacher_weight=0"], "teacher.reranker is on, but rerank.teacher_weight is 0"),
+        (
+            [OWN, "teacher.embedder=true", "train.distillation_weight=0"],
+            "teacher.embedder is on, but train.distillation_weight is 0",
+        ),
         (["rerank.contrastive_weight=0", "rerank.teacher_weight=0"], "no head would learn to rank"),
         (["rerank.optimizer.zero_stage=3"], "use optimizer.zero_stage 0, 1 or 2"),
     ],
