@@ -30,7 +30,7 @@ ALLOWED = {
     "rerank": FOUNDATION | {"model", "train", "launch", "evaluate", "teacher"},
     "evaluate": FOUNDATION | {"model", "pool"},
     "selection": FOUNDATION | {"model", "pool", "evaluate"},
-    "benchmark": FOUNDATION | {"model", "pool", "sources", "corpus", "evaluate", "selection"},
+    "benchmark": FOUNDATION | {"model", "pool", "sources", "corpus", "evaluate", "selection", "rerank"},
     "results": FOUNDATION | {"pool", "evaluate", "benchmark"},
     "studies": FOUNDATION | {"model", "pool", "corpus", "evaluate", "selection", "benchmark", "results"},
     "report": FOUNDATION | {"evaluate", "train", "benchmark", "results", "studies"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from icl_embed.benchmark import options
 from icl_embed.benchmark.air_bench.command_line import register as register_air_bench
+from icl_embed.errors import ConfigError
 from icl_embed.store import Store
 from icl_embed.store.command_line import readable_size
 from icl_embed.store.files import write_atomically
@@ -57,6 +59,9 @@ def run(  # noqa: PLR0913, PLR0917 - an option is an argument
     tokens: options.TokensOption = "512,512,2048",
     nearest_by: options.NearestOption = "dense",
     max_sets: options.SetsOption = 16,
+    reranker: options.RerankerOption = "",
+    rerank_top_k: options.RerankTopOption = 100,
+    rerank_choice: options.RerankChoiceOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "auto",
     require_few_shot: options.RequireOption = False,
@@ -65,10 +70,9 @@ def run(  # noqa: PLR0913, PLR0917 - an option is an argument
     cache_gb: options.CacheOption = 20.0,
     store: options.StoreOption = Path("store"),
 ) -> None:
-    """Measure a model on tasks, zero-shot and few-shot, with intervals.
+    """Measure a model on tasks, zero-shot and few-shot, with intervals; a killed run goes on where it was.
 
-    Every (task, setting) is kept in the store, and vectors while they are made: a run that was killed goes
-    on where it was. Exits with 1 when a task is missing or could not be scored.
+    Exits with 1 when a task is missing or could not be scored.
     """
     from icl_embed.benchmark.example_sources import ExampleSource
     from icl_embed.benchmark.grid import RunRequest
@@ -77,22 +81,35 @@ def run(  # noqa: PLR0913, PLR0917 - an option is an argument
 
     config, kept = options.parse_config(tokens, nearest_by, max_sets), Store(store)
     places = TaskPlaces(kept, mirror, air_bench, split or None, air_bench_version, config)
-    request = RunRequest(
-        tuple(task_names(split_names(tasks), places)),
-        options.parse_settings(shots, selection, seeds),
-        places,
-        ExampleSource(examples, pool, dict(map(options.parse_pair, pool_name))),
-        config,
-        options.parse_instructions(instruction),
-        require_few_shot,
-    )
+    names = tuple(task_names(split_names(tasks), places))
+    asked = options.parse_settings(shots, selection, seeds)
+    source = ExampleSource(examples, pool, dict(map(options.parse_pair, pool_name)))
+    own = options.parse_instructions(instruction)
+    request = RunRequest(names, asked, places, source, config, own, require_few_shot)
     found = open_model(model, kept, prompt=config.prompt, name=name, device=device, dtype=dtype)
-    summary = _measured(request, found, json_file, max_cache_bytes=int(cache_gb * GIGABYTE))
+    found = _with_reranker(found, kept, reranker, rerank_choice, rerank_top_k)
+    summary = _measured(request, found, json_file, max_cache_gb=cache_gb)
     raise typer.Exit(1 if summary.failed or (summary.missing and not allow_missing) else 0)
 
 
+def _with_reranker(
+    model: OpenedModel, store: Store, reference: str, choice: Path | None, top_k: int
+) -> OpenedModel:
+    """The model and, if one is named, a reranker after it, on its device and in its number format."""
+    from icl_embed.benchmark.second_stage import open_second_stage
+
+    if not reference:
+        if choice is not None:
+            raise ConfigError("--rerank-choice needs --reranker")
+        return model
+    about = model.about
+    dtype = about.dtype if model.sort != "bm25" else "float32"
+    second = open_second_stage(reference, store, choice=choice, top_k=top_k, device=about.device, dtype=dtype)
+    return dataclasses.replace(model, second=second)
+
+
 def _measured(
-    request: RunRequest, model: OpenedModel, json_file: Path | None, *, max_cache_bytes: int
+    request: RunRequest, model: OpenedModel, json_file: Path | None, *, max_cache_gb: float
 ) -> Summary:
     from icl_embed.benchmark.grid import run_grid
     from icl_embed.benchmark.score_tables import tables_of
@@ -102,7 +119,7 @@ def _measured(
 
     with _progress() as tell:
         outcome = run_grid(request, model, request.places.store, progress=tell)
-    shrink_cache(request.places.store.root / FOLDER_NAME, max_cache_bytes)
+    shrink_cache(request.places.store.root / FOLDER_NAME, int(max_cache_gb * GIGABYTE))
     how = Bootstrap(request.config.bootstrap_resamples, request.config.confidence, request.seed)
     summary = summarise(outcome, model, how)
     for table in tables_of(summary):

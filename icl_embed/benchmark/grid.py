@@ -100,7 +100,7 @@ def run_grid(
         ModelError: the model cannot be loaded.
         StoreError: another run builds the same cell, or the disk refuses.
     """
-    refuse_shared_name(store, model.about)
+    refuse_shared_name(store, model.shown)
     return _Run(request, model, store, progress or (lambda *_: None)).all()
 
 
@@ -157,6 +157,8 @@ class _Run:
     def _impossible(self, task: BenchmarkTask, setting: AskedSetting, offered: Offered | None) -> str:
         if self.model.sort == "bm25" and task.facts.kind not in RANKING_KINDS:
             return f"BM25 ranks passages; it cannot do {task.facts.kind}"
+        if self.model.second and task.facts.kind not in RANKING_KINDS:
+            return f"a reranker orders passages; it has nothing to do in {task.facts.kind}"
         if not setting.shots:
             return ""
         return self.model.no_examples_because or (offered.reason if offered else "")

@@ -12,10 +12,12 @@ from icl_embed.benchmark.task import TaskFacts
 from icl_embed.config import LABEL_KINDS, EvaluateConfig
 from icl_embed.errors import EvaluationError, MissingTaskError
 from icl_embed.evaluate.encoding import CachingEncoder, Setting
-from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun
+from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun, Unjudged
 from icl_embed.evaluate.few_shot import evaluated_texts
-from icl_embed.evaluate.mteb_run import run_bm25, run_encoder
-from icl_embed.evaluate.mteb_tasks import MAIN_SCORES
+from icl_embed.evaluate.mteb_reranker import second_stage_for_mteb
+from icl_embed.evaluate.mteb_run import items_of, run_bm25, run_encoder, run_task
+from icl_embed.evaluate.mteb_tasks import MAIN_SCORES, build_task
+from icl_embed.evaluate.reranking import PairScorer
 from icl_embed.evaluate.task_data import (
     EvaluationInput,
     SearchData,
@@ -95,6 +97,16 @@ class LocalBenchmarkTask:
             model_fingerprint=model.fingerprint,
             config=self.config,
         )
+
+    def rerank(self, run: TaskRun | Unjudged, scorer: PairScorer, *, top_k: int) -> TaskRun:
+        """Score the ranking of a run again, its first passages ordered by a reranker.
+
+        Raises
+            EvaluationError: the task does not rank passages, or a score cannot be used.
+        """
+        model = second_stage_for_mteb(run.ranking, scorer, task=self.dataset.name, top_k=top_k)
+        task = build_task(self.dataset, self.data, self.config)
+        return run_task(task, model, items_of(self.dataset.name, self.data, task))
 
     def run_bm25(self) -> TaskRun:
         """Score BM25.

@@ -47,6 +47,13 @@ DtypeOption = Annotated[
 ]
 RequireOption = Annotated[bool, typer.Option("--require-few-shot", help="no examples: an error")]
 AllowOption = Annotated[bool, typer.Option("--allow-missing", help="exit 0 although tasks are missing")]
+RerankerOption = Annotated[
+    str, typer.Option("--reranker", help="folder or artefact: orders the first passages of each search again")
+]
+RerankTopOption = Annotated[int, typer.Option("--rerank-top-k", min=1, help="passages that it orders")]
+RerankChoiceOption = Annotated[
+    Path | None, typer.Option("--rerank-choice", help="choice.json of rerank tune; default: full depth")
+]
 CacheOption = Annotated[
     float, typer.Option(min=0.0, help="vectors kept for later runs; those unused longest go first")
 ]

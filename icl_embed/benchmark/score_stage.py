@@ -66,7 +66,7 @@ class Cell:
 
     def key(self) -> StageKey:
         """What decides the number, and the name that it is listed under."""
-        about, facts, config = self.model.about, self.task.facts, self.config
+        about, facts, config = self.model.shown, self.task.facts, self.config
         settings = {
             "task": asdict(facts),
             "model": {"name": about.name, "fingerprint": about.fingerprint, "dtype": about.dtype},
@@ -83,6 +83,8 @@ class Cell:
             },
             "mteb": importlib.metadata.version("mteb"),
         }
+        if self.model.second:
+            settings["reranker"] = self.model.second.as_json()
         inputs = {"model": self.model.reference} if self.model.reference else {}
         if facts.family == "local":
             inputs["dataset"] = f"dataset/{facts.data_fingerprint}"
@@ -104,6 +106,8 @@ class Cell:
             run = self.task.run(encoder, setting, self.model.about)
             effort = encoder.effort
             tokens = count_query_tokens(encoder.encoder.prompts, self.task.query_texts(), setting)
+        if self.model.second:
+            run = self.task.rerank(run, self.model.second.scorer, top_k=self.model.second.top_k)
         seconds = time.perf_counter() - started
         if isinstance(run, TaskRun):
             # Measurements are compared within one task; its name is the one that tables show.
@@ -152,7 +156,7 @@ def _scores(
     effort: Effort,
     seconds: float,
 ) -> EvaluationScores:
-    facts, about = cell.task.facts, cell.model.about
+    facts, about = cell.task.facts, cell.model.shown
     judged = run if isinstance(run, TaskRun) else None
     result = judged and _setting_score(cell, judged, tokens=tokens, effort=effort, seconds=seconds)
     return EvaluationScores(

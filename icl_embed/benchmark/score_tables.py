@@ -24,7 +24,7 @@ def tables_of(summary: Summary) -> Iterator[Table]:
 
 def _scores(summary: Summary) -> Table:
     title = (
-        f"{escape(summary.model.about.name)}: scores in %, {summary.how.confidence:.0%} intervals; "
+        f"{escape(summary.model.shown.name)}: scores in %, {summary.how.confidence:.0%} intervals; "
         "± between draws; gain over zero-shot, bold if certain"
     )
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)

@@ -207,7 +207,7 @@ def _spread_of_averages(groups: Sequence[Group]) -> float | None:
 
 def as_json(summary: Summary) -> dict[str, Any]:
     """The content of ``--json``: scores are fractions of one."""
-    about = summary.model.about
+    about = summary.model.shown
     new = [cell for task in summary.tasks for group in task.groups for cell in group.cells if cell.is_new]
     return {
         "format": FORMAT,

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from icl_embed.config import Kind
 from icl_embed.evaluate.encoding import CachingEncoder, Setting
 from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun, Unjudged
+from icl_embed.evaluate.reranking import PairScorer
 from icl_embed.pool.choose import Candidate
 
 Family = Literal["mteb", "air-bench", "local"]
@@ -60,6 +61,13 @@ class BenchmarkTask(Protocol):
 
         Raises
             EvaluationError: a vector cannot be used, or the benchmark's score is not its values' aggregate.
+        """
+
+    def rerank(self, run: TaskRun | Unjudged, scorer: PairScorer, *, top_k: int) -> TaskRun | Unjudged:
+        """Score the ranking of a run again, its first ``top_k`` passages ordered by a reranker.
+
+        Raises
+            EvaluationError: the task does not rank passages, or a score cannot be used.
         """
 
     def run_bm25(self) -> TaskRun:

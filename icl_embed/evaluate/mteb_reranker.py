@@ -118,6 +118,21 @@ class MtebTwoStage:
         return rerank(known, self.scorer, queries=texts, passages=self._passages, top_k=wanted)
 
 
+def second_stage_for_mteb(
+    ranking: Mapping[str, Mapping[str, float]], scorer: PairScorer, *, task: str, top_k: int
+) -> MtebTwoStage:
+    """The second stage alone, over what a first stage found before.
+
+    Raises
+        EvaluationError: there is no ranking, because the task does not search.
+    """
+    if not ranking:
+        raise EvaluationError(f"{task}: there is no ranking to rerank; only searches have one")
+    return MtebTwoStage(
+        GivenRanking(ranking), scorer, describe_reranker("reranker", "second-stage"), top_k=top_k
+    )
+
+
 class GivenRanking:
     """A first stage that searched before: its ranking is taken as it is."""
 

@@ -81,7 +81,7 @@ def items_of(name: str, data: TaskData, task: LocalTask) -> ItemsOfTest:
 
 def run_task(
     task: Any,
-    model: MtebEncoder | MtebBm25,
+    model: Any,
     items: ItemsOfTest,
     *,
     split: str = "test",

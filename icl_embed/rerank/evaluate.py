@@ -56,12 +56,7 @@ def evaluate_reranker(  # noqa: PLR0913 - the stage's whole context, passed once
         ConfigError: config or choice ask for a depth or width that the reranker does not have.
     """
     reranker = Reranker.load(reranker_folder, device=device, dtype=dtype)
-    settings = reranker.settings
-    chosen: Way = (
-        lightweight_shape(config, settings.head_layers)
-        if choice is None
-        else way_of(read_choice(choice), settings)
-    )
+    chosen = _lightweight(reranker, config, choice)
     inputs = read_candidates(evaluations, top_k=config.top_k, max_queries=config.max_queries, seed=seed)
     systems = measure_systems(
         reranker,
@@ -77,6 +72,17 @@ def evaluate_reranker(  # noqa: PLR0913 - the stage's whole context, passed once
         "skipped": len(evaluations) - len(inputs),
     }
     write_results(out_dir, systems, scores, bootstrap)
+    return _counts(systems, scores)
+
+
+def _lightweight(reranker: Reranker, config: RerankConfig, choice: Path | None) -> Way:
+    settings = reranker.settings
+    if choice is None:
+        return lightweight_shape(config, settings.head_layers)
+    return way_of(read_choice(choice), settings)
+
+
+def _counts(systems: Systems, scores: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "queries": systems.grid.num_queries,
         "datasets": [one.candidates.dataset for one in systems.grid.sets],

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from icl_embed.rerank.comparison import Comparison
     from icl_embed.rerank.saved import RerankerSettings
     from icl_embed.rerank.score import Reranker
+    from icl_embed.rerank.systems import Systems
     from icl_embed.store import Artefact
 
 COLUMNS = {
@@ -49,13 +50,9 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(  # noqa: PLR0913, PLR0917 - one argument per option
     model: options.ModelOption = "",
-    against: Annotated[
-        str, typer.Option("--against", help="another reranker: compare them exit by exit instead")
-    ] = "",
+    against: options.AgainstOption = "",
     candidates: options.CandidatesOption = [],  # noqa: B006 - typer copies it
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="folder for scores.json, curve.json and the values")
-    ] = None,
+    output: options.ResultsOption = None,
     layer: options.LayerOption = None,
     ratio: options.RatioOption = None,
     compress_layers: options.LayersOption = "",
@@ -75,9 +72,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument per option
     the options say, else what tuning chose for this reranker, else its middle exit.
     """
     from icl_embed.evaluate.measurement import Bootstrap
-    from icl_embed.rerank.evaluate import write_results
     from icl_embed.rerank.stored import find_bm25, find_reranker
-    from icl_embed.rerank.summary import curve_of, summarise
     from icl_embed.rerank.systems import measure_systems
 
     kept, how = Store(store), Bootstrap(seed=seed)
@@ -88,15 +83,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument per option
         other = open_reranker(against, store, device=device, dtype=dtype)
         _compare(reranker, other, inputs, how, batch_tokens)
         return
-    way = options.lightweight_way(
-        reranker,
-        find_reranker(model, kept),
-        kept,
-        layer=layer,
-        ratio=ratio,
-        compress_layers=compress_layers,
-        choice=choice,
-    )
+    asked = options.WayOptions(layer=layer, ratio=ratio, compress_layers=compress_layers, choice=choice)
+    way = options.lightweight_way(reranker, find_reranker(model, kept), kept, **asked)
     with show_progress() as tell:
         systems = measure_systems(
             reranker,
@@ -107,12 +95,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument per option
             bm25=find_bm25(kept, stored),
             progress=tell,
         )
-    scores = summarise(systems, how)
-    if output is not None:
-        write_results(output, systems, scores, how)
-    console.print(_systems_table(scores))
-    console.print(_ways_table(curve_of(systems, how)))
-    console.print(_saving(scores), soft_wrap=True)
+    _show(systems, how, output)
 
 
 def tune(  # noqa: PLR0913, PLR0917 - one argument per option
@@ -188,6 +171,18 @@ def _compare(
     with show_progress() as tell:
         found = compare_rerankers(first, second, inputs, how, batch_tokens=batch_tokens, progress=tell)
     console.print(_comparison_table(found))
+
+
+def _show(systems: Systems, how: Bootstrap, output: Path | None) -> None:
+    from icl_embed.rerank.evaluate import write_results
+    from icl_embed.rerank.summary import curve_of, summarise
+
+    scores = summarise(systems, how)
+    if output is not None:
+        write_results(output, systems, scores, how)
+    console.print(_systems_table(scores))
+    console.print(_ways_table(curve_of(systems, how)))
+    console.print(_saving(scores), soft_wrap=True)
 
 
 def _systems_table(scores: Mapping[str, Any]) -> Table:

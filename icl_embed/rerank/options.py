@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, Unpack
 
 import typer
 
@@ -29,6 +29,12 @@ ChoiceOption = Annotated[
 CandidatesOption = Annotated[
     list[Path], typer.Option("--candidates", help="evaluation folder, or .jsonl of queries; several times")
 ]
+AgainstOption = Annotated[
+    str, typer.Option("--against", help="another reranker: compare them exit by exit instead")
+]
+ResultsOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="folder for scores.json, curve.json and the values")
+]
 RatiosOption = Annotated[str, typer.Option("--ratios", help="compression ratios to try, by comma")]
 TopOption = Annotated[int, typer.Option("--top-k", min=1, help="candidates per query")]
 QueriesOption = Annotated[int, typer.Option("--max-queries", min=1, help="queries per data set")]
@@ -39,6 +45,15 @@ DtypeOption = Annotated[
 ]
 BatchTokensOption = Annotated[int, typer.Option("--batch-tokens", min=1, help="tokens at once")]
 StoreOption = Annotated[Path, typer.Option("--store", help="the store's folder, for artefacts")]
+
+
+class WayOptions(TypedDict):
+    """How a command was asked to rerank."""
+
+    layer: int | None
+    ratio: int | None
+    compress_layers: str
+    choice: Path | None
 
 
 def chosen_way(
@@ -64,16 +79,7 @@ def chosen_way(
     )
 
 
-def lightweight_way(
-    reranker: Reranker,
-    folder: Path,
-    store: Store,
-    *,
-    layer: int | None,
-    ratio: int | None,
-    compress_layers: str,
-    choice: Path | None,
-) -> Way:
+def lightweight_way(reranker: Reranker, folder: Path, store: Store, **asked: Unpack[WayOptions]) -> Way:
     """The way to measure against full depth: what the options say, else the tuned one, else the middle exit.
 
     Raises
@@ -83,10 +89,10 @@ def lightweight_way(
     from icl_embed.rerank.shape import lightweight_shape
     from icl_embed.rerank.stored import find_choice
 
-    asked = layer is not None or ratio is not None or bool(compress_layers)
-    choice = choice if asked or choice else find_choice(folder, store)
-    if asked or choice:
-        return chosen_way(reranker, layer=layer, ratio=ratio, compress_layers=compress_layers, choice=choice)
+    if not any(value is not None and value != "" for value in asked.values()):
+        asked["choice"] = find_choice(folder, store)
+    if any(value is not None and value != "" for value in asked.values()):
+        return chosen_way(reranker, **asked)
     settings = reranker.settings
     config = RerankConfig(
         compress_layers=settings.compress_layers, compress_ratio=2 if settings.compress_layers else 1

@@ -18,6 +18,7 @@ from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.encoding import CachingEncoder, Setting
 from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun, Unjudged
 from icl_embed.evaluate.measurement import Measurement
+from icl_embed.evaluate.reranking import PairScorer, rerank
 from icl_embed.examples import Example
 from icl_embed.pool.choose import Candidate, compared_forms
 
@@ -106,6 +107,15 @@ class AirBenchTask:
         data = self.data
         ranking = search(encoder, setting, queries=data.queries, passages=data.passages, top_k=self.top_k)
         return self.measure(ranking)
+
+    def rerank(self, run: TaskRun | Unjudged, scorer: PairScorer, *, top_k: int) -> TaskRun | Unjudged:
+        """Score the ranking of a run again, its first passages ordered by a reranker.
+
+        Raises
+            EvaluationError: a score cannot be used.
+        """
+        texts = {"queries": self.data.queries, "passages": self.data.passages}
+        return self.measure(rerank(run.ranking, scorer, top_k=top_k, **texts))
 
     def run_bm25(self) -> TaskRun:
         """Score BM25.

@@ -16,8 +16,10 @@ from icl_embed.config import RANKING_KINDS
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.bm25 import VERSION
 from icl_embed.evaluate.encoding import CachingEncoder, Setting
-from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun
+from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun, Unjudged
+from icl_embed.evaluate.mteb_reranker import second_stage_for_mteb
 from icl_embed.evaluate.mteb_run import bm25_for_mteb, encoder_for_mteb, quiet_datasets, run_task
+from icl_embed.evaluate.reranking import PairScorer
 from icl_embed.pool.choose import Candidate
 
 
@@ -55,6 +57,14 @@ class MtebTask:
         """
         named = {"model_name": model.name, "model_fingerprint": model.fingerprint}
         return self._run(encoder_for_mteb(encoder, setting, **named))
+
+    def rerank(self, run: TaskRun | Unjudged, scorer: PairScorer, *, top_k: int) -> TaskRun:
+        """Score the ranking of a run again, its first passages ordered by a reranker.
+
+        Raises
+            EvaluationError: the task does not rank passages, or a score cannot be used.
+        """
+        return self._run(second_stage_for_mteb(run.ranking, scorer, task=self.facts.name, top_k=top_k))
 
     def run_bm25(self) -> TaskRun:
         """Score BM25.
