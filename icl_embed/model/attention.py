@@ -61,7 +61,8 @@ def attend(
     """
     if layout is None:
         raise ModelError(
-            f"{type(module).__name__} was not told how its rows are packed; use the methods of Embedder or Reranker"
+            f"{type(module).__name__} was not told how its rows are packed; use Embedder's methods, or "
+            "Reranker's"
         )
     _refuse_unknown(layout, sliding_window, others)
     if layout.recorded is not None:
