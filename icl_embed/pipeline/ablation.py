@@ -61,7 +61,7 @@ def build_ablation(variants: Sequence[Variant]) -> Artefact:
         for key in (variant.run.keys.embedder, *variant.evaluations)
     }
     settings = {"variants": [variant.label for variant in variants]}
-    key = StageKey("ablation", 1, settings, inputs, run.config.preset)
+    key = StageKey("ablation", 2, settings, inputs, run.config.preset)
     return run.store.build(key, lambda out_dir: _write_table(variants, out_dir))
 
 

@@ -36,7 +36,7 @@ def ablation_table(variants: Sequence[VariantResult], how: Bootstrap) -> str:
         pairs = [pair for folder in variant.evaluations if (pair := _zero_and_few(folder))]
         zero = average([pair[0] for pair in pairs], how)
         few = average([pair[1] for pair in pairs], how)
-        gain = average_difference(pairs, how)
+        gain = average_difference([(few_shot, zero_shot) for zero_shot, few_shot in pairs], how)
         cells = [variant.label, _losses(variant.embedder), zero.in_percent, few.in_percent, gain.in_points]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
