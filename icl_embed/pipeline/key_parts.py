@@ -16,7 +16,7 @@ VERSIONS: Mapping[str, int] = {
     "embedder": 4,
     "checkpoint": 1,
     "checkpoint-choice": 1,
-    "evaluation": 3,
+    "evaluation": 4,
     "teacher-scores": 1,
     "reranker": 2,
     "reranker-choice": 1,

@@ -23,9 +23,9 @@ from icl_embed.prompts import Tokens
 
 PARTS = ("embed_tokens", "layers", "norm", "rotary_emb")
 PROBE_TOKENS = 8
-# Of the length of all states together. In 16 bits each layer rounds, and another order rounds otherwise.
+# Of a state's length. In 16 bits each layer rounds, and another order rounds otherwise.
 PROBE_TOLERANCE = 1e-3
-PROBE_TOLERANCE_16_BITS = 0.1
+PROBE_TOLERANCE_16_BITS = 0.25
 
 Rotary = Any  # what the backbone's own module makes of positions: cosines and sines
 
@@ -135,8 +135,9 @@ def refuse_unknown_backbone(decoder: Any) -> None:
             )
         found = decoder.norm(torch.cat([states[:half], states[packed.starts[0] :][: PROBE_TOKENS - half]]))
     tolerance = PROBE_TOLERANCE if expected.dtype == torch.float32 else PROBE_TOLERANCE_16_BITS
-    difference, whole = (found.float() - expected.float()).norm(), expected.float().norm()
-    if not bool(difference <= tolerance * whole):  # not a number is refused as well
+    difference = (found.float() - expected.float()).norm(dim=-1) / expected.float().norm(dim=-1)
+    # The median token: in 16 bits a rare one differs by as much between transformers' own eager and sdpa.
+    if not bool(difference.median() <= tolerance):  # not a number is refused as well
         raise ModelError(
             f"running the layers of {name} one by one does not give what its own forward gives; "
             "this backbone is not supported by the reranker"

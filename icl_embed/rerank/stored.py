@@ -84,7 +84,7 @@ def _evaluations(store: Store, split: str, system: str) -> list[Artefact]:
         one
         for one in store.artefacts()
         if one.stage == EVALUATION
-        and one.manifest.key["settings"].get("split") == split
+        and one.manifest.key["settings"].get("split", "test") == split  # early ones knew no other
         and one.manifest.key["settings"].get("system") == system
         and (one.path / TOP_PASSAGES_NAME).exists()
     ]
