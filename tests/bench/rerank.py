@@ -36,6 +36,7 @@ from icl_embed.rerank.ways import name_of, way_of_record
 from icl_embed.store.manifest import library_versions
 from tests.bench.machine import describe_machine
 from tests.bench.options import common_options, write_result
+from tests.bench.rerank_flops import count_operations
 from tests.bench.rerank_material import RerankMaterial, quick_rerank_material, real_rerank_material
 from tests.bench.rerank_timing import TimedQueries
 from tests.bench.rounds import Announcer, Say
@@ -106,6 +107,7 @@ class RerankBenchmark:
             "quality": quality,
             "ways": curve_of(systems, self.how),
             "times": times,
+            "operations": count_operations(material.reranker, test, way),
             "self_distillation": self.against_plain(test),
             "setting": {
                 "top_k": config.top_k,

@@ -35,6 +35,8 @@ def test_every_promised_figure_is_there(tmp_path: Path) -> None:
     assert result["time_vs_full_depth"] > 0
     assert result["time_vs_reference"] > 0
     assert result["times"]["largest_score_difference_to_reference"] < 1e-3
+    counted = [one["ours_over_torch"] for one in result["operations"].values()]
+    assert counted == pytest.approx([1.0] * len(counted), rel=0.02)
     assert all(len(found) == 2 for found in result["times"]["seconds"].values())
     assert set(result["quality"]["averages"]["ndcg_at_10"]) == {
         "bm25", "first_stage", "full_depth", "lightweight",

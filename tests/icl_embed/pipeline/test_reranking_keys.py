@@ -1,0 +1,62 @@
+"""When the reranker is tuned, on what, and what that makes a stage depend on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from icl_embed.errors import ConfigError
+from icl_embed.pipeline.run import Run, open_run
+from tests.tiny_project import build_project
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_project(tmp_path_factory.mktemp("project"))
+
+
+def run(preset: Path, *overrides: str) -> Run:
+    return open_run(str(preset), overrides)
+
+
+def test_ranking_training_sets_with_a_dev_part_are_tuned_on(preset: Path) -> None:
+    keys = run(preset).keys
+    assert list(keys.tuning_evaluations) == [
+        "tiny-facts"
+    ]  # tiny-notes is not trained on, the others do not rank
+    [key] = keys.tuning_evaluations.values()
+    assert (key.settings["split"], key.label) == ("dev", "trained on tiny-facts dev")
+    assert keys.reranker_choice is not None
+    assert set(keys.reranker_choice.inputs) == {"reranker", "tiny-facts"}
+    assert keys.reranker_evaluation.inputs["choice"] == keys.reranker_choice.reference
+    assert set(keys.reranker_evaluation.inputs) == {
+        "reranker", "choice", "trained on tiny-notes", "bm25 on tiny-notes",
+    }  # fmt: skip
+    assert list(keys).index(keys.reranker_choice) < list(keys).index(keys.reranker_evaluation)
+
+
+def test_other_data_sets_can_be_named(preset: Path) -> None:
+    keys = run(preset, 'rerank.tune.datasets=["tiny-notes"]').keys
+    assert list(keys.tuning_evaluations) == ["tiny-notes"]
+
+
+@pytest.mark.parametrize("name", ["tiny-topics", "nothing"])
+def test_data_sets_that_rank_nothing_cannot(preset: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="expected retrieval or reranking sets"):
+        _ = run(preset, f'rerank.tune.datasets=["{name}"]').keys
+
+
+def test_without_tuning_the_config_says_how(preset: Path) -> None:
+    keys = run(preset, "rerank.tune.enabled=false").keys
+    assert not keys.tuning_evaluations
+    assert keys.reranker_choice is None
+    assert "choice" not in keys.reranker_evaluation.inputs
+
+
+def test_a_limit_changes_the_choice_and_nothing_before_it(preset: Path) -> None:
+    before, after = run(preset).keys, run(preset, "rerank.tune.max_loss=2").keys
+    assert before.reranker == after.reranker
+    assert before.tuning_evaluations == after.tuning_evaluations
+    assert before.reranker_choice != after.reranker_choice
+    assert before.reranker_evaluation != after.reranker_evaluation
