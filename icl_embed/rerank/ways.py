@@ -12,7 +12,7 @@ from icl_embed.rerank.shape import Shape, choose_shape
 
 Way = Shape | Cascade
 
-KEPT_SHARES = (0.2, 0.4)  # of a cascade's candidates that go on
+KEPT_SHARES = (0.1, 0.2, 0.4)  # of a cascade's candidates that go on
 CASCADE_HEADS = 8  # of a model with many heads, cascades read so many, evenly spread
 
 

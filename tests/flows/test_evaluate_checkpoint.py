@@ -21,6 +21,6 @@ def test_every_checkpoint_is_scored_on_dev_and_the_best_on_test(tmp_path: Path) 
     assert f"tep {best}" in table
     scored = [json.loads(path.read_bytes()) for path in (store / "evaluation").glob("*/manifest.json")]
     splits = {(one["label"], one["key"]["settings"]["split"]) for one in scored}
-    assert {(f"step {step} on tiny-facts", "dev") for step in (2, 4, 5)} <= splits
+    assert {(f"step {step} on tiny-facts dev", "dev") for step in (2, 4, 5)} <= splits
     on_test = {label for label, split in splits if split == "test" and label.startswith("step ")}
     assert on_test == {f"step {best} on {name}" for name in ("tiny-notes", "tiny-topics", "tiny-pairs")}

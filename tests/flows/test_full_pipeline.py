@@ -98,6 +98,14 @@ def test_a_second_run_takes_everything_from_the_store(finished) -> None:
     assert states["Cached"] == len(list(open_run(str(project)).keys))
 
 
+def test_the_rerankers_flow_has_every_stage_up_to_the_report(finished) -> None:
+    project, _ = finished
+    again = run_flow("distill-reranker", project)
+    assert again.returncode == 0
+    assert set(task_states(again.stdout + again.stderr)) == {"Cached"}
+    assert open_run(str(project)).keys.report.fingerprint in again.stdout
+
+
 def test_a_new_learning_rate_reruns_training_and_what_follows(finished) -> None:
     project, _ = finished
     run = open_run(str(project), ["train.optimizer.learning_rate=2e-3"])
