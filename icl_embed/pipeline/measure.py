@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from icl_embed.evaluate.measurement import Bootstrap
     from icl_embed.evaluate.task_data import EvaluationInput
     from icl_embed.report.inputs import ReportDataset
+
+logger = logging.getLogger(__name__)
 
 
 def build_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
@@ -70,6 +73,7 @@ def build_reranker_choice(run: Run, key: StageKey, out_dir: Path) -> Mapping[str
         out_dir,
         seed=key.settings["seed"],
         bootstrap=_bootstrap(key),
+        progress=_log,
         dtype=key.settings["dtype"],
     )
 
@@ -90,10 +94,16 @@ def build_reranker_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping
         out_dir,
         seed=key.settings["seed"],
         bootstrap=_bootstrap(key),
+        progress=_log,
         bm25=by_system["bm25"],
         choice=run.input(key, "choice").path if "choice" in key.inputs else None,
         dtype=key.settings["dtype"],
     )
+
+
+def _log(what: str, behind: int, total: int) -> None:
+    if behind == total:
+        logger.info("%s: %d queries reranked", what, total)
 
 
 def _bootstrap(key: StageKey) -> Bootstrap:
