@@ -38,7 +38,7 @@ class SecondStage:
         Raises
             ConfigError: the choice was made for another reranker, or is damaged.
         """
-        from icl_embed.rerank.choice import read_choice, way_of
+        from icl_embed.rerank.measuring.choice import read_choice, way_of
         from icl_embed.rerank.saved import read_reranker_settings
         from icl_embed.rerank.ways import name_of
 
@@ -53,7 +53,7 @@ class SecondStage:
         Raises
             ModelError: it cannot be loaded.
         """
-        from icl_embed.rerank.choice import read_choice, way_of
+        from icl_embed.rerank.measuring.choice import read_choice, way_of
         from icl_embed.rerank.running import InWay
         from icl_embed.rerank.score import Reranker
 

@@ -64,7 +64,7 @@ def _evaluation_input(run: Run, key: StageKey) -> EvaluationInput:
 
 def build_reranker_choice(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     """Choose how to rerank, on the development queries of the embedder's dev evaluations."""
-    from icl_embed.rerank.tune_stage import tune_reranker
+    from icl_embed.rerank.measuring.tune_stage import tune_reranker
 
     return tune_reranker(
         run.input(key, "reranker").path,
@@ -80,7 +80,7 @@ def build_reranker_choice(run: Run, key: StageKey, out_dir: Path) -> Mapping[str
 
 def build_reranker_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     """Rerank the embedder's top passages of every ranking task."""
-    from icl_embed.rerank.evaluate import evaluate_reranker
+    from icl_embed.rerank.measuring.evaluate import evaluate_reranker
 
     by_system: dict[str, list[Path]] = {"trained": [], "bm25": []}
     for role in key.inputs:

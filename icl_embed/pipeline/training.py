@@ -13,7 +13,7 @@ from icl_embed.errors import TrainingError
 from icl_embed.launch.launcher import launch
 from icl_embed.model.settings import EmbedderSettings
 from icl_embed.pipeline.run import Run
-from icl_embed.rerank.job import RerankerJob
+from icl_embed.rerank.training.job import RerankerJob
 from icl_embed.store import StageKey
 from icl_embed.train.job import EmbedderJob, Job, write_job
 from icl_embed.train.metrics import METRICS_NAME, read_metrics
@@ -56,7 +56,7 @@ def build_reranker(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | Non
         }
     )
     job = RerankerJob(**_common(run, key, out_dir), rerank=rerank)
-    return _run_job("icl_embed.rerank", job, rerank.launch, on_line)
+    return _run_job("icl_embed.rerank.training", job, rerank.launch, on_line)
 
 
 def _common(run: Run, key: StageKey, out_dir: Path) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def rank(  # noqa: PLR0913, PLR0917 - one argument per option
 def probabilities_of(scores: NDArray[Any], way: Way, choice: Path | None) -> list[float]:
     """By the calibration of a choice; none without one, or for a cascade, whose scores are an order alone."""
     from icl_embed.rerank.calibration import sigmoid
-    from icl_embed.rerank.choice import read_choice
+    from icl_embed.rerank.measuring.choice import read_choice
     from icl_embed.rerank.shape import Shape
 
     calibration = read_choice(choice).calibration if choice and isinstance(way, Shape) else None

@@ -17,12 +17,12 @@ from icl_embed.store import Store
 if TYPE_CHECKING:
     from icl_embed.evaluate.measurement import Bootstrap
     from icl_embed.evaluate.statistics import Interval
-    from icl_embed.rerank.candidates import Candidates
-    from icl_embed.rerank.choice import ChoiceRecord
-    from icl_embed.rerank.comparison import Comparison
+    from icl_embed.rerank.measuring.candidates import Candidates
+    from icl_embed.rerank.measuring.choice import ChoiceRecord
+    from icl_embed.rerank.measuring.comparison import Comparison
+    from icl_embed.rerank.measuring.systems import Systems
     from icl_embed.rerank.saved import RerankerSettings
     from icl_embed.rerank.score import Reranker
-    from icl_embed.rerank.systems import Systems
     from icl_embed.store import Artefact
 
 COLUMNS = {
@@ -72,8 +72,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument per option
     the options say, else what tuning chose for this reranker, else its middle exit.
     """
     from icl_embed.evaluate.measurement import Bootstrap
+    from icl_embed.rerank.measuring.systems import measure_systems
     from icl_embed.rerank.stored import find_bm25, find_reranker
-    from icl_embed.rerank.systems import measure_systems
 
     kept, how = Store(store), Bootstrap(seed=seed)
     stored = _stored(candidates, kept, "test")
@@ -125,9 +125,9 @@ def tune(  # noqa: PLR0913, PLR0917 - one argument per option
     On development queries only: without --candidates the embedder's dev evaluations in the store.
     """
     from icl_embed.evaluate.measurement import Bootstrap
-    from icl_embed.rerank.choice import write_choice
-    from icl_embed.rerank.tune import Limit
-    from icl_embed.rerank.tune_stage import tune_on
+    from icl_embed.rerank.measuring.choice import write_choice
+    from icl_embed.rerank.measuring.tune import Limit
+    from icl_embed.rerank.measuring.tune_stage import tune_on
 
     refuse_other_endings(output, ".json")
     stored = _stored(candidates, Store(store), "dev")
@@ -157,7 +157,7 @@ def _stored(given: Sequence[Path], store: Store, split: Literal["dev", "test"]) 
 def _read(
     given: Sequence[Path], stored: Sequence[Artefact], *, top_k: int, max_queries: int, seed: int
 ) -> list[Candidates]:
-    from icl_embed.rerank.candidates import read_candidates
+    from icl_embed.rerank.measuring.candidates import read_candidates
 
     sources = [*given, *(one.path for one in stored)]
     return read_candidates(sources, top_k=top_k, max_queries=max_queries, seed=seed)
@@ -166,7 +166,7 @@ def _read(
 def _compare(
     first: Reranker, second: Reranker, inputs: Sequence[Candidates], how: Bootstrap, batch_tokens: int
 ) -> None:
-    from icl_embed.rerank.comparison import compare_rerankers
+    from icl_embed.rerank.measuring.comparison import compare_rerankers
 
     with show_progress() as tell:
         found = compare_rerankers(first, second, inputs, how, batch_tokens=batch_tokens, progress=tell)
@@ -174,8 +174,8 @@ def _compare(
 
 
 def _show(systems: Systems, how: Bootstrap, output: Path | None) -> None:
-    from icl_embed.rerank.evaluate import write_results
-    from icl_embed.rerank.summary import curve_of, summarise
+    from icl_embed.rerank.measuring.evaluate import write_results
+    from icl_embed.rerank.measuring.summary import curve_of, summarise
 
     scores = summarise(systems, how)
     if output is not None:
@@ -231,7 +231,7 @@ def _comparison_table(found: Comparison) -> Table:
 
 
 def _tried_table(record: ChoiceRecord, settings: RerankerSettings) -> Table:
-    from icl_embed.rerank.choice import shown_tried
+    from icl_embed.rerank.measuring.choice import shown_tried
     from icl_embed.rerank.ways import name_of, way_of_record
 
     table = Table("way", "nDCG@10", "lost", "GFLOPs", "saved", "", box=None, pad_edge=False)

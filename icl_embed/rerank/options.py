@@ -64,7 +64,7 @@ def chosen_way(
     Raises
         ConfigError: they contradict each other, or this reranker cannot run it.
     """
-    from icl_embed.rerank.choice import read_choice, way_of
+    from icl_embed.rerank.measuring.choice import read_choice, way_of
 
     if choice is not None:
         if layer is not None or ratio is not None or compress_layers:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from icl_embed.errors import EvaluationError, ModelError, StoreError
 from icl_embed.evaluate.scores import TOP_PASSAGES_NAME
-from icl_embed.rerank.choice import CHOICE_NAME
+from icl_embed.rerank.measuring.choice import CHOICE_NAME
 from icl_embed.store import Artefact, Store
 from icl_embed.store.lineage import find
 

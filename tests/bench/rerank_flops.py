@@ -10,9 +10,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from icl_embed.rerank.candidates import Candidates
 from icl_embed.rerank.cascade import Cascade, run_cascade
 from icl_embed.rerank.flops import costs_of, query_flops
+from icl_embed.rerank.measuring.candidates import Candidates
 from icl_embed.rerank.pair_packing import pack_pairs
 from icl_embed.rerank.pair_tokens import PairBuilder
 from icl_embed.rerank.saved import read_reranker

@@ -66,7 +66,7 @@ def quick_rerank_material(folder: Path) -> RerankMaterial:
     import torch
 
     from icl_embed.rerank.saved import export_reranker, start_from
-    from tests.icl_embed.rerank.first_stages import write_evaluation
+    from tests.icl_embed.rerank.measuring.first_stages import write_evaluation
     from tests.tiny_models import build_model
 
     config = RerankConfig(start_layer=1, layer_step=1, compress_layers=(1,), max_tokens=96, top_k=10)

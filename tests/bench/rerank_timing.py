@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from icl_embed.rerank.candidates import Candidates, RankedQuery
 from icl_embed.rerank.cascade import Cascade
+from icl_embed.rerank.measuring.candidates import Candidates, RankedQuery
 from icl_embed.rerank.pair_tokens import PairTokens
 from icl_embed.rerank.running import score_by
 from icl_embed.rerank.score import Reranker

@@ -10,17 +10,17 @@ from pyarrow import parquet
 
 from icl_embed.errors import ConfigError, EvaluationError
 from icl_embed.evaluate.measurement import Bootstrap, Measurement
-from icl_embed.rerank.candidates import read_candidates
-from icl_embed.rerank.choice import ChoiceRecord, IntervalRecord, TriedRecord, write_choice
-from icl_embed.rerank.comparison import compare_rerankers
-from icl_embed.rerank.evaluate import evaluate_reranker
-from icl_embed.rerank.loss import relative_loss
-from icl_embed.rerank.metrics import ndcg_at_10
+from icl_embed.rerank.measuring.candidates import read_candidates
+from icl_embed.rerank.measuring.choice import ChoiceRecord, IntervalRecord, TriedRecord, write_choice
+from icl_embed.rerank.measuring.comparison import compare_rerankers
+from icl_embed.rerank.measuring.evaluate import evaluate_reranker
+from icl_embed.rerank.measuring.loss import relative_loss
+from icl_embed.rerank.measuring.metrics import ndcg_at_10
 from icl_embed.rerank.saved import export_reranker
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.ways import WayRecord
 from tests.icl_embed.rerank.conftest import CONFIG
-from tests.icl_embed.rerank.first_stages import write_evaluation
+from tests.icl_embed.rerank.measuring.first_stages import write_evaluation
 
 HOW = Bootstrap(resamples=50)
 

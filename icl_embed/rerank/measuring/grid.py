@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from icl_embed.errors import ConfigError
 from icl_embed.evaluate.measurement import Measurement
-from icl_embed.rerank.candidates import Candidates, RankedQuery
 from icl_embed.rerank.cascade import Cascade, Outcome
 from icl_embed.rerank.flops import Costs, query_flops
-from icl_embed.rerank.metrics import METRICS, NDCG
+from icl_embed.rerank.measuring.candidates import Candidates, RankedQuery
+from icl_embed.rerank.measuring.metrics import METRICS, NDCG
 from icl_embed.rerank.pair_tokens import PairTokens
 from icl_embed.rerank.score import Exits, Reranker
 from icl_embed.rerank.shape import Shape

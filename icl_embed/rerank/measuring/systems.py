@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icl_embed.evaluate.measurement import Measurement
-from icl_embed.rerank.candidates import Candidates
 from icl_embed.rerank.cascade import Cascade
-from icl_embed.rerank.first_stage import bm25_measurements
-from icl_embed.rerank.grid import Grid, Progress, score_grid, time_cascade
+from icl_embed.rerank.measuring.candidates import Candidates
+from icl_embed.rerank.measuring.first_stage import bm25_measurements
+from icl_embed.rerank.measuring.grid import Grid, Progress, score_grid, time_cascade
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.shape import Shape
 from icl_embed.rerank.ways import Way, full_way, passes_of, with_pass_of

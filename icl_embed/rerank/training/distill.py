@@ -19,13 +19,19 @@ from torch.utils.checkpoint import checkpoint
 
 from icl_embed.config import RerankConfig
 from icl_embed.rerank.batches import PairBatch, plan_pair_batches
-from icl_embed.rerank.groups import draw_group, draw_width, has_teacher, plan_groups
 from icl_embed.rerank.model import RerankerModel
 from icl_embed.rerank.pair_packing import PackedPairs, pack_pairs
 from icl_embed.rerank.pair_tokens import PairBuilder, PairTokens
 from icl_embed.rerank.saved import RerankerSettings
 from icl_embed.rerank.shape import Shape
-from icl_embed.rerank.terms import ABSENT, contrastive_loss, distillation_loss, group_index, teacher_loss
+from icl_embed.rerank.training.groups import draw_group, draw_width, has_teacher, plan_groups
+from icl_embed.rerank.training.terms import (
+    ABSENT,
+    contrastive_loss,
+    distillation_loss,
+    group_index,
+    teacher_loss,
+)
 from icl_embed.train.place import Place
 from icl_embed.train.rows import TrainingSet
 

@@ -21,8 +21,8 @@ from icl_embed.evaluate.statistics import (
     paired_difference,
     percentile_interval,
 )
-from icl_embed.rerank.candidates import Candidates
-from icl_embed.rerank.grid import Grid
+from icl_embed.rerank.measuring.candidates import Candidates
+from icl_embed.rerank.measuring.grid import Grid
 from icl_embed.rerank.ways import Way
 
 ROUNDING = 1e-12  # equal qualities summed in another order

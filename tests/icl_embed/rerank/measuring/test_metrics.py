@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from icl_embed.rerank.metrics import ndcg_at_10, recall_at_10, reciprocal_rank_at_10
+from icl_embed.rerank.measuring.metrics import ndcg_at_10, recall_at_10, reciprocal_rank_at_10
 
 
 def test_metrics_agree_with_trec_eval_also_where_the_first_stage_missed_relevant_passages() -> None:

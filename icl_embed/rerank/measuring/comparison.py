@@ -10,9 +10,9 @@ import numpy as np
 from icl_embed.errors import ConfigError
 from icl_embed.evaluate.measurement import Bootstrap, Measurement, average, average_difference
 from icl_embed.evaluate.statistics import Difference, Interval
-from icl_embed.rerank.candidates import Candidates
-from icl_embed.rerank.grid import Grid, Progress, score_grid
-from icl_embed.rerank.metrics import NDCG
+from icl_embed.rerank.measuring.candidates import Candidates
+from icl_embed.rerank.measuring.grid import Grid, Progress, score_grid
+from icl_embed.rerank.measuring.metrics import NDCG
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.shape import Shape
 from icl_embed.rerank.ways import full_way, name_of

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from icl_embed.evaluate.measurement import Bootstrap, average, average_difference
-from icl_embed.rerank.loss import relative_loss
-from icl_embed.rerank.metrics import METRICS, NDCG
-from icl_embed.rerank.systems import FIRST_STAGE, FULL_DEPTH, LIGHTWEIGHT, Systems
+from icl_embed.rerank.measuring.loss import relative_loss
+from icl_embed.rerank.measuring.metrics import METRICS, NDCG
+from icl_embed.rerank.measuring.systems import FIRST_STAGE, FULL_DEPTH, LIGHTWEIGHT, Systems
 from icl_embed.rerank.ways import name_of, record_way
 
 

@@ -12,9 +12,9 @@ from icl_embed.config import Count, Section
 from icl_embed.errors import ConfigError
 from icl_embed.evaluate.statistics import Difference, Interval
 from icl_embed.rerank.calibration import Calibration
-from icl_embed.rerank.metrics import NDCG
+from icl_embed.rerank.measuring.metrics import NDCG
+from icl_embed.rerank.measuring.tune import Choice, Tried
 from icl_embed.rerank.saved import RerankerSettings
-from icl_embed.rerank.tune import Choice, Tried
 from icl_embed.rerank.ways import Way, WayRecord, record_way, way_of_record
 from icl_embed.store.files import write_atomically
 

@@ -11,12 +11,12 @@ import numpy as np
 from icl_embed.config import RerankConfig
 from icl_embed.evaluate.measurement import Bootstrap
 from icl_embed.rerank.calibration import Calibration, fit_calibration
-from icl_embed.rerank.candidates import Candidates, read_candidates
-from icl_embed.rerank.choice import ChoiceRecord, record_of, write_choice
-from icl_embed.rerank.grid import Grid, Progress, score_grid
+from icl_embed.rerank.measuring.candidates import Candidates, read_candidates
+from icl_embed.rerank.measuring.choice import ChoiceRecord, record_of, write_choice
+from icl_embed.rerank.measuring.grid import Grid, Progress, score_grid
+from icl_embed.rerank.measuring.tune import Limit, choose_way, refuse_test_queries
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.shape import Shape
-from icl_embed.rerank.tune import Limit, choose_way, refuse_test_queries
 from icl_embed.rerank.ways import Way, cascades_over, full_way, name_of, passes_of, shape_of, way_of_record
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.measurement import Measurement
 from icl_embed.evaluate.scores import read_scores
-from icl_embed.rerank.candidates import first_stage_grades
-from icl_embed.rerank.grid import ScoredSet
-from icl_embed.rerank.metrics import METRICS, Metric
+from icl_embed.rerank.measuring.candidates import first_stage_grades
+from icl_embed.rerank.measuring.grid import ScoredSet
+from icl_embed.rerank.measuring.metrics import METRICS, Metric
 
 
 def bm25_measurements(

@@ -7,8 +7,8 @@ import pytest
 from pyarrow import parquet
 
 from icl_embed.errors import DataError, EvaluationError
-from icl_embed.rerank.candidates import read_candidates
-from tests.icl_embed.rerank.first_stages import write_evaluation
+from icl_embed.rerank.measuring.candidates import read_candidates
+from tests.icl_embed.rerank.measuring.first_stages import write_evaluation
 
 LINE = {"query": "a cat", "passages": ["the cat", "a dog", "cats"], "relevance": [1, 0, 2]}
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from icl_embed.config import RerankConfig
 from icl_embed.evaluate.measurement import Bootstrap
-from icl_embed.rerank.candidates import read_candidates
-from icl_embed.rerank.choice import read_choice, way_of
-from icl_embed.rerank.grid import Progress
+from icl_embed.rerank.measuring.candidates import read_candidates
+from icl_embed.rerank.measuring.choice import read_choice, way_of
+from icl_embed.rerank.measuring.grid import Progress
+from icl_embed.rerank.measuring.summary import curve_of, summarise
+from icl_embed.rerank.measuring.systems import Systems, measure_systems
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.shape import lightweight_shape
-from icl_embed.rerank.summary import curve_of, summarise
-from icl_embed.rerank.systems import Systems, measure_systems
 from icl_embed.rerank.ways import Way, name_of
 from icl_embed.store.files import write_atomically
 

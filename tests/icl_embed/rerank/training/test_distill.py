@@ -15,13 +15,13 @@ from icl_embed.config import LaunchConfig, LoraConfig, OptimizerConfig, RerankCo
 from icl_embed.errors import TrainingError
 from icl_embed.launch.launcher import launch
 from icl_embed.model.lora import attach
-from icl_embed.rerank.__main__ import train
-from icl_embed.rerank.distill import RerankerObjective
-from icl_embed.rerank.groups import draw_group, read_ranking_sets
-from icl_embed.rerank.job import RerankerJob
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.shape import Shape
-from icl_embed.rerank.terms import contrastive_loss, distillation_loss, group_index
+from icl_embed.rerank.training.__main__ import train
+from icl_embed.rerank.training.distill import RerankerObjective
+from icl_embed.rerank.training.groups import draw_group, read_ranking_sets
+from icl_embed.rerank.training.job import RerankerJob
+from icl_embed.rerank.training.terms import contrastive_loss, distillation_loss, group_index
 from icl_embed.train.job import write_job
 from icl_embed.train.place import Place
 from icl_embed.train.rows import Row, TrainingSet
@@ -249,7 +249,7 @@ def test_a_job_trains_through_deepspeed_and_leaves_a_loadable_reranker(
         assert train(job)
     else:  # DeepSpeed starts only once in a process
         path = write_job(job, job.work_dir / "job.json")
-        launch("icl_embed.rerank", path, job.work_dir, config.launch, lambda _: None)
+        launch("icl_embed.rerank.training", path, job.work_dir, config.launch, lambda _: None)
     trained = Reranker.load(job.out_dir, device="cpu", dtype="float32")
     assert trained.settings.head_layers == (2, 3, 4)
     weights = [trained.model.heads.by_layer[str(layer)] for layer in (2, 3, 4)]

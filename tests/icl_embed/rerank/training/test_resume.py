@@ -12,10 +12,10 @@ import pytest
 
 from icl_embed.config import LaunchConfig, LoraConfig, OptimizerConfig, RerankConfig
 from icl_embed.launch.launcher import WorkerLostError, launch
-from icl_embed.rerank.job import RerankerJob
 from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.training.job import RerankerJob
 from icl_embed.train.job import write_job
-from tests.icl_embed.rerank.test_distill import CONFIG, toy_set, write_rows
+from tests.icl_embed.rerank.training.test_distill import CONFIG, toy_set, write_rows
 from tests.icl_embed.train.test_taught import write_scores
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(900)]
@@ -53,7 +53,7 @@ def make_job(folder: Path, model_dir: Path, config: RerankConfig, *, processes: 
 
 def run(job: RerankerJob, on_line: Callable[[str], None] = lambda _: None) -> list[float]:
     """Launch the ranks; returns the loss of every step."""
-    launch("icl_embed.rerank", job.work_dir / "job.json", job.work_dir, job.rerank.launch, on_line)
+    launch("icl_embed.rerank.training", job.work_dir / "job.json", job.work_dir, job.rerank.launch, on_line)
     lines = (job.work_dir / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
 

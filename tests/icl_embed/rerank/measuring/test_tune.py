@@ -9,16 +9,16 @@ import pytest
 
 from icl_embed.errors import ConfigError, EvaluationError
 from icl_embed.evaluate.measurement import Bootstrap, average_difference
-from icl_embed.rerank.candidates import Candidates, read_candidates
 from icl_embed.rerank.cascade import Cascade
-from icl_embed.rerank.choice import CHOICE_NAME, read_choice, shown_tried, way_of
-from icl_embed.rerank.grid import Grid, score_grid, time_cascade
-from icl_embed.rerank.metrics import ndcg_at_10
+from icl_embed.rerank.measuring.candidates import Candidates, read_candidates
+from icl_embed.rerank.measuring.choice import CHOICE_NAME, read_choice, shown_tried, way_of
+from icl_embed.rerank.measuring.grid import Grid, score_grid, time_cascade
+from icl_embed.rerank.measuring.metrics import ndcg_at_10
+from icl_embed.rerank.measuring.tune import Limit, choose_way
+from icl_embed.rerank.measuring.tune_stage import tune_on, tune_reranker
 from icl_embed.rerank.saved import export_reranker
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.shape import Shape
-from icl_embed.rerank.tune import Limit, choose_way
-from icl_embed.rerank.tune_stage import tune_on, tune_reranker
 from icl_embed.rerank.ways import (
     WayRecord,
     cascades_over,
@@ -32,7 +32,7 @@ from icl_embed.rerank.ways import (
     with_pass_of,
 )
 from tests.icl_embed.rerank.conftest import CONFIG
-from tests.icl_embed.rerank.first_stages import write_evaluation
+from tests.icl_embed.rerank.measuring.first_stages import write_evaluation
 
 HOW = Bootstrap(resamples=60)
 RATIOS = (1, 2, 4)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from icl_embed.config import RerankConfig
-from icl_embed.rerank.groups import Group, draw_group, draw_width
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.shape import Shape
-from icl_embed.rerank.terms import ABSENT, teacher_loss
+from icl_embed.rerank.training.groups import Group, draw_group, draw_width
+from icl_embed.rerank.training.terms import ABSENT, teacher_loss
 from icl_embed.train.rows import TrainingSet
-from tests.icl_embed.rerank.test_distill import CONFIG, HERE, make_objective, toy_set
+from tests.icl_embed.rerank.training.test_distill import CONFIG, HERE, make_objective, toy_set
 
 SEED = 3  # of make_objective
 

@@ -1,4 +1,4 @@
-"""``python -m icl_embed.rerank job.json``: one rank of a reranker training job, usually under torchrun."""
+"""``python -m icl_embed.rerank.training job.json``: one rank of a training job, usually under torchrun."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from icl_embed.launch.worker import run_rank
 from icl_embed.model.adapted import join_adapters
 from icl_embed.model.kernels import speed_up_frozen
 from icl_embed.model.lora import attach
-from icl_embed.rerank.distill import RerankerObjective
-from icl_embed.rerank.groups import read_ranking_sets
-from icl_embed.rerank.job import RerankerJob
 from icl_embed.rerank.pair_tokens import PairBuilder
 from icl_embed.rerank.saved import export_reranker, start_from
+from icl_embed.rerank.training.distill import RerankerObjective
+from icl_embed.rerank.training.groups import read_ranking_sets
+from icl_embed.rerank.training.job import RerankerJob
 from icl_embed.train.job import read_job
 from icl_embed.train.loop import run_training
 from icl_embed.train.place import enter

@@ -1,0 +1,1 @@
+"""How good and how costly every way to rerank is, and which one to take."""
