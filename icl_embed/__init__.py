@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from icl_embed.model.compiled import CompiledTask
     from icl_embed.model.embedder import Embedder
     from icl_embed.model.encoder_pool import EncoderPool
+    from icl_embed.rerank.score import Reranker
 
 __version__ = "0.1.0"
-__all__ = ["CompiledTask", "Embedder", "EncoderPool", "Example"]
+__all__ = ["CompiledTask", "Embedder", "EncoderPool", "Example", "Reranker"]
 
 _HOMES = {
     "CompiledTask": "icl_embed.model.compiled",
     "Embedder": "icl_embed.model.embedder",
     "EncoderPool": "icl_embed.model.encoder_pool",
     "Example": "icl_embed.examples",
+    "Reranker": "icl_embed.rerank.score",
 }
 
 
