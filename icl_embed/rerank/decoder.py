@@ -17,15 +17,15 @@ from torch import Tensor
 
 from icl_embed.errors import ModelError
 from icl_embed.model.attention import use_packed_attention
+from icl_embed.model.backbone import token_states
 from icl_embed.model.groups import Group
 from icl_embed.model.packing import Layout, PrefixStates, pack
 from icl_embed.prompts import Tokens
 
 PARTS = ("embed_tokens", "layers", "norm", "rotary_emb")
 PROBE_TOKENS = 8
-# Of a state's length. In 16 bits each layer rounds, and another order rounds otherwise.
-PROBE_TOLERANCE = 1e-3
-PROBE_TOLERANCE_16_BITS = 0.25
+PROBE_TOLERANCE = 1e-3  # of a state's length
+PROBE_TOLERANCE_16_BITS = 0.25  # between kernels: each layer rounds, and another order rounds otherwise
 
 Rotary = Any  # what the backbone's own module makes of positions: cosines and sines
 
@@ -121,27 +121,40 @@ def refuse_unknown_backbone(decoder: Any) -> None:
         )
     device = device_of(decoder)
     tokens = torch.arange(1, 1 + PROBE_TOKENS, device=device)
+    half = PROBE_TOKENS // 2
+    rows = [tokens[half:].tolist(), tokens[half:-1].tolist()]  # two, so that the first half is shared
+    packed = pack([Group(rows, tokens[:half].tolist())], device=device)
     with torch.no_grad():
         with _own_attention(decoder):
-            expected = decoder(input_ids=tokens[None], use_cache=False).last_hidden_state[0]
-        half = PROBE_TOKENS // 2
-        rows = [tokens[half:].tolist(), tokens[half:-1].tolist()]  # two, so that the first half is shared
-        packed = pack([Group(rows, tokens[:half].tolist())], device=device)
+            unpacked = decoder(input_ids=tokens[None], use_cache=False).last_hidden_state[0]
+        whole = token_states(decoder, packed)
         states = embed(decoder, packed.tokens)
         rotary = rotary_of(decoder, states, packed.positions)
         for layer in range(len(decoder.layers)):
             states = run_layer(
                 decoder, layer, states, positions=packed.positions, rotary=rotary, layout=packed.layout
             )
-        found = decoder.norm(torch.cat([states[:half], states[packed.starts[0] :][: PROBE_TOKENS - half]]))
-    tolerance = PROBE_TOLERANCE if expected.dtype == torch.float32 else PROBE_TOLERANCE_16_BITS
-    difference = (found.float() - expected.float()).norm(dim=-1) / expected.float().norm(dim=-1)
-    # The median token: in 16 bits a rare one differs by as much between transformers' own eager and sdpa.
-    if not bool(difference.median() <= tolerance):  # not a number is refused as well
+        found = decoder.norm(states)
+    if not bool(_differences(found, whole).max() <= PROBE_TOLERANCE):  # not a number is refused as well
         raise ModelError(
             f"running the layers of {name} one by one does not give what its own forward gives; "
             "this backbone is not supported by the reranker"
         )
+    first_row = torch.cat([found[:half], found[packed.starts[0] :][: PROBE_TOKENS - half]])
+    tolerance = PROBE_TOLERANCE if found.dtype == torch.float32 else PROBE_TOLERANCE_16_BITS
+    # The median token: in 16 bits a rare one differs by as much between transformers' own eager and sdpa.
+    if not bool(_differences(first_row, unpacked).median() <= tolerance):
+        raise ModelError(
+            f"packed attention does not give what the own attention of {name} gives; "
+            "this backbone is not supported by the reranker"
+        )
+
+
+def _differences(found_TD: Tensor, expected_TD: Tensor) -> Tensor:
+    """Lengths [T] of the differences, in units of the expected lengths."""
+    expected = expected_TD.float()
+    lengths: Tensor = (found_TD.float() - expected).norm(dim=-1) / expected.norm(dim=-1)
+    return lengths
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,14 +110,15 @@ def test_a_folder_without_a_language_model_head_is_refused(
         start_from(tmp_path, CONFIG, device=torch.device("cpu"), dtype=torch.float32)
 
 
-def test_a_backbone_that_works_between_its_layers_is_refused(reranker: Reranker) -> None:
-    decoder = reranker.model.decoder
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_backbone_that_works_between_its_layers_is_refused(reranker: Reranker, dtype: torch.dtype) -> None:
+    decoder = copy.deepcopy(reranker.model.decoder).to(dtype)
     refuse_unknown_backbone(decoder)
     original = decoder.forward
 
     def scaled(*args: object, **kwargs: object) -> object:
         output = original(*args, **kwargs)
-        output.last_hidden_state = output.last_hidden_state * 2
+        output.last_hidden_state = output.last_hidden_state * 1.01
         return output
 
     decoder.forward = scaled
@@ -124,3 +126,17 @@ def test_a_backbone_that_works_between_its_layers_is_refused(reranker: Reranker)
         refuse_unknown_backbone(decoder)
     with pytest.raises(ModelError, match="has no embed_tokens"):
         refuse_unknown_backbone(torch.nn.Linear(2, 2))
+
+
+def test_a_backbone_with_an_attention_of_its_own_is_refused(reranker: Reranker) -> None:
+    decoder = copy.deepcopy(reranker.model.decoder)
+    original = decoder.forward
+
+    def otherwise(*args: object, **kwargs: object) -> object:
+        if "layout" not in kwargs:  # the pass with its own attention
+            kwargs["input_ids"] = kwargs["input_ids"].flip(1)
+        return original(*args, **kwargs)
+
+    decoder.forward = otherwise
+    with pytest.raises(ModelError, match="packed attention does not give"):
+        refuse_unknown_backbone(decoder)
