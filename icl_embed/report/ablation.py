@@ -25,21 +25,30 @@ class VariantResult:
 def ablation_table(variants: Sequence[VariantResult], how: Bootstrap) -> str:
     """Markdown: a row per variant, averages over the data sets it was not trained on, in %.
 
+    Differences are paired: few-shot minus zero-shot, and each variant's few-shot minus that of the first one.
+
     Raises
-        EvaluationError: an evaluation is missing or damaged.
+        EvaluationError: an evaluation is missing or damaged, or variants were not measured on the same items.
     """
-    lines = [
-        "| variant | loss, first and last 10 steps | zero-shot | few-shot | few-shot over zero-shot |",
-        "|---|---|---|---|---|",
-    ]
+    header = (
+        *("variant", f"loss, first and last {LOSS_STEPS} steps", "zero-shot", "few-shot"),
+        *("few-shot over zero-shot", "few-shot over the first variant's"),
+    )
+    lines = [_row(header), "|" + "---|" * len(header)]
+    first: list[Measurement] = []
     for variant in variants:
         pairs = [pair for folder in variant.evaluations if (pair := _zero_and_few(folder))]
-        zero = average([pair[0] for pair in pairs], how)
-        few = average([pair[1] for pair in pairs], how)
-        gain = average_difference([(few_shot, zero_shot) for zero_shot, few_shot in pairs], how)
-        cells = [variant.label, _losses(variant.embedder), zero.in_percent, few.in_percent, gain.in_points]
-        lines.append(f"| {' | '.join(cells)} |")
+        zero, few = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        gain = average_difference(list(zip(few, zero, strict=True)), how)
+        scores = (average(zero, how).in_percent, average(few, how).in_percent)
+        over_first = average_difference(list(zip(few, first, strict=True)), how).in_points if first else "–"
+        lines.append(_row((variant.label, _losses(variant.embedder), *scores, gain.in_points, over_first)))
+        first = first or few
     return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _zero_and_few(folder: Path) -> tuple[Measurement, Measurement] | None:

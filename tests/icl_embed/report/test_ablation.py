@@ -8,38 +8,45 @@ from icl_embed.report.ablation import VariantResult, ablation_table
 from tests.icl_embed.report.run_folders import DATASETS, scores_writer, write_metrics
 
 
-@pytest.fixture
-def variant(tmp_path):
-    """The trained model's scores on every data set of a realistic run."""
-    embedder = tmp_path / "embedder"
-    embedder.mkdir()
+def variant_of(home, system):
+    """A system's scores on every data set of a realistic run."""
+    embedder = home / "embedder"
+    embedder.mkdir(parents=True)
     write_metrics(embedder)
     folders = []
     for row in DATASETS:
-        folders.append(tmp_path / row[0])
+        folders.append(home / row[0])
         folders[-1].mkdir()
-        scores_writer(row, "trained")(folders[-1])
-    return VariantResult("pooling=last", embedder, folders)
+        scores_writer(row, system)(folders[-1])
+    return VariantResult(f"system={system}", embedder, folders)
 
 
 def first_number(cell):
     return float(cell.split()[0].replace("−", "-"))
 
 
-def test_a_gain_is_few_shot_minus_zero_shot_over_unseen_sets_that_have_both(variant):
-    [line] = ablation_table([variant], Bootstrap(200, 0.95, 13)).splitlines()[2:]
-    label, losses, zero, few, gain = line.strip("| ").split(" | ")
-    assert (label, "→" in losses) == ("pooling=last", True)
+def expected_of(variant):
+    """Averages in percent over the unseen sets that have both settings."""
     measured = [
         read_measurements(folder, scores)
         for folder in variant.evaluations
         if not (scores := read_scores(folder)).trained_on and scores.dataset != "trivia-facts"
     ]
-    expected = {
-        setting: 100 * sum(one[setting].point for one in measured) / len(measured)
-        for setting in ("zero-shot", "few-shot")
-    }
-    assert first_number(zero) == pytest.approx(expected["zero-shot"], abs=0.051)
-    assert first_number(few) == pytest.approx(expected["few-shot"], abs=0.051)
-    assert first_number(gain) == pytest.approx(expected["few-shot"] - expected["zero-shot"], abs=0.051)
-    assert first_number(gain) > 1
+    return [
+        100 * sum(one[name].point for one in measured) / len(measured) for name in ("zero-shot", "few-shot")
+    ]
+
+
+def test_differences_point_from_without_to_with_examples_and_from_the_first_variant(tmp_path):
+    variants = [variant_of(tmp_path / system, system) for system in ("base", "trained")]
+    rows = ablation_table(variants, Bootstrap(200, 0.95, 13)).splitlines()[2:]
+    cells = [row.strip("| ").split(" | ") for row in rows]
+    assert [row[0] for row in cells] == ["system=base", "system=trained"]
+    for variant, row in zip(variants, cells, strict=True):
+        zero, few = expected_of(variant)
+        assert "→" in row[1]
+        assert [first_number(cell) for cell in row[2:5]] == pytest.approx([zero, few, few - zero], abs=0.051)
+    assert cells[0][5] == "–"
+    by_training = expected_of(variants[1])[1] - expected_of(variants[0])[1]
+    assert first_number(cells[1][5]) == pytest.approx(by_training, abs=0.051)
+    assert by_training > 1
