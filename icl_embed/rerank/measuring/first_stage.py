@@ -7,7 +7,7 @@ from pathlib import Path
 
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.measurement import Measurement
-from icl_embed.evaluate.scores import read_scores
+from icl_embed.evaluate.scores import read_measurements, read_scores
 from icl_embed.rerank.measuring.candidates import first_stage_grades
 from icl_embed.rerank.measuring.grid import ScoredSet
 from icl_embed.rerank.measuring.metrics import METRICS, Metric
@@ -19,7 +19,7 @@ def bm25_measurements(
     """Every metric of BM25 on each data set that it was evaluated on.
 
     Raises
-        EvaluationError: it did not rank a query that is reranked.
+        EvaluationError: it was not asked a query that is reranked.
     """
     wanted = {one.candidates.dataset: one for one in sets}
     found = {}
@@ -31,16 +31,20 @@ def bm25_measurements(
 
 
 def _measured(folder: Path, scored: ScoredSet) -> Mapping[str, Measurement]:
-    grades = first_stage_grades(folder)
+    asked = {
+        query_id for one in read_measurements(folder, read_scores(folder)).values() for query_id in one.ids
+    }
     queries = [one.query for one in scored.queries]
-    missing = next((query.query_id for query in queries if query.query_id not in grades), None)
+    missing = next((query.query_id for query in queries if query.query_id not in asked), None)
     if missing is not None:
         raise EvaluationError(
-            f"{folder} has no ranking of the query {missing!r} of {scored.candidates.dataset}; evaluate BM25 "
-            "on the same data set"
+            f"{folder} was not asked the query {missing!r} of {scored.candidates.dataset}; evaluate BM25 on "
+            "the same data set"
         )
+    grades = first_stage_grades(folder)
+    ranked = [(grades.get(query.query_id, ()), query.judged) for query in queries]  # none: no word in common
     return {
-        name: scored.measurement([_value(metric, grades[query.query_id], query.judged) for query in queries])
+        name: scored.measurement([_value(metric, found, judged) for found, judged in ranked])
         for name, metric in METRICS.items()
     }
 

@@ -158,8 +158,15 @@ def test_bm25_stands_beside_the_embedder_on_the_same_queries(saved: Path, tmp_pa
     expected = np.mean([0.0, *(1 / np.log2(rank + 1) for rank in (2, 3, 4, 5, 6))])
     assert scores["datasets"][0]["bm25"]["mean"] == pytest.approx(expected)
     assert set(scores["averages"]["mrr_at_10"]) == {"bm25", "first_stage", "full_depth", "lightweight"}
+    silent = write_evaluation(tmp_path / "silent", "one", turn=0, unanswered=("q1", "q2"))
+    evaluate_reranker(
+        saved, [ours], CONFIG.model_copy(update={"top_k": 8}), tmp_path / "again",
+        seed=0, bootstrap=HOW, bm25=[silent], device="cpu", dtype="float32",
+    )  # fmt: skip
+    found = read_json(tmp_path / "again" / "scores.json")["datasets"][0]["bm25"]["mean"]
+    assert found == pytest.approx(np.mean([0.0, 0.0, 0.0, *(1 / np.log2(rank + 1) for rank in (4, 5, 6))]))
     few = write_evaluation(tmp_path / "few", "one", num_queries=2)
-    with pytest.raises(EvaluationError, match="has no ranking of the query"):
+    with pytest.raises(EvaluationError, match="was not asked the query"):
         evaluate_reranker(
             saved, [ours], CONFIG, out, seed=0, bootstrap=HOW, bm25=[few], device="cpu", dtype="float32"
         )
