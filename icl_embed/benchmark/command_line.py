@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from icl_embed.benchmark import options
 from icl_embed.benchmark.air_bench.command_line import register as register_air_bench
 from icl_embed.errors import ConfigError
+from icl_embed.model.progress import changing_bar
 from icl_embed.store import Store
 from icl_embed.store.command_line import readable_size
 from icl_embed.store.files import write_atomically
 
 if TYPE_CHECKING:
-    from icl_embed.benchmark.grid import Progress as Tell
     from icl_embed.benchmark.grid import RunRequest
     from icl_embed.benchmark.models import OpenedModel
     from icl_embed.benchmark.summary import Summary
@@ -117,7 +114,7 @@ def _measured(
     from icl_embed.benchmark.vector_cache import FOLDER_NAME, shrink_cache
     from icl_embed.evaluate.measurement import Bootstrap
 
-    with _progress() as tell:
+    with changing_bar() as tell:
         outcome = run_grid(request, model, request.places.store, progress=tell)
     shrink_cache(request.places.store.root / FOLDER_NAME, int(max_cache_gb * GIGABYTE))
     how = Bootstrap(request.config.bootstrap_resamples, request.config.confidence, request.seed)
@@ -149,15 +146,3 @@ def cache(
         console.print(f"freed {readable_size(freed)}")
     size = measure_cache(root)
     console.print(f"{root}: {readable_size(size.bytes)} in {size.shelves} shelves", soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> Iterator[Tell]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        row = bar.add_task("", total=None)
-
-        def tell(what: str, done: int, total: int) -> None:
-            bar.update(row, description=what, completed=done, total=total)
-
-        yield tell

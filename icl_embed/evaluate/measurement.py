@@ -216,9 +216,7 @@ def compare_unpaired(first: Measured, second: Measured, how: Bootstrap) -> Diffe
 
 def average(measurements: Sequence[Measured], how: Bootstrap) -> Interval:
     """The plain average over data sets, with an interval over their items (not over data sets)."""
-    point = float(np.mean([item.point for item in measurements]))
-    drawn = np.mean([item.replicates(how) for item in measurements], axis=0)
-    return percentile_interval(point, drawn, how.confidence)
+    return percentile_interval(*point_and_replicates(measurements, how), how.confidence)
 
 
 def average_difference(pairs: Sequence[tuple[Measured, Measured]], how: Bootstrap) -> Difference:
@@ -229,6 +227,15 @@ def average_difference(pairs: Sequence[tuple[Measured, Measured]], how: Bootstra
     """
     for first, second in pairs:
         check_same_items(first, second)
-    points = [float(np.mean([side.point for side in sides])) for sides in zip(*pairs, strict=True)]
-    drawn = [np.mean([side.replicates(how) for side in sides], axis=0) for sides in zip(*pairs, strict=True)]
-    return paired_difference((points[0], points[1]), (drawn[0], drawn[1]), how.confidence)
+    (first_point, first_drawn), (second_point, second_drawn) = (
+        point_and_replicates(sides, how) for sides in zip(*pairs, strict=True)
+    )
+    return paired_difference((first_point, second_point), (first_drawn, second_drawn), how.confidence)
+
+
+def point_and_replicates(
+    measurements: Sequence[Measured], how: Bootstrap
+) -> tuple[float, NDArray[np.float64]]:
+    """The plain average over data sets, and the same on resampled items [R]."""
+    drawn: NDArray[np.float64] = np.mean([item.replicates(how) for item in measurements], axis=0)
+    return float(np.mean([item.point for item in measurements])), drawn

@@ -38,6 +38,11 @@ class Interval:
         return f"{100 * self.mean:.1f} ({100 * self.low:.1f}–{100 * self.high:.1f})"
 
 
+def points(mean: float, low: float, high: float) -> str:
+    """A difference as people read it, in percentage points: ``+4.2 (+3.1 to +5.4)``."""
+    return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
 @dataclass(frozen=True)
 class Difference:
     """A paired difference with its percentile interval and two-sided bootstrap p-value."""
@@ -50,7 +55,7 @@ class Difference:
     @property
     def in_points(self) -> str:
         """``+4.2 (+3.1 to +5.4)``: percentage points."""
-        return f"{100 * self.mean:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
+        return points(self.mean, self.low, self.high)
 
     @property
     def is_significant(self) -> bool:

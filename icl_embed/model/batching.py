@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 
 def plan_batches(lengths: Sequence[int], batch_tokens: int, *, extra_tokens: int = 0) -> list[list[int]]:
     """Indices of each batch, longest first.
@@ -27,12 +24,3 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int, *, extra_tokens: int
             batches.append([])
         batches[-1].append(index)
     return batches
-
-
-def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Stack token lists into (tokens [B, L], lengths [B]), padded on the right."""
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    tokens = torch.full((len(sequences), int(lengths.max())), pad)
-    for row, sequence in enumerate(sequences):
-        tokens[row, : len(sequence)] = torch.tensor(sequence)
-    return tokens, lengths

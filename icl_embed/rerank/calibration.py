@@ -37,6 +37,22 @@ class Calibration(Section):
         return Shape(self.cutoff_layer, self.compress_ratio, self.compress_layers)
 
 
+def calibrate(shape: Shape, scores: ArrayLike, labels: ArrayLike) -> Calibration:
+    """The calibration of a shape, fitted to its scores [N] and labels [N].
+
+    Raises
+        ConfigError: as ``fit_calibration``.
+    """
+    slope, offset = fit_calibration(scores, labels)
+    return Calibration(
+        cutoff_layer=shape.cutoff_layer,
+        compress_ratio=shape.compress_ratio,
+        compress_layers=shape.compress_layers,
+        slope=slope,
+        offset=offset,
+    )
+
+
 def calibration_of(calibrations: Sequence[Calibration], shape: Shape) -> tuple[float, float]:
     """(a, b) of a shape: (1, 0) if it was never calibrated."""
     for one in calibrations:

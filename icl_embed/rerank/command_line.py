@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from icl_embed.errors import ConfigError
+from icl_embed.model.progress import changing_bar
 from icl_embed.rerank import options
 from icl_embed.store import Store
 from icl_embed.store.files import write_atomically
@@ -101,7 +99,7 @@ def rank(  # noqa: PLR0913, PLR0917 - one argument per option
         reranker, layer=layer, ratio=ratio, compress_layers=compress_layers, choice=choice
     )
     ranked = {}
-    with show_progress() as tell:
+    with changing_bar() as tell:
         for number, text in enumerate(dict.fromkeys(query)):
             tell("queries", number, len(query))
             ranked[text] = rank_by(reranker, text, texts, way, top_k=top, batch_tokens=batch_tokens)
@@ -141,19 +139,6 @@ def refuse_other_endings(path: Path, ending: str) -> None:
     """Tell a wrong output name before the work, not after it; raises ConfigError."""
     if path.suffix != ending:
         raise ConfigError(f"--output must end in {ending}, found {path.name}")
-
-
-@contextmanager
-def show_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on the error stream that is told what, how much is behind and how much there is."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        row = bar.add_task("", total=None)
-
-        def tell(what: str, behind: int, total: int) -> None:
-            bar.update(row, description=what, completed=behind, total=total)
-
-        yield tell
 
 
 def _ranked_table(ranked: dict[str, list[RankedPassage]]) -> Table:

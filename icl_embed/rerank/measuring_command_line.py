@@ -10,8 +10,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from icl_embed.model.progress import changing_bar
 from icl_embed.rerank import options
-from icl_embed.rerank.command_line import console, open_reranker, refuse_other_endings, show_progress
+from icl_embed.rerank.command_line import console, open_reranker, refuse_other_endings
 from icl_embed.store import Store
 
 if TYPE_CHECKING:
@@ -73,19 +74,21 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument per option
     """
     from icl_embed.evaluate.measurement import Bootstrap
     from icl_embed.rerank.measuring.systems import measure_systems
+    from icl_embed.rerank.score import Reranker
     from icl_embed.rerank.stored import find_bm25, find_reranker
 
     kept, how = Store(store), Bootstrap(seed=seed)
     stored = _stored(candidates, kept, "test")
     inputs = _read(candidates, stored, top_k=top_k, max_queries=max_queries, seed=seed)
-    reranker = open_reranker(model, store, device=device, dtype=dtype)
+    folder = find_reranker(model, kept)
+    reranker = Reranker.load(folder, device=device, dtype=dtype)
     if against:
         other = open_reranker(against, store, device=device, dtype=dtype)
         _compare(reranker, other, inputs, how, batch_tokens)
         return
     asked = options.WayOptions(layer=layer, ratio=ratio, compress_layers=compress_layers, choice=choice)
-    way = options.lightweight_way(reranker, find_reranker(model, kept), kept, **asked)
-    with show_progress() as tell:
+    way = options.lightweight_way(reranker, folder, kept, **asked)
+    with changing_bar() as tell:
         systems = measure_systems(
             reranker,
             inputs,
@@ -133,7 +136,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one argument per option
     stored = _stored(candidates, Store(store), "dev")
     inputs = _read(candidates, stored, top_k=top_k, max_queries=max_queries, seed=seed)
     reranker = open_reranker(model, store, device=device, dtype=dtype)
-    with show_progress() as tell:
+    with changing_bar() as tell:
         record = tune_on(
             reranker,
             inputs,
@@ -168,7 +171,7 @@ def _compare(
 ) -> None:
     from icl_embed.rerank.measuring.comparison import compare_rerankers
 
-    with show_progress() as tell:
+    with changing_bar() as tell:
         found = compare_rerankers(first, second, inputs, how, batch_tokens=batch_tokens, progress=tell)
     console.print(_comparison_table(found))
 
@@ -269,4 +272,6 @@ def _percent(interval: Mapping[str, float] | Interval | None) -> str:
 
 
 def _lost(loss: Mapping[str, float]) -> str:
-    return f"{100 * loss['mean']:+.1f} ({100 * loss['low']:+.1f} to {100 * loss['high']:+.1f})"
+    from icl_embed.evaluate.statistics import points
+
+    return points(loss["mean"], loss["low"], loss["high"])

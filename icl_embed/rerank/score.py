@@ -21,8 +21,8 @@ from icl_embed.errors import ConfigError, DataError
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 from icl_embed.model.kernels import speed_up
 from icl_embed.model.memory import MemoryLimit
-from icl_embed.model.texts import progress_bar
-from icl_embed.rerank.calibration import Calibration, calibration_of, fit_calibration, sigmoid
+from icl_embed.model.progress import progress_bar
+from icl_embed.rerank.calibration import Calibration, calibrate, calibration_of, sigmoid
 from icl_embed.rerank.cascade import Cascade
 from icl_embed.rerank.decoder import device_of
 from icl_embed.rerank.flops import Costs, costs_of, query_flops
@@ -155,15 +155,8 @@ class Reranker:
             ConfigError: labels that are not 0 and 1, of each pair one; otherwise as ``score``.
             DataError, ModelError: as ``score``.
         """
-        shape = self.shape(**options)
-        slope, offset = fit_calibration(self.score(pairs, batch_tokens=batch_tokens, **options), labels)
-        return Calibration(
-            cutoff_layer=shape.cutoff_layer,
-            compress_ratio=shape.compress_ratio,
-            compress_layers=shape.compress_layers,
-            slope=slope,
-            offset=offset,
-        )
+        scores = self.score(pairs, batch_tokens=batch_tokens, **options)
+        return calibrate(self.shape(**options), scores, labels)
 
     def rank(
         self,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.measurement import Measurement
-from icl_embed.evaluate.scores import read_measurements, read_scores
+from icl_embed.evaluate.scores import EvaluationScores, read_measurements, read_scores
 from icl_embed.rerank.measuring.candidates import first_stage_grades
 from icl_embed.rerank.measuring.grid import ScoredSet
 from icl_embed.rerank.measuring.metrics import METRICS, Metric
@@ -24,16 +24,14 @@ def bm25_measurements(
     wanted = {one.candidates.dataset: one for one in sets}
     found = {}
     for folder in evaluations:
-        dataset = read_scores(folder).dataset
-        if dataset in wanted:
-            found[dataset] = _measured(folder, wanted[dataset])
+        scores = read_scores(folder)
+        if scores.dataset in wanted:
+            found[scores.dataset] = _measured(folder, scores, wanted[scores.dataset])
     return found
 
 
-def _measured(folder: Path, scored: ScoredSet) -> Mapping[str, Measurement]:
-    asked = {
-        query_id for one in read_measurements(folder, read_scores(folder)).values() for query_id in one.ids
-    }
+def _measured(folder: Path, scores: EvaluationScores, scored: ScoredSet) -> Mapping[str, Measurement]:
+    asked = {query_id for one in read_measurements(folder, scores).values() for query_id in one.ids}
     queries = [one.query for one in scored.queries]
     missing = next((query.query_id for query in queries if query.query_id not in asked), None)
     if missing is not None:

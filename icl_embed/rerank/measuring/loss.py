@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from icl_embed.evaluate.measurement import Bootstrap, Measurement
+from icl_embed.evaluate.measurement import Bootstrap, Measurement, point_and_replicates
 from icl_embed.evaluate.statistics import Interval, percentile_interval
 
 
@@ -16,10 +16,13 @@ def relative_loss(pairs: Sequence[tuple[Measurement, Measurement]], how: Bootstr
     Parameters
         pairs: (full, cheaper) per data set.
     """
-    full, cheap = (np.array([side.point for side in sides]).mean() for sides in zip(*pairs, strict=True))
-    drawn = [np.mean([side.replicates(how) for side in sides], axis=0) for sides in zip(*pairs, strict=True)]
+    (full, full_drawn), (cheap, cheap_drawn) = (
+        point_and_replicates(sides, how) for sides in zip(*pairs, strict=True)
+    )
     # A resample in which full depth finds nothing defines no share; such replicates are left out.
-    shares = 1.0 - np.divide(drawn[1], drawn[0], out=np.full(len(drawn[0]), np.nan), where=drawn[0] > 0)
+    shares = 1.0 - np.divide(
+        cheap_drawn, full_drawn, out=np.full(len(full_drawn), np.nan), where=full_drawn > 0
+    )
     if full <= 0:
         return Interval(0.0, 0.0, 0.0)
-    return percentile_interval(float(1.0 - cheap / full), shares, how.confidence)
+    return percentile_interval(1.0 - cheap / full, shares, how.confidence)

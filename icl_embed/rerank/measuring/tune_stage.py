@@ -10,7 +10,7 @@ import numpy as np
 
 from icl_embed.config import RerankConfig
 from icl_embed.evaluate.measurement import Bootstrap
-from icl_embed.rerank.calibration import Calibration, fit_calibration
+from icl_embed.rerank.calibration import Calibration, calibrate
 from icl_embed.rerank.measuring.candidates import Candidates, read_candidates
 from icl_embed.rerank.measuring.choice import ChoiceRecord, record_of, write_choice
 from icl_embed.rerank.measuring.grid import Grid, Progress, score_grid
@@ -104,11 +104,4 @@ def _calibration(grid: Grid, shape: Shape) -> Calibration | None:
     labels = np.concatenate([np.asarray(one.query.relevance) > 0 for one in grid.queries])
     if labels.all() or not labels.any():
         return None
-    slope, offset = fit_calibration(scores, labels)
-    return Calibration(
-        cutoff_layer=shape.cutoff_layer,
-        compress_ratio=shape.compress_ratio,
-        compress_layers=shape.compress_layers,
-        slope=slope,
-        offset=offset,
-    )
+    return calibrate(shape, scores, labels)
