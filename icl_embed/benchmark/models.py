@@ -12,7 +12,7 @@ from typing import Literal
 
 from icl_embed.benchmark.second_stage import SecondStage
 from icl_embed.config import PromptConfig
-from icl_embed.errors import EvaluationError, ModelError, StoreError
+from icl_embed.errors import EvaluationError, ModelError
 from icl_embed.evaluate.encoding import Encoder
 from icl_embed.evaluate.evaluated import EvaluatedModel
 from icl_embed.evaluate.scores import BM25
@@ -21,15 +21,15 @@ from icl_embed.model.dtype import resolve_device
 from icl_embed.model.fingerprints import Fingerprints
 from icl_embed.model.published import has_prompt_tokens
 from icl_embed.model.settings import SETTINGS_NAME, read_settings
-from icl_embed.store import Artefact, Store
+from icl_embed.store import Store
 from icl_embed.store.files import files_below, sha256_of
 from icl_embed.store.key import canonical_json
-from icl_embed.store.lineage import find, trained_datasets
+from icl_embed.store.lineage import trained_datasets
+from icl_embed.store.models import find_model
 
 logger = logging.getLogger(__name__)
 
 ModelSort = Literal["ours", "sentence-transformers", "bm25"]
-MODEL_STAGES = ("embedder", "base-model")
 WARM_UP = [f"a short text, number {number}" for number in range(8)]
 DECIDING_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
 
@@ -119,7 +119,8 @@ def open_model(
         from icl_embed.evaluate.bm25 import VERSION
 
         return OpenedModel(EvaluatedModel(name or BM25, VERSION, Path(), dtype="none"), "bm25")
-    folder, artefact = _find_folder(reference, store)
+    found = find_model(store, reference)
+    folder, artefact = found.path, found.artefact
     default = f"{artefact.manifest.label or artefact.stage}-{artefact.fingerprint[:8]}" if artefact else ""
     sort = _sort_of(folder)
     if dtype == "auto":
@@ -136,7 +137,7 @@ def open_model(
         sort,
         prompt if sort == "ours" else None,
         artefact.reference if artefact else "",
-        trained_datasets(store, artefact) if artefact else frozenset(),
+        trained_datasets(found.store, artefact) if artefact else frozenset(),
     )
 
 
@@ -176,30 +177,6 @@ def refuse_shared_name(store: Store, about: EvaluatedModel) -> None:
                 f"{known.get('fingerprint')}, this one is {about.fingerprint}); give this one a name of its "
                 f"own, e.g. --name {about.name}-{about.fingerprint[:6]}"
             )
-
-
-def _find_folder(reference: str, store: Store) -> tuple[Path, Artefact | None]:
-    models = [artefact for artefact in store.artefacts() if artefact.stage in MODEL_STAGES]
-    if not reference:
-        trained = [artefact for artefact in models if artefact.stage == "embedder"]
-        if not trained:
-            raise ModelError(f"the store {store.root} holds no embedder; train one, or name a folder")
-        return trained[-1].path, trained[-1]
-    folder = Path(reference)
-    if folder.is_dir():
-        same = [artefact for artefact in models if artefact.path.resolve() == folder.resolve()]
-        return folder, same[0] if same else None
-    labelled = [artefact for artefact in models if artefact.manifest.label == reference]
-    try:
-        found = labelled[-1] if labelled else find(store, reference)
-    except StoreError as error:
-        raise ModelError(
-            f"{reference!r} is neither a folder nor an artefact of {store.root} ({error}); models are not "
-            "downloaded here: give a folder, stage/fingerprint, or bm25"
-        ) from error
-    if found.stage not in MODEL_STAGES:
-        raise ModelError(f"{reference!r} is {found.reference}, expected one of {', '.join(MODEL_STAGES)}")
-    return store.get(found.stage, found.fingerprint).path, found
 
 
 def _sort_of(folder: Path) -> ModelSort:

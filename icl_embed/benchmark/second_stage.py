@@ -93,9 +93,9 @@ def open_second_stage(
         ConfigError: the choice is not for it.
     """
     from icl_embed.model.fingerprints import folder_fingerprint
-    from icl_embed.rerank.stored import find_reranker
+    from icl_embed.store.models import RERANKERS, find_model
 
-    folder = find_reranker(reference, store)
+    folder = find_model(store, reference, RERANKERS).path
     fingerprint = folder_fingerprint(folder)
     name = folder.resolve().name if Path(reference).is_dir() else f"reranker-{fingerprint[:8]}"
     found = SecondStage(name, fingerprint, folder, choice, top_k, device, dtype)

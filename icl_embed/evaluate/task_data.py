@@ -155,7 +155,7 @@ def _reranking(dataset: EvaluationInput, rows: Sequence[Row]) -> SearchData:
                 f"{dataset.name}: row {row['row_id']} needs a positive and a negative to rerank, found "
                 f"{len(row['positives'])} and {len(row['negatives'])}"
             )
-        names = [id_of_text.setdefault(text, _neutral_id(text)) for text in texts]
+        names = [id_of_text.setdefault(text, neutral_id(text)) for text in texts]
         positives = set(row["positives"])
         relevant[row["row_id"]] = tuple(n for n, text in zip(names, texts, strict=True) if text in positives)
         candidates[row["row_id"]] = tuple(sorted(names))
@@ -163,8 +163,11 @@ def _reranking(dataset: EvaluationInput, rows: Sequence[Row]) -> SearchData:
     return SearchData(queries, {name: text for text, name in id_of_text.items()}, relevant, candidates)
 
 
-def _neutral_id(text: str) -> str:
-    # The metric breaks tied scores by identity; a running number would favour or punish positives.
+def neutral_id(text: str) -> str:
+    """An identity that says nothing of relevance: the metric breaks tied scores by it.
+
+    A running number would favour or punish positives.
+    """
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

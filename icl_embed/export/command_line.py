@@ -39,19 +39,22 @@ def export(
 ) -> None:
     """Write a model with its model card: an embedder for other libraries, or a reranker."""
     from icl_embed.export.card import write_card
-    from icl_embed.export.facts import find_model, gather_facts
+    from icl_embed.export.facts import gather_facts
     from icl_embed.export.folder import published, write_model
     from icl_embed.export.reranker import is_reranker
     from icl_embed.export.task_prompts import read_task_prompt
     from icl_embed.sources import load_catalog
+    from icl_embed.store import Store
+    from icl_embed.store.models import EMBEDDERS, RERANKERS, find_model
 
     prompts = {name: read_task_prompt(path) for name, path in map(split_task, tasks)}
-    folder, artefact, found_in = find_model(model, store)
-    facts = gather_facts(found_in, artefact, load_catalog([catalog])) if artefact else None
+    found = find_model(Store(store), model, (*EMBEDDERS, *RERANKERS))
+    folder = found.path
+    facts = gather_facts(found.store, found.artefact, load_catalog([catalog])) if found.artefact else None
     if is_reranker(folder):
         if prompts or adapter:
             raise ConfigError(f"{model} is a reranker: it has no task prompts and is exported whole")
-        _export_reranker(folder, output, facts, found_in, licence)
+        _export_reranker(folder, output, facts, found.store, licence)
         return
     with published(output) as partial:
         below = base_of(base, facts) if adapter else None

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from icl_embed.errors import ModelError
 from icl_embed.evaluate.scores import FEW_SHOT, ZERO_SHOT, EvaluationScores, SettingScore, read_scores
 from icl_embed.sources import Card
 from icl_embed.store import Artefact, Store
-from icl_embed.store.lineage import ancestors, find, sources_of, trained_datasets
-from icl_embed.store.manifest import MANIFEST_NAME, Manifest
+from icl_embed.store.lineage import ancestors, sources_of, trained_datasets
+from icl_embed.store.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -57,31 +55,6 @@ class ModelFacts:
     datasets: Sequence[DatasetFact]
     scores: Sequence[ScoreFact]
     recipe: Sequence[tuple[str, str]]
-
-
-def find_model(name: str, store_root: Path) -> tuple[Path, Artefact | None, Store]:
-    """The folder that ``name`` means, and its artefact: a folder's path, or what ``store show`` understands.
-
-    Raises
-        StoreError: neither, or the artefact is damaged.
-        ModelError: the artefact is not a model.
-    """
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / MANIFEST_NAME).is_file():
-            return folder, None, Store(store_root)
-        stage, fingerprint = folder.resolve().parts[-2:]
-        store = Store(folder.resolve().parents[1])
-        artefact = store.get(stage, fingerprint)
-    else:
-        store = Store(store_root)
-        found = find(store, name)
-        artefact = store.get(found.stage, found.fingerprint)
-    if artefact.stage not in ("embedder", "base-model", "reranker"):
-        raise ModelError(
-            f"{artefact.reference} is no embedder or reranker; see icl-embed store ls --stage embedder"
-        )
-    return artefact.path, artefact, store
 
 
 def gather_facts(store: Store, artefact: Artefact, catalog: Mapping[str, Card]) -> ModelFacts:

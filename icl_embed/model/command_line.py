@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from icl_embed.errors import ConfigError, DataError, ModelError, StoreError
+from icl_embed.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,14 +179,15 @@ def compile_task(
 ) -> None:
     """Encode instruction and examples once; queries then start from the file."""
     from icl_embed.model.embedder import Embedder
+    from icl_embed.store import Store
     from icl_embed.store.command_line import readable_size
+    from icl_embed.store.models import find_model
 
     if output.suffix != ".safetensors":
         raise DataError(f"--output must end in .safetensors, found {output.name}")
     shown = _examples(examples)
-    task = Embedder.load(_folder_of(model, store), device=device, dtype=dtype).compile_task(
-        instruction, shown
-    )
+    embedder = Embedder.load(find_model(Store(store), model).path, device=device, dtype=dtype)
+    task = embedder.compile_task(instruction, shown)
     task.save(output)
     console.print(
         f"{task.prefix.num_examples} of {len(task.examples)} examples, {len(task.prefix.tokens)} tokens, "
@@ -199,7 +200,10 @@ def _open(
     model: str, store: Path, devices: list[str], dtype: str, task: CompiledTask | None
 ) -> AbstractContextManager[TextEncoder]:
     """An encoder on the devices, in the number format of the task if there is one."""
-    folder = _folder_of(model, store)
+    from icl_embed.store import Store
+    from icl_embed.store.models import find_model
+
+    folder = find_model(Store(store), model).path
     if task is not None and dtype == "auto":
         dtype = task.dtype
     if len(devices) > 1:
@@ -209,20 +213,6 @@ def _open(
     from icl_embed.model.embedder import Embedder
 
     return nullcontext(Embedder.load(folder, device=devices[0], dtype=dtype))
-
-
-def _folder_of(model: str, store: Path) -> Path:
-    if Path(model).is_dir():
-        return Path(model)
-    from icl_embed.store.artefact import Store
-    from icl_embed.store.lineage import find
-
-    opened = Store(store)
-    try:
-        found = find(opened, model)
-    except StoreError as error:
-        raise ModelError(f"{model!r} is neither a folder nor an artefact: {error}") from error
-    return opened.get(found.stage, found.fingerprint).path
 
 
 def _read_task(path: Path | None) -> CompiledTask | None:

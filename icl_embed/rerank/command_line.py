@@ -130,9 +130,9 @@ def open_reranker(model: str, store: Path, *, device: str, dtype: str) -> Rerank
         ModelError: there is none, or it cannot be loaded.
     """
     from icl_embed.rerank.score import Reranker
-    from icl_embed.rerank.stored import find_reranker
+    from icl_embed.store.models import RERANKERS, find_model
 
-    return Reranker.load(find_reranker(model, Store(store)), device=device, dtype=dtype)
+    return Reranker.load(find_model(Store(store), model, RERANKERS).path, device=device, dtype=dtype)
 
 
 def refuse_other_endings(path: Path, ending: str) -> None:

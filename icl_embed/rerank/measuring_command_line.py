@@ -75,12 +75,13 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument per option
     from icl_embed.evaluate.measurement import Bootstrap
     from icl_embed.rerank.measuring.systems import measure_systems
     from icl_embed.rerank.score import Reranker
-    from icl_embed.rerank.stored import find_bm25, find_reranker
+    from icl_embed.rerank.stored import find_bm25
+    from icl_embed.store.models import RERANKERS, find_model
 
     kept, how = Store(store), Bootstrap(seed=seed)
     stored = _stored(candidates, kept, "test")
     inputs = _read(candidates, stored, top_k=top_k, max_queries=max_queries, seed=seed)
-    folder = find_reranker(model, kept)
+    folder = find_model(kept, model, RERANKERS).path
     reranker = Reranker.load(folder, device=device, dtype=dtype)
     if against:
         other = open_reranker(against, store, device=device, dtype=dtype)

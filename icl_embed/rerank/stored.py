@@ -1,4 +1,4 @@
-"""Rerankers, their choices and their candidates, found in the store."""
+"""A reranker's choice and its candidates, found in the store."""
 
 from __future__ import annotations
 
@@ -6,39 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from icl_embed.errors import EvaluationError, ModelError, StoreError
+from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.scores import TOP_PASSAGES_NAME
 from icl_embed.rerank.measuring.choice import CHOICE_NAME
 from icl_embed.store import Artefact, Store
-from icl_embed.store.lineage import find
 
 RERANKER, CHOICE, EVALUATION = "reranker", "reranker-choice", "evaluation"
-
-
-def find_reranker(reference: str, store: Store) -> Path:
-    """The folder of a reranker: a folder, an artefact, or the newest of the store for an empty reference.
-
-    Raises
-        ModelError: there is none, or the artefact is not a reranker.
-        StoreError: it is damaged.
-    """
-    if not reference:
-        newest = store.newest(RERANKER)
-        if newest is None:
-            raise ModelError(
-                f"the store {store.root} holds no reranker; train one with icl-embed run distill-reranker, "
-                "or name a folder with --model"
-            )
-        return store.get(RERANKER, newest.fingerprint).path
-    if Path(reference).is_dir():
-        return Path(reference)
-    try:
-        found = find(store, reference)
-    except StoreError as error:
-        raise ModelError(f"{reference!r} is neither a folder nor an artefact: {error}") from error
-    if found.stage != RERANKER:
-        raise ModelError(f"{reference!r} is {found.reference}, expected a reranker")
-    return store.get(found.stage, found.fingerprint).path
 
 
 def find_choice(folder: Path, store: Store) -> Path | None:

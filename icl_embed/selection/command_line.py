@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from icl_embed.config import EvaluateConfig, ExampleStrategy, SelectionConfig
-from icl_embed.errors import ConfigError, ModelError
+from icl_embed.errors import ConfigError
 from icl_embed.pool.command_line import PoolOption, StoreOption, resolve_pool
 from icl_embed.store import Store
 
@@ -26,7 +26,10 @@ console = Console()
 
 TaskOption = Annotated[str, typer.Option("--task", "-t", help="name of a data set of the pool")]
 ModelOption = Annotated[
-    Path | None, typer.Option("--model", "-m", help="model folder; default: the newest embedder of the store")
+    str,
+    typer.Option(
+        "--model", "-m", help="a model folder, or an artefact; default: the newest embedder of the store"
+    ),
 ]
 ShotsOption = Annotated[int, typer.Option(min=1, help="examples per query")]
 SeedOption = Annotated[int, typer.Option(help="another seed, another split and other draws")]
@@ -43,7 +46,7 @@ DtypeOption = Annotated[
 @app.command(epilog="Example: icl-embed examples search --task banking77 --strategy greedy --budget 30")
 def search(
     task: TaskOption,
-    model: ModelOption = None,
+    model: ModelOption = "",
     pool: PoolOption = None,
     store: StoreOption = Path("store"),
     strategy: Annotated[Literal["halving", "greedy"], typer.Option(help="how to search")] = "halving",
@@ -95,7 +98,7 @@ def select(
         Literal["fixed", "random", "nearest", "diverse", "balanced"], typer.Option(help="how to choose")
     ] = "fixed",
     query: Annotated[list[str], typer.Option("--query", "-q", help="nearest: a query to choose for")] = [],  # noqa: B006
-    model: ModelOption = None,
+    model: ModelOption = "",
     pool: PoolOption = None,
     store: StoreOption = Path("store"),
     shots: ShotsOption = 5,
@@ -176,12 +179,8 @@ def _example_table(title: str, examples: ExampleSet) -> Table:
     return table
 
 
-def _load(model: Path | None, store: Path, dtype: str) -> Embedder:
+def _load(model: str, store: Path, dtype: str) -> Embedder:
     from icl_embed.model.embedder import Embedder
+    from icl_embed.store.models import find_model
 
-    if model is None:
-        found = Store(store).newest("embedder")
-        if found is None:
-            raise ModelError(f"the store {store} holds no embedder; train one, or name a folder with --model")
-        model = found.path
-    return Embedder.load(model, dtype=dtype)
+    return Embedder.load(find_model(Store(store), model).path, dtype=dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,11 @@ class Ancestor:
     is_repeated: bool
 
 
-def find(store: Store, text: str) -> Artefact:
+def find(store: Store, text: str, preferred: Sequence[str] = ()) -> Artefact:
     """The newest artefact that ``text`` names: a label, a fingerprint's start, or ``stage/start``.
+
+    Parameters
+        preferred: stages whose artefact is meant when others bear the same label.
 
     Raises
         StoreError: none, or a fingerprint's start that fits several.
@@ -31,7 +34,7 @@ def find(store: Store, text: str) -> Artefact:
     artefacts = list(store.artefacts())
     exact = [one for one in artefacts if text in (one.reference, one.manifest.label)]
     if exact and text:
-        return exact[-1]
+        return ([one for one in exact if one.stage in preferred] or exact)[-1]
     stage, _, start = text.rpartition("/")
     started = [one for one in artefacts if one.fingerprint.startswith(start) and stage in ("", one.stage)]
     if len(started) == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from icl_embed.benchmark.mteb.mirror_columns import (
 from icl_embed.benchmark.mteb.mirror_folder import FolderSet
 from icl_embed.corpus.records import Record, where
 from icl_embed.errors import DataError
+from icl_embed.evaluate.task_data import neutral_id
 
 
 def search_rows(served: FolderSet, split: str) -> dict[str, Any]:
@@ -104,11 +104,6 @@ def _reranking(records: Iterable[Record]) -> dict[str, Any]:
         "relevant_docs": judged,
         "top_ranked": candidates,
     }
-
-
-def neutral_id(text: str) -> str:
-    """An identity that says nothing of relevance: the metric breaks tied scores by it."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def refuse_duplicates(what: str, names: Iterable[str]) -> None:

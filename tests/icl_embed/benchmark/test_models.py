@@ -66,7 +66,7 @@ def test_what_is_not_a_model_is_refused_with_a_way_on(store, tiny_model, tmp_pat
     with pytest.raises(ModelError, match="neither a folder nor an artefact"):
         find("intfloat/e5-base", store)
     pool = publish(store, tiny_model, stage="pool", label="a pool")
-    with pytest.raises(ModelError, match="expected one of embedder, base-model"):
+    with pytest.raises(ModelError, match="is no embedder or base-model"):
         find(pool.reference, store)
     with pytest.raises(ModelError, match="no \\*.safetensors"):
         find(tmp_path, store)

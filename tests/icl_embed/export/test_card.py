@@ -9,10 +9,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from icl_embed.errors import ConfigError, ModelError, StoreError
+from icl_embed.errors import ConfigError, ModelError
 from icl_embed.export.card import write_card
 from icl_embed.export.command_line import app
-from icl_embed.export.facts import find_model, gather_facts
+from icl_embed.export.facts import gather_facts
 from icl_embed.export.folder import published, write_model
 from icl_embed.model.embedder import Embedder
 from tests.icl_embed.export.conftest import PASSAGES, QUERIES, TASKS
@@ -115,7 +115,10 @@ def test_a_failed_export_leaves_nothing(tmp_path):
 
 def test_only_models_are_exported(tiny_model, tmp_path):
     build_store(tmp_path / "store", tiny_model())
-    with pytest.raises(ModelError, match="is no embedder or reranker"):
-        find_model("trained-set", tmp_path / "store")
-    with pytest.raises(StoreError, match="no artefact"):
-        find_model("nothing", tmp_path / "store")
+    for name, message in (
+        ("trained-set", "is no embedder or base-model or reranker"),
+        ("none", "neither a folder"),
+    ):
+        arguments = ["export", name, "--output", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
+        with pytest.raises(ModelError, match=message):
+            CliRunner().invoke(app, arguments, catch_exceptions=False)
