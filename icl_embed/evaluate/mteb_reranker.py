@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.mteb_model import ORGANISATION
-from icl_embed.evaluate.reranking import PAIRS_AT_ONCE, RERANK_TOP_K, PairScorer, Ranking, rerank
+from icl_embed.evaluate.reranking import RERANK_TOP_K, PairScorer, Ranking, rerank, whole_queries
 
 
 def describe_reranker(
@@ -71,8 +71,7 @@ class MtebCrossEncoder:
             raise EvaluationError(f"mteb gave {len(queries)} queries and {len(passages)} passages to pair")
         pairs = list(zip(queries, passages, strict=True))
         parts = [
-            np.asarray(self.scorer.score(pairs[start : start + PAIRS_AT_ONCE]), np.float64)
-            for start in range(0, len(pairs), PAIRS_AT_ONCE)
+            np.asarray(self.scorer.score(pairs[together]), np.float64) for together in whole_queries(queries)
         ]
         scores = np.concatenate([*parts, np.empty(0)])
         if scores.shape != (len(pairs),) or not np.isfinite(scores).all():

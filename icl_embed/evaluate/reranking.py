@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -22,7 +22,23 @@ class PairScorer(Protocol):
     """Scores pairs; ``icl_embed.rerank.score.Reranker`` is one."""
 
     def score(self, pairs: Sequence[tuple[str, str]], /) -> ArrayLike:
-        """One score [N] per (query, passage), higher is better."""
+        """One score [N] per (query, passage), higher is better; comparable within a query."""
+
+
+def whole_queries(queries: Sequence[str], wanted: int = PAIRS_AT_ONCE) -> Iterator[slice]:
+    """Slices of about ``wanted`` pairs that leave the pairs of a query together.
+
+    A scorer may compare a query's passages with each other, as a cascade does.
+
+    Parameters
+        queries: of each pair; those of one query are neighbours.
+    """
+    start = 0
+    for spot in range(1, len(queries) + 1):
+        is_last = spot == len(queries)
+        if is_last or (spot - start >= wanted and queries[spot] != queries[spot - 1]):
+            yield slice(start, spot)
+            start = spot
 
 
 def rerank(
@@ -52,8 +68,8 @@ def rerank(
     if unknown is not None:
         raise EvaluationError(f"the ranking names query {unknown[0]!r} and passage {unknown[1]!r}; unknown")
     reranked: Ranking = {query: {} for query in ranking}
-    for start in range(0, len(keys), PAIRS_AT_ONCE):
-        part = keys[start : start + PAIRS_AT_ONCE]
+    for together in whole_queries([query for query, _ in keys]):
+        part = keys[together]
         scores = _checked(scorer.score([(queries[query], passages[key]) for query, key in part]), part)
         for (query, passage), score in zip(part, scores, strict=True):
             reranked[query][passage] = score

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from icl_embed.config import Count, Section
-from icl_embed.rerank.cascade import Cascade
+from icl_embed.rerank.cascade import FIRST_STAGE, Cascade, Stage
 from icl_embed.rerank.saved import RerankerSettings
 from icl_embed.rerank.shape import Shape, choose_shape
 
 Way = Shape | Cascade
 
-KEPT_SHARES = (0.1, 0.2, 0.4)  # of a cascade's candidates that go on
+FIRST_SHARES = (0.2, 0.4, 0.6)  # of the first stage's candidates that are scored at all
+KEPT_SHARES = (0.1, 0.2, 0.4)  # of those scored at an early head that go on
 CASCADE_HEADS = 8  # of a model with many heads, cascades read so many, evenly spread
 
 
@@ -71,17 +72,22 @@ def exits_of(settings: RerankerSettings, passes: Sequence[Shape]) -> dict[Shape,
 
 
 def cascades_over(exits: Iterable[Shape], heads: Sequence[int]) -> list[Cascade]:
-    """Cascades of one stage: score at an early head, carry a share on to each later exit."""
+    """Cascades to each exit: the first stage's best, the best of an early head, or one after the other."""
     step = -(-len(heads) // CASCADE_HEADS)
     read = sorted(heads[::-1][::step])  # counted from the last, which is always among them
+    first: list[tuple[Stage, ...]] = [(), *(((FIRST_STAGE, share),) for share in FIRST_SHARES)]
     return [
-        Cascade(((layer, share),), shape)
+        Cascade((*before, *after), shape)
         for shape in exits
         if shape.cutoff_layer in read
-        for layer in read
-        if layer < shape.cutoff_layer
-        for share in KEPT_SHARES
+        for before in first
+        for after in _sieves(layer for layer in read if layer < shape.cutoff_layer)
+        if before or after
     ]
+
+
+def _sieves(layers: Iterable[int]) -> list[tuple[Stage, ...]]:
+    return [(), *(((layer, share),) for layer in layers for share in KEPT_SHARES)]
 
 
 def name_of(way: Way) -> str:
@@ -91,7 +97,8 @@ def name_of(way: Way) -> str:
     if shape.compress_ratio > 1:
         name += f", ratio {shape.compress_ratio} from {'+'.join(map(str, shape.compress_layers))}"
     for layer, keep in way.stages if isinstance(way, Cascade) else ():
-        name += f", {keep if isinstance(keep, int) else f'{100 * keep:g} %'} kept at layer {layer}"
+        kept = keep if isinstance(keep, int) else f"{100 * keep:g} %"
+        name += f", {kept} kept at layer {layer}" if layer else f", first {kept} of the candidates"
     return name
 
 

@@ -8,15 +8,10 @@ import pytest
 
 from icl_embed.errors import ConfigError
 from icl_embed.pipeline.ablation import open_variants
-from tests.flows.test_full_pipeline import run_flow
+from tests.flows.running import run_flow
 from tests.tiny_project import build_project
 
 EACH_QUERY = "train.examples.sharing=per_query"  # what bidirectional attention can do
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_project(tmp_path_factory.mktemp("variants"))
 
 
 def rows_of(project: Path) -> list[list[str]]:
@@ -24,7 +19,8 @@ def rows_of(project: Path) -> list[list[str]]:
     return [line.strip("| \n").split(" | ") for line in table.read_text().splitlines()[2:]]
 
 
-def test_every_variant_has_a_row_with_its_losses_and_scores(project: Path) -> None:
+def test_every_variant_has_a_row_with_its_losses_and_scores(finished) -> None:
+    project, _ = finished  # the first variant is its embedder
     process = run_flow("ablations", project, vary=["train.examples.mode=in_batch|none"])
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
     rows = rows_of(project)

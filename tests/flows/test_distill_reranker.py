@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from icl_embed.pipeline.run import open_run
-from tests.flows.test_full_pipeline import run_flow, stages_to_run, task_states
+from tests.flows.running import run_flow, stages_to_run, task_states
 from tests.tiny_project import build_project
 
 STAGES = ("reranker", "teacher-scores", "reranker", "reranker-choice", "reranker-evaluation", "report")

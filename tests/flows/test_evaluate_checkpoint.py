@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from tests.flows.test_full_pipeline import run_flow
-from tests.tiny_project import build_project
+from tests.flows.running import run_flow
 
 
-def test_every_checkpoint_is_scored_on_dev_and_the_best_on_test(tmp_path: Path) -> None:
-    project = build_project(tmp_path)
+def test_every_checkpoint_is_scored_on_dev_and_the_best_on_test(finished) -> None:
+    project, _ = finished  # whose data and base model are taken
     process = run_flow("evaluate-checkpoint", project, "train.snapshot_every=2", "train.optimizer.steps=5")
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
-    store = tmp_path / "store"
+    store = project.parent / "store"
     [choice] = (store / "checkpoint-choice").glob("*/choice.json")
     best = json.loads(choice.read_bytes())["step"]
     table = (choice.parent / "checkpoints.md").read_text()

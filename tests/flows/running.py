@@ -1,0 +1,52 @@
+"""A flow as a user starts it, and what its output and its store say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from icl_embed.pipeline.plan import plan
+from icl_embed.pipeline.run import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_flow(
+    flow: str, preset: Path, *overrides: str, vary: Sequence[str] = (), timeout: float = 280
+) -> subprocess.CompletedProcess[str]:
+    """``icl-embed run … --here`` as a user would type it, with the project's own Prefect state."""
+    argv = [sys.executable, "-c", "from flows.command_line import main; main()", "run", flow, "--here"]
+    argv += ["--preset", str(preset)]
+    for override in overrides:
+        argv += ["--set", override]
+    for alternatives in vary:
+        argv += ["--vary", alternatives]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_HOME": str(preset.parent / ".prefect"),
+        "PREFECT_LOCAL_STORAGE_PATH": str(preset.parent / ".prefect" / "storage"),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        argv,
+        cwd=preset.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+
+
+def stages_to_run(run: Run) -> list[str]:
+    return [stage.key.stage for stage in plan(run.store, run.keys) if not stage.is_cached]
+
+
+def task_states(output: str) -> Counter[str]:
+    lines = [line for line in output.splitlines() if "Task run '" in line and "Finished in state" in line]
+    return Counter(line.split("Finished in state ")[1].split("(")[0] for line in lines)
