@@ -1,8 +1,5 @@
 """Cascades: all candidates are scored at an early exit, and only the promising ones go on from there.
 
-Layer 0 is the first stage: candidates come in its order, best first, and what it puts last need not be scored
-at all.
-
 Nothing is computed twice: the states of those that go on are packed anew and continue with the next layer. A
 cascade is a pure function of scores, so what it would rank and keep can also be read off one pass that shows
 all exits (``Cascade.outcome``), without running it.
@@ -27,18 +24,14 @@ from icl_embed.rerank.shape import Shape
 
 Stage = tuple[int, int | float]
 
-FIRST_STAGE = 0
-"""The layer before all others, at which a candidate is known by the place it came in."""
-
 
 @dataclass(frozen=True)
 class Cascade:
     """Where candidates are sifted, and the shape of the pass that the last ones complete.
 
     Attributes
-        stages: (layer, keep), ascending: at the head of that layer only the best go on, at layer 0 the first.
-            ``keep`` is how many (an int), or which share of those that are left (a float up to 1.0), rounded
-            up.
+        stages: (layer, keep), ascending: at the head of that layer only the best go on. ``keep`` is how many
+            (an int), or which share of those that are left (a float up to 1.0), rounded up.
         shape: its cutoff is where those kept by every stage get their scores.
     """
 
@@ -48,11 +41,10 @@ class Cascade:
     def __post_init__(self) -> None:
         """Raises ConfigError for stages out of order, at or after the cutoff, or that keep nothing."""
         layers = [layer for layer, _ in self.stages]
-        is_ascending = layers == sorted(set(layers))
-        if not layers or not is_ascending or layers[0] < 0 or layers[-1] >= self.shape.cutoff_layer:
+        if not layers or layers != sorted(set(layers)) or layers[-1] >= self.shape.cutoff_layer:
             raise ConfigError(
-                f"the stages of a cascade are at layers {layers}; expected at least one, ascending, from 0 "
-                f"(the order in which candidates come) to below the cutoff at layer {self.shape.cutoff_layer}"
+                f"the stages of a cascade are at layers {layers}; expected at least one, ascending, before "
+                f"the cutoff at layer {self.shape.cutoff_layer}"
             )
         for layer, keep in self.stages:
             is_count = isinstance(keep, int) and not isinstance(keep, bool)
@@ -64,12 +56,12 @@ class Cascade:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Every layer at which candidates are ordered: by their scores, at layer 0 by the first stage."""
+        """Every layer at which scores are read."""
         return (*(layer for layer, _ in self.stages), self.shape.cutoff_layer)
 
     def refuse_other_heads(self, heads: Sequence[int]) -> None:
         """Raise ConfigError if a layer has no score head."""
-        missing = [layer for layer in self.layers if layer not in (FIRST_STAGE, *heads)]
+        missing = [layer for layer in self.layers if layer not in heads]
         if missing:
             raise ConfigError(
                 f"the cascade reads layers {missing}, but score heads are at {list(heads)}; choose among them"
@@ -79,8 +71,7 @@ class Cascade:
         """Sift candidates.
 
         Parameters
-            scores_of: given a layer and the candidates that came so far, ascending, their scores there; not
-                asked for layer 0.
+            scores_of: given a layer and the candidates that came so far, ascending, their scores there.
 
         Raises
             ModelError: a score is not finite.
@@ -90,8 +81,7 @@ class Cascade:
         found: list[NDArray[np.float64]] = []
         for number, layer in enumerate(self.layers):
             reached.append(tuple(left))
-            scores = -np.arange(num_candidates) if layer == FIRST_STAGE else scores_of(layer, left)
-            found.append(np.asarray(scores, dtype=np.float64))
+            found.append(np.asarray(scores_of(layer, left), dtype=np.float64))
             _refuse_not_finite(found[-1], layer, left)
             if number < len(self.stages):
                 best = np.argsort(-found[-1], kind="stable")[: _how_many(self.stages[number][1], len(left))]
@@ -104,7 +94,7 @@ class Outcome:
     """What a cascade made of the candidates of one query.
 
     Attributes
-        layers: where candidates were ordered.
+        layers: where scores were read.
         reached: for each layer the candidates that came so far, ascending.
         scores: [N] float64 for ranking: those of the cutoff for the candidates that came there; all others
             lie below, in the order of the layers they reached and then of their scores there.

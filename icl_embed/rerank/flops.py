@@ -93,7 +93,7 @@ def query_flops(
     passages = [len(pair.passage) for pair in pairs]
     total, start = 0, 0
     for stop, candidates in exits:
-        total += len(candidates) * costs.head if stop else 0  # the first stage's order costs nothing here
+        total += len(candidates) * costs.head
         work = None
         for layer in range(start, stop):
             if layer in shape.compress_layers:

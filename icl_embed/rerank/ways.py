@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from icl_embed.config import Count, Section
-from icl_embed.rerank.cascade import FIRST_STAGE, Cascade, Stage
+from icl_embed.rerank.cascade import Cascade
 from icl_embed.rerank.saved import RerankerSettings
 from icl_embed.rerank.shape import Shape, choose_shape
 
 Way = Shape | Cascade
 
-FIRST_SHARES = (0.2, 0.4, 0.6)  # of the first stage's candidates that are scored at all
-KEPT_SHARES = (0.1, 0.2, 0.4)  # of those scored at an early head that go on
+KEPT_SHARES = (0.1, 0.2, 0.4)  # of a cascade's candidates that go on
 CASCADE_HEADS = 8  # of a model with many heads, cascades read so many, evenly spread
 
 
@@ -72,22 +71,17 @@ def exits_of(settings: RerankerSettings, passes: Sequence[Shape]) -> dict[Shape,
 
 
 def cascades_over(exits: Iterable[Shape], heads: Sequence[int]) -> list[Cascade]:
-    """Cascades to each exit: the first stage's best, the best of an early head, or one after the other."""
+    """Cascades of one stage: score at an early head, carry a share on to each later exit."""
     step = -(-len(heads) // CASCADE_HEADS)
     read = sorted(heads[::-1][::step])  # counted from the last, which is always among them
-    first: list[tuple[Stage, ...]] = [(), *(((FIRST_STAGE, share),) for share in FIRST_SHARES)]
     return [
-        Cascade((*before, *after), shape)
+        Cascade(((layer, share),), shape)
         for shape in exits
         if shape.cutoff_layer in read
-        for before in first
-        for after in _sieves(layer for layer in read if layer < shape.cutoff_layer)
-        if before or after
+        for layer in read
+        if layer < shape.cutoff_layer
+        for share in KEPT_SHARES
     ]
-
-
-def _sieves(layers: Iterable[int]) -> list[tuple[Stage, ...]]:
-    return [(), *(((layer, share),) for layer in layers for share in KEPT_SHARES)]
 
 
 def name_of(way: Way) -> str:
@@ -97,8 +91,7 @@ def name_of(way: Way) -> str:
     if shape.compress_ratio > 1:
         name += f", ratio {shape.compress_ratio} from {'+'.join(map(str, shape.compress_layers))}"
     for layer, keep in way.stages if isinstance(way, Cascade) else ():
-        kept = keep if isinstance(keep, int) else f"{100 * keep:g} %"
-        name += f", {kept} kept at layer {layer}" if layer else f", first {kept} of the candidates"
+        name += f", {keep if isinstance(keep, int) else f'{100 * keep:g} %'} kept at layer {layer}"
     return name
 
 

@@ -24,7 +24,6 @@ CASCADE = Cascade(((1, 0.6), (3, 4)), Shape(4))
 def by_hand(exits: dict[int, Sequence[float]], cascade: Cascade) -> list[int]:
     """The order a person would write down: keep the best, then rank each layer's leftovers below."""
     left, order = list(range(len(exits[cascade.shape.cutoff_layer]))), []
-    exits = {0: [-one for one in left], **exits}  # the first stage's best comes first
     for layer, keep in cascade.stages:
         ranked = sorted(left, key=lambda one: (-exits[layer][one], one))
         count = keep if isinstance(keep, int) else int(np.ceil(keep * len(left)))
@@ -57,26 +56,6 @@ def test_a_cascade_ranks_as_if_every_stage_had_been_scored_in_full(
         np.testing.assert_allclose(found.scores[kept], whole.scores[-1][kept], rtol=1e-5, atol=1e-5)
         simulated = cascade.outcome(read_off(exits), len(PAIRS))
         assert np.argsort(-simulated.scores).tolist() == np.argsort(-found.scores).tolist()
-
-
-@pytest.mark.parametrize("stages", [((0, 0.5),), ((0, 9), (2, 3))])
-def test_what_the_first_stage_puts_last_is_not_scored_at_all(
-    reranker: Reranker, stages: tuple[tuple[int, float], ...]
-) -> None:
-    cascade = Cascade(stages, Shape(4, 2, (1,)))
-    whole = reranker.score_exits(PAIRS, cascade.shape)
-    exits = dict(zip(whole.layers, whole.scores.tolist(), strict=True))
-    seen: list[int] = []
-    for layer in reranker.model.decoder.layers:
-        layer.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[1]))
-    found = reranker.score_cascade(PAIRS, cascade)
-    assert np.argsort(-found.scores, kind="stable").tolist() == by_hand(exits, cascade)
-    count = 7 if len(stages) == 1 else 9
-    assert (found.layers[:count] > 0).all()
-    assert (found.layers[count:] == 0).all()
-    assert max(seen) <= sum(len(pair) for pair in reranker.pairs.pairs(PAIRS[:count]))
-    alone = reranker.score_cascade(PAIRS[:count], Cascade(stages[1:] or ((1, 1.0),), cascade.shape))
-    np.testing.assert_allclose(found.scores[:count], alone.scores, rtol=1e-5, atol=1e-5)
 
 
 def test_those_left_behind_never_meet_a_deeper_layer(reranker: Reranker) -> None:
@@ -140,8 +119,7 @@ def test_a_share_is_rounded_up_but_not_by_rounding_errors() -> None:
         ((), "at least one"),
         (((2, 0.5), (1, 3)), "ascending"),
         (((2, 0.5), (2, 3)), "ascending"),
-        (((4, 0.5),), "below the cutoff at layer 4"),
-        (((-1, 0.5),), "from 0"),
+        (((4, 0.5),), "before the cutoff at layer 4"),
         (((2, 0),), "keeps 0"),
         (((2, 0.0),), "keeps 0.0"),
         (((2, 1.5),), "keeps 1.5"),

@@ -63,23 +63,22 @@ def test_the_count_agrees_with_torch_on_tiny_models(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("shape", [Shape(4), Shape(4, 2, (1, 3))], ids=str)
-@pytest.mark.parametrize("first", [(), ((0, 7),)], ids=["all", "first 7"])
 def test_the_count_of_a_cascade_agrees_with_torch(
-    make_reranker: Callable[..., Reranker], family: str, shape: Shape, first: tuple[tuple[int, int], ...]
+    make_reranker: Callable[..., Reranker], family: str, shape: Shape
 ) -> None:
     model = make_reranker(family).model
-    cascade = Cascade((*first, (1, 0.7), (2, 3)), shape)
+    cascade = Cascade(((1, 0.7), (2, 3)), shape)
     reached = []
 
     def run() -> None:
         reached.extend(run_cascade(model, CANDIDATES, cascade, batch_tokens=10_000).reached)
 
     found = counted(run)
-    assert [len(one) for one in reached] == ([8, 7, 5, 3] if first else [8, 6, 3])
+    assert [len(one) for one in reached] == [8, 6, 3]
     costs = costs_of(model.decoder)
     assert query_flops(costs, CANDIDATES, cascade, reached=reached) == pytest.approx(found, rel=0.02)
     assert found < 0.9 * query_flops(costs, CANDIDATES, shape)
-    with pytest.raises(ConfigError, match=r"reads \d layers"):
+    with pytest.raises(ConfigError, match="reads 3 layers"):
         query_flops(costs, CANDIDATES, cascade)
 
 

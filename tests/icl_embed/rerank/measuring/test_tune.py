@@ -84,11 +84,7 @@ def test_a_cascade_read_off_the_passes_ranks_and_costs_what_running_it_does(
     reranker: Reranker, grid: Grid
 ) -> None:
     cascades = cascades_over(grid.exits, reranker.settings.head_layers)
-    assert {tuple(layer == 0 for layer, _ in cascade.stages) for cascade in cascades} == {
-        (True,),
-        (False,),
-        (True, False),
-    }
+    assert {len(cascade.stages) for cascade in cascades} == {1}
     for cascade in cascades[::7]:
         foretold = grid.flops(cascade)
         for number, one in enumerate(grid.queries[:4]):
@@ -205,7 +201,6 @@ def test_a_choice_for_another_reranker_or_a_damaged_one_is_refused(
 def test_ways_survive_json_and_impossible_ones_are_refused(reranker: Reranker) -> None:
     settings = reranker.settings
     ways = [Shape(4), Shape(3, 2, (1, 2)), Shape(2, 4, (1,)), Cascade(((1, 0.2), (2, 3)), Shape(4, 2, (2,)))]
-    ways.append(Cascade(((0, 0.4),), Shape(4)))
     for way in ways:
         again = WayRecord.model_validate_json(record_way(way).model_dump_json())
         assert way_of_record(again, settings) == way
@@ -235,5 +230,5 @@ def test_of_many_heads_cascades_read_a_few_and_always_the_last() -> None:
     heads = tuple(range(8, 43))
     exits = [Shape(layer) for layer in heads]
     cascades = cascades_over(exits, heads)
-    assert len(cascades) < 500
+    assert len(cascades) < 100
     assert {cascade.shape.cutoff_layer for cascade in cascades} >= {42}
