@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import Literal
 
 from icl_embed.config import Count, Section
@@ -12,7 +13,8 @@ from icl_embed.rerank.shape import Shape, choose_shape
 
 Way = Shape | Cascade
 
-KEPT_SHARES = (0.1, 0.2, 0.4)  # of a cascade's candidates that go on
+KEPT_SHARES = (0.1, 0.2, 0.4, 0.6)  # of a cascade's candidates that go on
+KEPT_AGAIN = (0.3, 0.6)  # of those left, at a second head
 CASCADE_HEADS = 8  # of a model with many heads, cascades read so many, evenly spread
 
 
@@ -71,17 +73,26 @@ def exits_of(settings: RerankerSettings, passes: Sequence[Shape]) -> dict[Shape,
 
 
 def cascades_over(exits: Iterable[Shape], heads: Sequence[int]) -> list[Cascade]:
-    """Cascades of one stage: score at an early head, carry a share on to each later exit."""
+    """Cascades to each exit, and to the last one also those that sift twice.
+
+    One score at an early head and carry a share on; the others do so again at a later head.
+    """
     step = -(-len(heads) // CASCADE_HEADS)
     read = sorted(heads[::-1][::step])  # counted from the last, which is always among them
-    return [
-        Cascade(((layer, share),), shape)
-        for shape in exits
-        if shape.cutoff_layer in read
-        for layer in read
-        if layer < shape.cutoff_layer
-        for share in KEPT_SHARES
-    ]
+    found = []
+    for shape in exits:
+        if shape.cutoff_layer not in read:
+            continue
+        before = [layer for layer in read if layer < shape.cutoff_layer]
+        found += [Cascade(((layer, share),), shape) for layer in before for share in KEPT_SHARES]
+        if shape.cutoff_layer == read[-1]:
+            found += [
+                Cascade(((first, share), (second, again)), shape)
+                for first, second in combinations(before, 2)
+                for share in KEPT_SHARES
+                for again in KEPT_AGAIN
+            ]
+    return found
 
 
 def name_of(way: Way) -> str:

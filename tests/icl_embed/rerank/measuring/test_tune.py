@@ -84,7 +84,7 @@ def test_a_cascade_read_off_the_passes_ranks_and_costs_what_running_it_does(
     reranker: Reranker, grid: Grid
 ) -> None:
     cascades = cascades_over(grid.exits, reranker.settings.head_layers)
-    assert {len(cascade.stages) for cascade in cascades} == {1}
+    assert {len(cascade.stages) for cascade in cascades} == {1, 2}
     for cascade in cascades[::7]:
         foretold = grid.flops(cascade)
         for number, one in enumerate(grid.queries[:4]):
@@ -230,5 +230,5 @@ def test_of_many_heads_cascades_read_a_few_and_always_the_last() -> None:
     heads = tuple(range(8, 43))
     exits = [Shape(layer) for layer in heads]
     cascades = cascades_over(exits, heads)
-    assert len(cascades) < 100
+    assert len(cascades) < 400
     assert {cascade.shape.cutoff_layer for cascade in cascades} >= {42}
