@@ -10,7 +10,8 @@ from typing import Any
 
 from icl_embed.errors import EvaluationError
 from icl_embed.report.benchmark_scores import BenchmarkTable, benchmark_table
-from icl_embed.report.view import Headline, signed
+from icl_embed.report.facts import signed
+from icl_embed.report.view import Headline
 from icl_embed.store.manifest import MANIFEST_NAME, Manifest, git_commit, read_manifest
 from icl_embed.studies.record import Row, Study, StudyName, read_study
 from icl_embed.studies.scored import Statistics, read_scored

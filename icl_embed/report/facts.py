@@ -166,3 +166,8 @@ def _accelerator() -> str:
         return "none"
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return ", ".join(names)
+
+
+def signed(value: float) -> str:
+    """A difference in points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")

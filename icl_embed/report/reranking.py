@@ -10,7 +10,7 @@ from typing import Any
 from icl_embed.errors import DataError
 from icl_embed.evaluate.statistics import Difference, Interval
 from icl_embed.report.charts import CostPoint
-from icl_embed.report.facts import read_json
+from icl_embed.report.facts import read_json, signed
 
 SYSTEMS = (
     ("bm25", "BM25"),
@@ -100,10 +100,8 @@ def _facts(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
             found.append((name, f"{100 * float(scores[key]):.1f} %"))
     if "relative_loss_interval" in scores:
         loss = scores["relative_loss_interval"]
-        low, high = 100 * float(loss["low"]), 100 * float(loss["high"])
-        found.append(
-            ("relative loss on test", f"{100 * float(loss['mean']):.1f} % ({low:.1f} to {high:.1f})")
-        )
+        mean, low, high = (signed(float(loss[name])) for name in ("mean", "low", "high"))
+        found.append(("relative loss on test", f"{mean} % ({low} to {high})"))
     if "tokens" in scores:
         pair = scores["tokens"]["pair"]
         found.append(

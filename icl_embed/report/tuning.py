@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from icl_embed.errors import DataError
 from icl_embed.report.charts import Axis, as_svg, axis_titles, draw_grid, ticks
-from icl_embed.report.facts import read_json
+from icl_embed.report.facts import read_json, signed
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ def read_tuning(folder: Path | None) -> TuningFacts | None:
 
 
 def _facts(choice: dict[str, Any], chosen: dict[str, Any]) -> list[tuple[str, str]]:
-    loss = {name: 100 * float(chosen["loss"][name]) for name in ("mean", "low", "high")}
+    mean, low, high = (signed(float(chosen["loss"][name])) for name in ("mean", "low", "high"))
     bound = "upper end of the interval" if choice["bound"] == "interval" else "mean"
     queries = {str(name): int(count) for name, count in choice["datasets"].items()}
     return [
         ("limit", f"{100 * float(choice['max_loss']):g} points of nDCG@10, held by the loss's {bound}"),
-        ("loss on development queries", f"{loss['mean']:+.2f} ({loss['low']:+.2f} to {loss['high']:+.2f})"),
+        ("loss on development queries", f"{mean} points ({low} to {high})"),
         ("ways tried", str(len(choice["tried"]))),
         ("development queries", f"{sum(queries.values())} of {', '.join(queries)}"),
     ]

@@ -20,6 +20,7 @@ from icl_embed.report.facts import (
     pool_table,
     read_artefacts,
     read_json,
+    signed,
     this_machine,
 )
 from icl_embed.report.inputs import ReportInputs
@@ -174,7 +175,7 @@ def _headlines(table: ScoreTable, reranking: RerankingFacts | None) -> tuple[Hea
                 f"{reranking.flops_saved:.0f}",
                 "%",
                 "of the reranker's FLOPs saved",
-                f"at a relative loss of {reranking.relative_loss:.1f} % in nDCG@10",
+                f"nDCG@10 {signed(-reranking.relative_loss / 100)} % against full depth",
             )
         )
     return tuple(found)
@@ -198,11 +199,6 @@ def _score_headlines(row: ScoreRow) -> list[Headline]:
             detail = f"{unit}; interval {signed(gap.low)} to {signed(gap.high)}"
             found.append(Headline(signed(gap.mean), "", meaning, detail))
     return found
-
-
-def signed(value: float) -> str:
-    """A difference in points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _few_shot_cost(table: ScoreTable) -> tuple[FewShotCost, ...]:

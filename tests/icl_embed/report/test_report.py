@@ -10,10 +10,11 @@ from icl_embed.config import RunConfig
 from icl_embed.errors import DataError, EvaluationError
 from icl_embed.evaluate.measurement import Bootstrap, compare
 from icl_embed.evaluate.scores import read_measurements, read_scores
+from icl_embed.report.facts import signed
 from icl_embed.report.inputs import ReportInputs
 from icl_embed.report.page import build_report, duration
 from icl_embed.report.score_table import build_score_table
-from icl_embed.report.view import config_changes, gather, signed
+from icl_embed.report.view import config_changes, gather
 
 
 class Page(HTMLParser):
@@ -182,7 +183,7 @@ def test_the_reranker_table_and_curve_are_there(page, html, markdown):
     ]
     assert "layer 6, compression 2: nDCG@10 55.8, 156.0 GFLOPs, chosen" in html
     assert html.count('class="ring"') == 4  # two charts, each for a desk and for a phone
-    assert "1.0 % (-0.4 to 2.5)" in html
+    assert "+1.0 % (−0.4 to +2.5)" in html
     assert len(page.rows["way-table"]) == 1 + 9
     assert [row[0] for row in page.rows["way-table"][1:3]] == [
         "layer 4, compression 4",
