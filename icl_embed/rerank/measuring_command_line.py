@@ -14,6 +14,7 @@ from icl_embed.model.progress import changing_bar
 from icl_embed.rerank import options
 from icl_embed.rerank.command_line import console, open_reranker, refuse_other_endings
 from icl_embed.store import Store
+from icl_embed.store.models import RERANKERS, find_model
 
 if TYPE_CHECKING:
     from icl_embed.evaluate.measurement import Bootstrap
@@ -76,7 +77,6 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument per option
     from icl_embed.rerank.measuring.systems import measure_systems
     from icl_embed.rerank.score import Reranker
     from icl_embed.rerank.stored import find_bm25
-    from icl_embed.store.models import RERANKERS, find_model
 
     kept, how = Store(store), Bootstrap(seed=seed)
     stored = _stored(candidates, kept, "test")

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from icl_embed.errors import ModelError, StoreError
@@ -9,6 +11,7 @@ from tests.icl_embed.store.test_lineage import build
 def test_a_model_is_found_by_label_fingerprint_folder_and_as_the_newest(tmp_path):
     store = Store(tmp_path / "store")
     first = build(store, "embedder", {"seed": 1}, label="demo")
+    time.sleep(1.1)  # manifests are dated to the second
     second = build(store, "embedder", {"seed": 2}, label="demo")
     reranker = build(store, "reranker", {"seed": 1}, label="demo")
     build(store, "report", {}, label="demo")
