@@ -8,7 +8,7 @@ from pathlib import Path
 from icl_embed.errors import ModelError, StoreError
 from icl_embed.store.artefact import Artefact, Store
 from icl_embed.store.lineage import find
-from icl_embed.store.manifest import MANIFEST_NAME
+from icl_embed.store.manifest import read_manifest
 
 EMBEDDERS = ("embedder", "base-model")
 RERANKERS = ("reranker",)
@@ -47,13 +47,22 @@ def find_model(store: Store, name: str | Path, stages: tuple[str, ...] = EMBEDDE
 
 
 def _of_folder(store: Store, folder: Path, stages: tuple[str, ...]) -> FoundModel:
-    if not (folder / MANIFEST_NAME).is_file():
-        return FoundModel(folder, None, store)
     whole = folder.resolve()
+    if not _is_artefact(whole):
+        return FoundModel(folder, None, store)
     home = Store(whole.parents[1])
     artefact = home.get(whole.parent.name, whole.name)
     _require(artefact, stages)
     return FoundModel(folder, artefact, home)
+
+
+def _is_artefact(folder: Path) -> bool:
+    """Whether a folder lies where its manifest says; a copy elsewhere is the user's own."""
+    try:
+        manifest = read_manifest(folder)
+    except StoreError:
+        return False
+    return (manifest.stage, manifest.fingerprint) == (folder.parent.name, folder.name)
 
 
 def _of_store(store: Store, name: str, stages: tuple[str, ...]) -> Artefact:

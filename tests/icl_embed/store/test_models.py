@@ -1,3 +1,4 @@
+import shutil
 import time
 
 import pytest
@@ -24,6 +25,8 @@ def test_a_model_is_found_by_label_fingerprint_folder_and_as_the_newest(tmp_path
     own = tmp_path / "own"
     own.mkdir()
     assert find_model(store, str(own)).artefact is None
+    copy = shutil.copytree(first.path, tmp_path / "copy")  # with its manifest
+    assert find_model(store, copy).artefact is None
     elsewhere = find_model(Store(tmp_path / "none"), first.path)
     assert (elsewhere.artefact, elsewhere.store.root) == (first, store.root)
 
