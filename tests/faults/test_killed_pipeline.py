@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,34 +14,18 @@ import pytest
 from icl_embed.launch.processes import start_time_of
 from icl_embed.pipeline.run import open_run
 from icl_embed.store.files import sha256_of
+from tests.flows.running import flow_command, flow_environment
 from tests.tiny_project import build_project
 
-ROOT = Path(__file__).resolve().parents[2]
 SLOWER = ["train.optimizer.steps=60", "train.optimizer.save_every=5"]
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(900)]
 
 
 def start(preset: Path) -> subprocess.Popen[str]:
-    argv = [
-        sys.executable,
-        "-c",
-        "from flows.command_line import main; main()",
-        "run",
-        "train-embedder",
-        "--here",
-    ]
-    argv += ["--preset", str(preset), *(part for override in SLOWER for part in ("--set", override))]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PREFECT_HOME": str(preset.parent / ".prefect"),
-        "PREFECT_LOCAL_STORAGE_PATH": str(preset.parent / ".prefect" / "storage"),
-        "OMP_NUM_THREADS": "1",
-    }
     return subprocess.Popen(
-        argv,
+        flow_command("train-embedder", preset, SLOWER),
         cwd=preset.parent,
-        env=environment,
+        env=flow_environment(preset),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

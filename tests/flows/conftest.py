@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,3 +22,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(project: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The project once the full pipeline ran in it, and that run."""
     return project, run_flow("full-pipeline", project)
+
+
+@pytest.fixture
+def store_copy(finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> Path:
+    """The finished run's store again, for a test that adds to it."""
+    return shutil.copytree(finished[0].parent / "store", tmp_path / "store")

@@ -19,28 +19,37 @@ def run_flow(
     flow: str, preset: Path, *overrides: str, vary: Sequence[str] = (), timeout: float = 280
 ) -> subprocess.CompletedProcess[str]:
     """``icl-embed run … --here`` as a user would type it, with the project's own Prefect state."""
+    return subprocess.run(
+        flow_command(flow, preset, overrides, vary),
+        cwd=preset.parent,
+        env=flow_environment(preset),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+
+
+def flow_command(
+    flow: str, preset: Path, overrides: Sequence[str] = (), vary: Sequence[str] = ()
+) -> list[str]:
     argv = [sys.executable, "-c", "from flows.command_line import main; main()", "run", flow, "--here"]
     argv += ["--preset", str(preset)]
     for override in overrides:
         argv += ["--set", override]
     for alternatives in vary:
         argv += ["--vary", alternatives]
-    environment = {
+    return argv
+
+
+def flow_environment(preset: Path) -> dict[str, str]:
+    return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "PREFECT_HOME": str(preset.parent / ".prefect"),
         "PREFECT_LOCAL_STORAGE_PATH": str(preset.parent / ".prefect" / "storage"),
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.run(
-        argv,
-        cwd=preset.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout,
-    )
 
 
 def stages_to_run(run: Run) -> list[str]:

@@ -14,16 +14,17 @@ from tests.tiny_project import build_project
 EACH_QUERY = "train.examples.sharing=per_query"  # what bidirectional attention can do
 
 
-def rows_of(project: Path) -> list[list[str]]:
-    [table] = (project.parent / "store" / "ablation").glob("*/ablation.md")
+def rows_of(store: Path) -> list[list[str]]:
+    [table] = (store / "ablation").glob("*/ablation.md")
     return [line.strip("| \n").split(" | ") for line in table.read_text().splitlines()[2:]]
 
 
-def test_every_variant_has_a_row_with_its_losses_and_scores(finished) -> None:
-    project, _ = finished  # the first variant is its embedder
-    process = run_flow("ablations", project, vary=["train.examples.mode=in_batch|none"])
+def test_every_variant_has_a_row_with_its_losses_and_scores(project: Path, store_copy: Path) -> None:
+    # the first variant is the finished run's embedder
+    vary = ["train.examples.mode=in_batch|none"]
+    process = run_flow("ablations", project, f"paths.store={store_copy}", vary=vary)
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
-    rows = rows_of(project)
+    rows = rows_of(store_copy)
     assert [row[0] for row in rows] == ["mode=in_batch", "mode=none"]
     assert all("→" in row[1] and "(" in row[4] for row in rows)
     assert rows[0][1] != rows[1][1]
@@ -40,7 +41,7 @@ def test_every_attention_trains_with_every_pooling_with_and_without_examples(tmp
     ]
     process = run_flow("ablations", project, EACH_QUERY, vary=vary, timeout=1200)
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
-    assert len(rows_of(project)) == 12
+    assert len(rows_of(project.parent / "store")) == 12
 
 
 @pytest.mark.parametrize(
