@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from icl_embed.model import attention, kernels
+from icl_embed.model import kernels
 from icl_embed.model.backbone import load_backbone
 
 needs_onednn = pytest.mark.skipif(
@@ -75,30 +74,3 @@ def test_a_gated_layer_that_got_adapters_later_uses_them(tiny_model: Path) -> No
             if "lora_B" in name:
                 parameter.fill_(0.3)
         assert not torch.allclose(mlp(rows), before)
-
-
-@needs_onednn
-@pytest.mark.parametrize("rows", [5, 2 * attention.ROWS_IN_CACHE + 3])
-def test_attention_to_a_prefix_by_products_equals_softmax_attention(
-    rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generator = torch.Generator().manual_seed(2)
-    query, key, value = (torch.randn(1, 2, size, 8, generator=generator) for size in (rows, 11, 11))
-    query = 30 * query  # large scores: a sum of plain exponentials would overflow
-    monkeypatch.setattr(attention, "onednn_is_faster", lambda _dtype: True)
-    with torch.inference_mode():
-        out, lse = attention._attend_far(query, key, value)
-    assert torch.allclose(out, F.scaled_dot_product_attention(query, key, value, scale=1.0), atol=1e-4)
-    assert torch.allclose(lse, (query @ key.transpose(2, 3)).logsumexp(-1), rtol=1e-5)
-
-
-def test_without_faster_products_prefix_attention_gives_the_same(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from icl_embed.model.embedder import Embedder
-
-    embedder = Embedder.load(tiny_model, device="cpu", dtype="float32")
-    fast = embedder.encode_queries(["sun", "big moon"], instruction="find")
-    monkeypatch.setattr(attention, "onednn_is_faster", lambda _dtype: False)
-    plain = embedder.encode_queries(["sun", "big moon"], instruction="find")
-    assert abs(fast - plain).max() < 1e-5
