@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from icl_embed.errors import ConfigError, ModelError
 from icl_embed.model.batching import plan_batches
-from icl_embed.rerank.decoder import QueryStates
+from icl_embed.rerank.batches import plan_pair_batches
+from icl_embed.rerank.decoder import QueryStates, device_of
 from icl_embed.rerank.model import Progress, RerankerModel
 from icl_embed.rerank.pair_packing import pack_pairs
 from icl_embed.rerank.pair_tokens import PairTokens
@@ -162,9 +163,10 @@ class _Run:
         self, model: RerankerModel, tokens: Sequence[PairTokens], shape: Shape, batch_tokens: int
     ) -> None:
         self._model, self._shape, self._batch_tokens = model, shape, batch_tokens
-        self._query = QueryStates(model.decoder, tokens[0].query)
-        lengths = [len(pair) - len(pair.query) for pair in tokens]
-        self._members = plan_batches(lengths, batch_tokens)  # of each batch, as candidates
+        batches = plan_pair_batches(tokens, batch_tokens)
+        query = batches[0].query  # of all of them, unless there is one batch, which then holds it itself
+        self._query = QueryStates(model.decoder, list(query)) if query else None
+        self._members = [list(batch.numbers) for batch in batches]  # of each batch, as candidates
         self._progress = [self._begin([tokens[number] for number in batch]) for batch in self._members]
 
     def scores(self, layer: int, candidates: Sequence[int]) -> NDArray[np.float64]:
@@ -179,8 +181,9 @@ class _Run:
         return np.array([found[candidate] for candidate in candidates])
 
     def _begin(self, tokens: Sequence[PairTokens]) -> Progress:
-        device = self._query.states.keys[0].device
-        return self._model.begin(pack_pairs(tokens, shared=self._query.states, device=device))
+        shared = self._query.states if self._query else None
+        device = device_of(self._model.decoder)
+        return self._model.begin(pack_pairs(tokens, shared=shared, device=device))
 
     def _keep(self, candidates: Sequence[int]) -> None:
         places = {

@@ -63,10 +63,18 @@ def test_those_left_behind_never_meet_a_deeper_layer(reranker: Reranker) -> None
     for layer in reranker.model.decoder.layers:
         layer.register_forward_hook(lambda _, args, __: tokens.append(args[0].shape[1]))
     reranker.score_cascade(PAIRS, CASCADE)
-    rows, query = tokens[1::2], tokens[::2]  # before each layer of the rows the query reaches it
-    assert query[0] == query[-1]
-    assert rows[0] > rows[1] == rows[2] > rows[3]
-    assert len(tokens) == 8
+    assert len(tokens) == 4
+    assert tokens[0] > tokens[1] == tokens[2] > tokens[3]
+
+
+def test_a_query_of_several_batches_is_computed_once(reranker: Reranker) -> None:
+    tokens: list[int] = []
+    for layer in reranker.model.decoder.layers:
+        layer.register_forward_hook(lambda _, args, __: tokens.append(args[0].shape[1]))
+    reranker.score_cascade(PAIRS, CASCADE, batch_tokens=60)
+    query = len(reranker.pairs.pairs(PAIRS[:1])[0].query)
+    assert tokens.count(query) == 4
+    assert len(tokens) > 8
 
 
 def test_each_query_is_sifted_apart_and_costs_are_its_own(reranker: Reranker) -> None:
