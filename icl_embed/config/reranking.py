@@ -22,6 +22,8 @@ PAIR_PROMPTS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+PromptPlace = Literal["after", "before"]
+
 
 class RerankConfig(Section):
     """The lightweight reranker: heads at several layers, passage tokens compressed (paper section 3.4)."""
@@ -49,6 +51,10 @@ class RerankConfig(Section):
     max_tokens: Count = 256
     prompt: str = Field(
         "answer", description="what is asked: answer, meaning, question, counterargument, or a sentence"
+    )
+    prompt_place: PromptPlace = Field(
+        "after",
+        description="after the passage (paper), or before the query, where one copy serves all candidates",
     )
     batch_size: Count = Field(8, description="queries per step over all ranks")
     batch_tokens: Count = Field(8192, description="padded tokens per forward pass")

@@ -98,7 +98,7 @@ def pack_pairs(
     for number, pair in enumerate(tokens):
         key: Hashable = tuple(pair.query) if share_queries else number
         query = [] if shared is not None else pair.query
-        parts.append(_Parts(key, query, [], pair.passage, pair.prompt))
+        parts.append(_Parts(key, query, [], pair.passage, pair.after))
     return _packed(parts, shared, device)
 
 

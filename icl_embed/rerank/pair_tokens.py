@@ -1,9 +1,11 @@
 r"""A (query, passage) pair as token ids.
 
-The string is the paper's (appendix D): ``A: {query}\nB: {passage}\n{prompt}``. Segments are tokenised on
-their own, so all that precedes the passage is the same for every candidate of a query, and the passage's
-tokens, the only ones that compression may touch, are known exactly. Truncation cuts the query to three
-quarters of the room, then the passage; the prompt is never cut.
+The string is the paper's (appendix D): ``A: {query}\nB: {passage}\n{prompt}``. Or the prompt goes first,
+``{prompt}\nA: {query}\nB: {passage}\n``: then it is computed once per query, with all that precedes the
+passage, and every candidate is shorter by its length. Segments are tokenised on their own, so all that
+precedes the passage is the same for every candidate of a query, and the passage's tokens, the only ones that
+compression may touch, are known exactly. Truncation cuts the query to three quarters of the room, then the
+passage; the prompt is never cut.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icl_embed.config import PAIR_PROMPTS, PromptConfig
+from icl_embed.config import PAIR_PROMPTS, PromptConfig, PromptPlace
 from icl_embed.errors import ConfigError, DataError
 from icl_embed.prompts import PromptBuilder, Tokens
 
@@ -25,26 +27,29 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class PairTokens:
-    """One pair: what precedes the passage, the passage, what follows it."""
+    """One pair: the query with all that precedes the passage, the passage, what follows it."""
 
     query: Tokens
     passage: Tokens
-    prompt: Tokens
+    after: Tokens
 
     def __len__(self) -> int:
-        return len(self.query) + len(self.passage) + len(self.prompt)
+        return len(self.query) + len(self.passage) + len(self.after)
 
 
 class PairBuilder:
-    """Builds pairs for one tokenizer, length limit and prompt sentence."""
+    """Builds pairs for one tokenizer and length limit, with the prompt after the texts or before them."""
 
-    def __init__(self, tokenizer: Any, max_tokens: int, prompt: str) -> None:
+    def __init__(
+        self, tokenizer: Any, max_tokens: int, prompt: str, prompt_place: PromptPlace = "after"
+    ) -> None:
         self._text = PromptBuilder(tokenizer, PromptConfig())
         head, separator, between, sentence = self._text.tokenize(["A:", "\n", "B:", prompt])
-        self._before = self._text.bos + head
+        is_first = prompt_place == "before"
+        self._before = self._text.bos + (sentence + separator if is_first else []) + head
         self._between = separator + between
-        self.prompt: Tokens = separator + sentence
-        self._room = max_tokens - len(self._before) - len(self._between) - len(self.prompt)
+        self._after: Tokens = separator + ([] if is_first else sentence)
+        self._room = max_tokens - len(self._before) - len(self._between) - len(self._after)
         if self._room < 4:
             raise ConfigError(
                 f"max_tokens is {max_tokens}, but the prompt alone takes {max_tokens - self._room}; "
@@ -78,7 +83,7 @@ class PairBuilder:
             PairTokens(
                 before[query],
                 texts[passage][: self._room - (len(before[query]) - fixed)],
-                self.prompt,
+                self._after,
             )
             for query, passage in pairs
         ]

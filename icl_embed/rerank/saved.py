@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, ValidationError
 
-from icl_embed.config import Count, CountOrZero, RerankConfig, Section
+from icl_embed.config import Count, CountOrZero, PromptPlace, RerankConfig, Section
 from icl_embed.errors import ConfigError, ModelError
 from icl_embed.model.backbone import quiet_transformers
 from icl_embed.model.base import refuse_incomplete
@@ -36,6 +36,7 @@ class RerankerSettings(Section):
     compress_layers: tuple[CountOrZero, ...] = ()
     max_tokens: Count = 256
     prompt: str = CONTAINS_ANSWER
+    prompt_place: PromptPlace = "after"
     compress_pooling: Literal["mean", "attention"] = "mean"
     calibrations: tuple[Calibration, ...] = ()
 
@@ -68,6 +69,7 @@ def start_from(
         compress_layers=config.compress_layers,
         max_tokens=config.max_tokens,
         prompt=config.prompt_sentence,
+        prompt_place=config.prompt_place,
         compress_pooling=config.compress_pooling,
     )
     return RerankerModel(decoder, heads, pooling=config.compress_pooling), tokenizer, settings

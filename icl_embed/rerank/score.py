@@ -63,7 +63,9 @@ class Reranker:
             raise ConfigError(
                 f"max_tokens is {self.settings.max_tokens}, but the model holds {context} tokens; lower it"
             )
-        self.pairs = PairBuilder(self.tokenizer, self.settings.max_tokens, self.settings.prompt)
+        self.pairs = PairBuilder(
+            self.tokenizer, self.settings.max_tokens, self.settings.prompt, self.settings.prompt_place
+        )
         self._memory = MemoryLimit(device_of(self.model.decoder))
 
     @classmethod

@@ -27,7 +27,7 @@ def count_operations(folder: Path, inputs: Sequence[Candidates], way: Way) -> di
     Weights are fp32 and products plain: torch's counter has no entry for oneDNN's nor for fused attention on CPU.
     """
     model, tokenizer, settings = read_reranker(folder, device=torch.device("cpu"), dtype=torch.float32)
-    builder = PairBuilder(tokenizer, settings.max_tokens, settings.prompt)
+    builder = PairBuilder(tokenizer, settings.max_tokens, settings.prompt, settings.prompt_place)
     costs = costs_of(model.decoder, model.pooling)
     full = full_way(settings)
     found: dict[str, dict[str, int]] = {name_of(one): {"torch": 0, "ours": 0} for one in (full, way)}

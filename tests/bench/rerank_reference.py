@@ -46,7 +46,7 @@ class ReferenceReranker:
         return scores
 
     def _score(self, pairs: Sequence[PairTokens]) -> torch.Tensor:
-        rows = [[*pair.query, *pair.passage, *pair.prompt] for pair in pairs]
+        rows = [[*pair.query, *pair.passage, *pair.after] for pair in pairs]
         longest = max(map(len, rows))
         tokens = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
         lengths = torch.tensor([len(row) for row in rows])

@@ -45,7 +45,7 @@ def train(job: RerankerJob) -> bool:
             adapted = attach(model.decoder, config.lora, seed=job.seed)
             join_adapters(model.decoder)
         model.train()
-        pairs = PairBuilder(tokenizer, settings.max_tokens, settings.prompt)
+        pairs = PairBuilder(tokenizer, settings.max_tokens, settings.prompt, settings.prompt_place)
         objective = RerankerObjective(model, pairs, training_sets, config, settings, seed=job.seed)
         result = run_training(
             objective,

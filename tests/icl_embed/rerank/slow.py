@@ -16,7 +16,7 @@ def slow_scores(
     decoder: Any, heads: ScoreHeads, pair: PairTokens, shape: Shape, pooling: str = "mean"
 ) -> dict[int, Tensor]:
     """Score of one pair at each head up to the cutoff; the decoder attends eagerly, with a dense mask."""
-    states = decoder.embed_tokens(torch.tensor([pair.query + pair.passage + pair.prompt]))
+    states = decoder.embed_tokens(torch.tensor([pair.query + pair.passage + pair.after]))
     passage, looks, found = len(pair.passage), None, {}
     for layer in range(shape.cutoff_layer + 1):
         if layer in heads.layers:
@@ -25,7 +25,7 @@ def slow_scores(
             break
         if layer in shape.compress_layers:
             weights = looks if pooling == "attention" else None
-            parts = (len(pair.query), passage, len(pair.prompt))
+            parts = (len(pair.query), passage, len(pair.after))
             states = slowly_compressed(states[0], parts, shape.compress_ratio, weights)[None]
             passage = -(-passage // shape.compress_ratio)
         states, looks = own_layer(decoder, layer, states)

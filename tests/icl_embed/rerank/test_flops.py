@@ -21,7 +21,7 @@ from icl_embed.rerank.shape import Shape
 from tests.icl_embed.rerank.conftest import CONFIG, FAMILIES
 
 SHAPES = (Shape(4), Shape(2), Shape(4, 2, (1,)), Shape(3, 8, (1, 2)))
-PAIR = PairTokens(query=[3] * 21, passage=[4] * 61, prompt=[5] * 9)
+PAIR = PairTokens(query=[3] * 21, passage=[4] * 61, after=[5] * 9)
 CANDIDATES = [PairTokens([3] * 21, [4] * length, [5] * 9) for length in (61, 7, 58, 30, 1, 44, 120, 29)]
 
 # Published sizes: SmolLM2-135M and gemma-2-9b.

@@ -29,7 +29,7 @@ def test_the_head_at_layer_l_reads_the_state_after_l_layers(
     heads = reranker.model.heads
     cap = getattr(decoder.config, "final_logit_softcapping", None)
     [tokens] = reranker.pairs.pairs(PAIRS[:1])
-    ids = torch.tensor([tokens.query + tokens.passage + tokens.prompt])
+    ids = torch.tensor([tokens.query + tokens.passage + tokens.after])
     states = decoder(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
     for layer in (1, 2, 3, 4):
         # transformers normalises the last state itself.
@@ -83,7 +83,7 @@ def test_heads_start_as_the_row_of_yes(folders: Callable[[str], Path], family: s
     language_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     reranker = Reranker(model.eval(), tokenizer, settings)
     [tokens] = reranker.pairs.pairs(PAIRS[:1])
-    ids = torch.tensor([tokens.query + tokens.passage + tokens.prompt])
+    ids = torch.tensor([tokens.query + tokens.passage + tokens.after])
     yes = tokenizer("Yes", add_special_tokens=False)["input_ids"][0]
     expected = language_model(input_ids=ids).logits[0, -1, yes].item()
     assert reranker.score(PAIRS[:1])[0] == pytest.approx(expected, rel=1e-4, abs=1e-6)

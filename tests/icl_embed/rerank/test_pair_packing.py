@@ -111,7 +111,7 @@ def test_the_states_of_a_query_serve_several_batches_and_no_deeper_than_asked(
     make_reranker: MakeReranker, family: str, pooling: str
 ) -> None:
     model = make_reranker(family, CONFIG.model_copy(update={"compress_pooling": pooling})).model
-    pairs = [PairTokens(PAIRS[0].query, pair.passage, pair.prompt) for pair in PAIRS]
+    pairs = [PairTokens(PAIRS[0].query, pair.passage, pair.after) for pair in PAIRS]
     with torch.no_grad():
         query = QueryStates(model.decoder, PAIRS[0].query)
         for shape in (Shape(2), Shape(3, 2, (1,))):
@@ -131,7 +131,7 @@ def test_a_query_stands_once_in_a_packed_batch_and_nothing_is_padded() -> None:
     for row, pair in zip(packed.rows, PAIRS, strict=True):
         start = row.start + row.before
         assert packed.tokens[start : start + row.passage].tolist() == pair.passage
-        assert packed.tokens[row.stop - row.after : row.stop].tolist() == pair.prompt
+        assert packed.tokens[row.stop - row.after : row.stop].tolist() == pair.after
         assert int(packed.positions[row.stop - 1]) == len(pair) - 1
     assert len(pack_pairs(PAIRS, share_queries=False).tokens) == sum(map(len, PAIRS))
 

@@ -113,6 +113,6 @@ def test_the_prompt_is_one_of_the_papers_or_any_sentence(
         export_reranker(model, tokenizer, settings, tmp_path / prompt.split()[0])
         loaded = load(tmp_path / prompt.split()[0])
         assert loaded.settings.prompt == sentence
-        assert tokenizer.decode(loaded.pairs.pairs([("a", "b")])[0].prompt) == f"\n{sentence}"
+        assert tokenizer.decode(loaded.pairs.pairs([("a", "b")])[0].after) == f"\n{sentence}"
     with pytest.raises(ValidationError, match="expected a sentence, or one of answer, meaning"):
         RerankConfig(prompt="qestion")

@@ -225,7 +225,7 @@ def test_a_config_that_does_not_fit_the_model_is_refused(folders: Callable[[str]
 def test_the_prompt_is_the_papers_and_is_never_cut(reranker: Reranker) -> None:
     tokenizer = reranker.tokenizer
     [short] = reranker.pairs.pairs([("the cat", "a dog")])
-    text = tokenizer.decode(short.query + short.passage + short.prompt, skip_special_tokens=True)
+    text = tokenizer.decode(short.query + short.passage + short.after, skip_special_tokens=True)
     assert text == f"A: the cat\nB: a dog\n{CONTAINS_ANSWER}"
     long = "cat dog fish " * 200
     small = PairBuilder(tokenizer, 80, CONTAINS_ANSWER)
@@ -233,13 +233,24 @@ def test_the_prompt_is_the_papers_and_is_never_cut(reranker: Reranker) -> None:
     for query, passage in [(long, long), ("the cat", long), (long, "dog")]:
         [pair] = small.pairs([(query, passage)])
         assert len(pair) <= 80
-        assert pair.prompt == short.prompt
+        assert pair.after == short.after
         assert pair.passage
     [both] = small.pairs([(long, long)])
     assert len(both) == 80
     assert len(both.passage) == (80 - fixed) - int((80 - fixed) * 0.75)
     with pytest.raises(ConfigError, match="max_tokens is 20"):
         PairBuilder(tokenizer, 20, CONTAINS_ANSWER)
+
+
+def test_a_prompt_that_goes_first_is_part_of_what_candidates_share(reranker: Reranker) -> None:
+    builder = PairBuilder(reranker.tokenizer, 80, CONTAINS_ANSWER, "before")
+    one, other = builder.pairs([("the cat", "a dog"), ("the cat", "dog fish " * 90)])
+    text = reranker.tokenizer.decode(one.query + one.passage + one.after, skip_special_tokens=True)
+    assert text == f"{CONTAINS_ANSWER}\nA: the cat\nB: a dog\n"
+    assert one.query == other.query
+    [usual] = reranker.pairs.pairs([("the cat", "a dog")])
+    assert len(one.after) < len(usual.after)
+    assert len(other) == 80
 
 
 def test_a_text_that_spells_a_control_token_is_plain_text(reranker: Reranker) -> None:
