@@ -18,11 +18,12 @@ from tests.tiny_models import build_model
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma2")
 EXAMPLES = [Example("red cat", "blue dog"), Example("green fish </s>", "yellow bird")]
-TEXTS = ["sun", "the big moon and the small star", "fire water earth wind " * 4, "moon"]
+TEXTS = ["sun", "the big moon and the small star", "fire water earth wind " * 12, "moon"]
 GROUPS = [
     Group([[5, 6, 7], [8], [9, 10, 11, 12, 13]], [20, 21, 22, 23]),
     Group([[30, 31], [32, 33, 34, 35, 36, 37, 38, 39]]),
     Group([[40]], [41]),
+    Group([[7, 8, 9], list(range(5, 75)), [6]], [50, 51]),  # lengths too far apart for one segment
 ]
 
 
@@ -81,7 +82,7 @@ def test_packed_groups_equal_one_forward_per_row(
 
 def test_a_packed_batch_has_no_padding_and_one_copy_of_each_prefix() -> None:
     packed = pack(GROUPS)
-    assert len(packed.tokens) == sum(group.num_tokens for group in GROUPS) == 25
+    assert len(packed.tokens) == sum(group.num_tokens for group in GROUPS) == 101
     rows = [
         packed.tokens[start : start + length].tolist()
         for start, length in zip(packed.starts, packed.lengths, strict=True)
