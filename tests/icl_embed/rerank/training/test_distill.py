@@ -77,7 +77,7 @@ def test_the_objective_learns_a_toy_set_at_every_head_and_width(
     reranker.model.train()
     objective = make_objective(reranker)
     trained = [one for one in objective.model.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    optimizer = torch.optim.AdamW(trained, lr=3e-3)  # at 1e-2 rounding alone decides where it ends
     for step in range(CONFIG.optimizer.steps):
         loss, _ = objective.loss(step, HERE)
         optimizer.zero_grad()
