@@ -13,7 +13,7 @@ from icl_embed.rerank.shape import Shape, choose_shape
 
 Way = Shape | Cascade
 
-KEPT_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # of a cascade's candidates that go on
+KEPT_SHARES = (0.1, 0.2, 0.4, 0.6)  # of a cascade's candidates that go on
 KEPT_AGAIN = (0.3, 0.6)  # of those left, at a second head
 CASCADE_HEADS = 8  # of a model with many heads, cascades read so many, evenly spread
 
