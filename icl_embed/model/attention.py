@@ -26,9 +26,7 @@ from icl_embed.model.kernels import onednn_is_faster, onednn_linear
 from icl_embed.model.last_look import last_looks
 from icl_embed.model.packing import Layout, Segment
 
-SHORT_ROW = (
-    256  # tokens of prefix and row up to which whole score matrices are faster on CPU than blocks of them
-)
+SHORT_ROW = 256  # tokens of prefix and row up to which whole score matrices are faster on CPU
 SCORES_IN_CACHE = 2**20  # of short rows that are computed together
 ROWS_IN_CACHE = 1024  # query rows whose scores against a prefix of usual length stay in the processor's cache
 ATTENTION_NAME = "icl_packed"
