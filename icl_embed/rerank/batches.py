@@ -52,6 +52,17 @@ def plan_pair_batches(
     return batches + _joined(whole, tokens, batch_tokens)
 
 
+def plan_searches(searches: Sequence[Sequence[PairTokens]], batch_tokens: int) -> list[tuple[int, ...]]:
+    """Which queries go through a cascade together, given the candidates of each: those that fit one batch."""
+    owners = [number for number, search in enumerate(searches) for _ in search]
+    pairs = [pair for search in searches for pair in search]
+    together: dict[Hashable, dict[int, None]] = {}
+    for number, batch in enumerate(plan_pair_batches(pairs, batch_tokens)):
+        members = together.setdefault(batch.query or number, {})
+        members.update(dict.fromkeys(owners[pair] for pair in batch.numbers))
+    return [tuple(members) for members in together.values()]
+
+
 def _joined(whole: Sequence[PairBatch], tokens: Sequence[PairTokens], batch_tokens: int) -> list[PairBatch]:
     """Whole queries put together while they fit, those with the longest pairs first."""
 

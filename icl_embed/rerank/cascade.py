@@ -2,11 +2,12 @@
 
 Nothing is computed twice: the states of those that go on are packed anew and continue with the next layer. A
 cascade is a pure function of scores, so what it would rank and keep can also be read off one pass that shows
-all exits (``Cascade.outcome``), without running it.
+all exits (``Cascade.outcomes``), without running it.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,26 +69,31 @@ class Cascade:
                 f"the cascade reads layers {missing}, but score heads are at {list(heads)}; choose among them"
             )
 
-    def outcome(self, scores_of: Callable[[int, Sequence[int]], ArrayLike], num_candidates: int) -> Outcome:
-        """Sift candidates.
+    def outcomes(
+        self, scores_of: Callable[[int, Sequence[int]], ArrayLike], sizes: Sequence[int]
+    ) -> list[Outcome]:
+        """Sift the candidates of several queries, those of each query apart.
 
         Parameters
             scores_of: given a layer and the candidates that came so far, ascending, their scores there.
+            sizes: how many candidates each query has; they are numbered through all queries.
 
         Raises
             ModelError: a score is not finite.
         """
-        left = list(range(num_candidates))
-        reached: list[tuple[int, ...]] = []
-        found: list[NDArray[np.float64]] = []
+        sieves = [
+            _Sieve(range(stop - size, stop))
+            for stop, size in zip(itertools.accumulate(sizes), sizes, strict=True)
+        ]
         for number, layer in enumerate(self.layers):
-            reached.append(tuple(left))
-            found.append(np.asarray(scores_of(layer, left), dtype=np.float64))
-            _refuse_not_finite(found[-1], layer, left)
-            if number < len(self.stages):
-                best = np.argsort(-found[-1], kind="stable")[: _how_many(self.stages[number][1], len(left))]
-                left = sorted(left[spot] for spot in best)
-        return Outcome(self.layers, tuple(reached), _one_scale(reached, found))
+            keep = self.stages[number][1] if number < len(self.stages) else None
+            left = [candidate for sieve in sieves for candidate in sieve.left]
+            scores = np.asarray(scores_of(layer, left), dtype=np.float64)
+            _refuse_not_finite(scores, layer, left)
+            for sieve in sieves:
+                mine, scores = np.split(scores, [len(sieve.left)])
+                sieve.take(mine, keep)
+        return [sieve.outcome(self.layers) for sieve in sieves]
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,27 @@ class Outcome:
     layers: tuple[int, ...]
     reached: tuple[tuple[int, ...], ...]
     scores: NDArray[np.float64]
+
+
+class _Sieve:
+    """The candidates of one query: those that are left, and what was seen of all of them."""
+
+    def __init__(self, candidates: range) -> None:
+        self._first = candidates.start
+        self.left = list(candidates)
+        self._reached: list[tuple[int, ...]] = []
+        self._found: list[NDArray[np.float64]] = []
+
+    def take(self, scores: NDArray[np.float64], keep: int | float | None) -> None:
+        """Scores of those that are left, of whom only the best go on; None keeps all."""
+        self._reached.append(tuple(candidate - self._first for candidate in self.left))
+        self._found.append(scores)
+        if keep is not None:
+            best = np.argsort(-scores, kind="stable")[: _how_many(keep, len(self.left))]
+            self.left = sorted(self.left[spot] for spot in best)
+
+    def outcome(self, layers: tuple[int, ...]) -> Outcome:
+        return Outcome(layers, tuple(self._reached), _one_scale(self._reached, self._found))
 
 
 def _refuse_not_finite(scores: NDArray[np.float64], layer: int, candidates: Sequence[int]) -> None:
@@ -145,26 +172,28 @@ def _one_scale(
 
 
 def run_cascade(
-    model: RerankerModel, tokens: Sequence[PairTokens], cascade: Cascade, *, batch_tokens: int
-) -> Outcome:
-    """Score the candidates of one query; equal scores keep their order.
+    model: RerankerModel, searches: Sequence[Sequence[PairTokens]], cascade: Cascade, *, batch_tokens: int
+) -> list[Outcome]:
+    """Score the candidates of one query, or of several that fit one batch; equal scores keep their order.
 
     Parameters
+        searches: the candidates of each query.
         batch_tokens: tokens that go through the model at once.
     """
+    tokens = [pair for search in searches for pair in search]
     run = _Run(model, tokens, cascade.shape, batch_tokens)
-    return cascade.outcome(run.scores, len(tokens))
+    return cascade.outcomes(run.scores, [len(search) for search in searches])
 
 
 class _Run:
-    """The candidates of one query on their way through the layers."""
+    """Candidates on their way through the layers."""
 
     def __init__(
         self, model: RerankerModel, tokens: Sequence[PairTokens], shape: Shape, batch_tokens: int
     ) -> None:
         self._model, self._shape, self._batch_tokens = model, shape, batch_tokens
         batches = plan_pair_batches(tokens, batch_tokens)
-        query = batches[0].query  # of all of them, unless there is one batch, which then holds it itself
+        query = batches[0].query  # of all of them, unless there is one batch, which then holds its queries
         self._query = QueryStates(model.decoder, list(query)) if query else None
         self._members = [list(batch.numbers) for batch in batches]  # of each batch, as candidates
         self._progress = [self._begin([tokens[number] for number in batch]) for batch in self._members]

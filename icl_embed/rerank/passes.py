@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from icl_embed.errors import ModelError
 from icl_embed.model.memory import MemoryLimit, unless_out_of_memory
-from icl_embed.rerank.batches import PairBatch, plan_pair_batches
+from icl_embed.rerank.batches import PairBatch, plan_pair_batches, plan_searches
 from icl_embed.rerank.cascade import Cascade, Outcome, run_cascade
 from icl_embed.rerank.decoder import QueryStates, device_of
 from icl_embed.rerank.model import RerankerModel
@@ -49,23 +49,15 @@ class Passes:
         """
         yield from self._exits(tokens, list(range(len(tokens))), shape)
 
-    def cascade(self, tokens: Sequence[PairTokens], cascade: Cascade) -> Outcome:
-        """What a cascade makes of the candidates of one query.
+    def cascades(
+        self, searches: Sequence[Sequence[PairTokens]], cascade: Cascade
+    ) -> Iterator[tuple[int, Outcome]]:
+        """What a cascade makes of the candidates of each query, with the query's number, as they come.
 
         Raises
             ModelError: as ``exits``.
         """
-        while True:
-            limit = self._limit
-            found = unless_out_of_memory(
-                partial(run_cascade, self._model, tokens, cascade, batch_tokens=limit)
-            )
-            if not isinstance(found, str):
-                return found
-            lengths = [len(pair) - len(pair.query) for pair in tokens]
-            if limit < max(lengths):
-                raise _does_not_fit(max(lengths), found)
-            self._memory.lower(min(limit, sum(lengths)))
+        yield from self._cascades(searches, list(range(len(searches))), cascade)
 
     @property
     def _limit(self) -> int:
@@ -87,6 +79,23 @@ class Passes:
                 raise _does_not_fit(batch.num_tokens, found)
             self._memory.lower(batch.num_tokens)
             yield from self._exits(tokens, chosen, shape)
+
+    def _cascades(
+        self, searches: Sequence[Sequence[PairTokens]], numbers: Sequence[int], cascade: Cascade
+    ) -> Iterator[tuple[int, Outcome]]:
+        limit = self._limit
+        for together in plan_searches([searches[number] for number in numbers], limit):
+            chosen = [numbers[spot] for spot in together]
+            mine = [searches[number] for number in chosen]
+            found = unless_out_of_memory(partial(run_cascade, self._model, mine, cascade, batch_tokens=limit))
+            if not isinstance(found, str):
+                yield from zip(chosen, found, strict=True)
+                continue
+            lengths = [len(pair) - len(pair.query) for search in mine for pair in search]
+            if limit < max(lengths):
+                raise _does_not_fit(max(lengths), found)
+            self._memory.lower(min(limit, sum(lengths)))
+            yield from self._cascades(searches, chosen, cascade)
 
     def _run(self, batch: PairBatch, tokens: Sequence[PairTokens], shape: Shape) -> tuple[Scores, Seconds]:
         started = time.perf_counter()

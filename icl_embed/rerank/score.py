@@ -235,7 +235,7 @@ class Reranker:
         batch_tokens: int = BATCH_TOKENS,
         show_progress: bool = False,
     ) -> CascadeScores:
-        """Scores from a cascade, which sifts the candidates of each query apart.
+        """Scores from a cascade; queries are sifted apart, and those with short searches share a batch.
 
         Raises
             ConfigError: a layer of the cascade has no head.
@@ -247,22 +247,23 @@ class Reranker:
         by_query: dict[str, list[int]] = {}
         for number, (query, _) in enumerate(unique):
             by_query.setdefault(query, []).append(number)
+        members = list(by_query.values())
+        searches = [[tokens[number] for number in numbers] for numbers in members]
         scores = np.zeros(len(unique))
         layers = np.zeros(len(unique), dtype=np.int64)
-        flops, seconds = [], []
+        flops = [0] * len(searches)
         passes = self._passes(batch_tokens)
+        started = time.perf_counter()
         with torch.inference_mode(), progress_bar(len(unique), show_progress, "scoring") as advance:
-            for numbers in by_query.values():
-                mine = [tokens[number] for number in numbers]
-                started = time.perf_counter()
-                outcome = passes.cascade(mine, cascade)
-                seconds.append(time.perf_counter() - started)
-                flops.append(query_flops(self.costs, mine, cascade, reached=outcome.reached))
+            for search, outcome in passes.cascades(searches, cascade):
+                numbers = members[search]
+                flops[search] = query_flops(self.costs, searches[search], cascade, reached=outcome.reached)
                 scores[numbers] = outcome.scores
                 for layer, candidates in zip(outcome.layers, outcome.reached, strict=True):
                     layers[[numbers[candidate] for candidate in candidates]] = layer
                 advance(len(numbers))
-        return CascadeScores(scores[places], layers[places], tuple(flops), tuple(seconds))
+        seconds = time.perf_counter() - started
+        return CascadeScores(scores[places], layers[places], tuple(flops), seconds)
 
     def _passes(self, batch_tokens: int, share_queries: bool = True) -> Passes:
         if batch_tokens < 1:

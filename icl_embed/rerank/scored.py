@@ -40,13 +40,14 @@ class CascadeScores:
         scores: [N] float64, comparable within a query: final scores of those kept to the end; all others lie
             below, in the order of the layers they reached and then of their scores there.
         layers: [N] the layer whose head gave each score.
-        flops, seconds: of each query, in order of appearance.
+        flops: of each query, in order of appearance.
+        seconds: of all of them, from tokens to scores.
     """
 
     scores: NDArray[np.float64]
     layers: NDArray[np.int64]
     flops: tuple[int, ...]
-    seconds: tuple[float, ...]
+    seconds: float
 
 
 def refuse_not_finite(scores: Scores, unique: Sequence[Pair], places: Sequence[int]) -> None:

@@ -9,7 +9,8 @@ Tokenisation is nobody's time. Times are ratios of medians over the rounds. The 
 
 - ``flops_saved``: share of the operations of full depth that recomputes each query, counted on the real lengths.
 - ``relative_ndcg_loss``: of the lightweight way against full depth, nDCG@10 averaged over data sets.
-- ``time_vs_full_depth``, ``time_vs_reference``: time of the lightweight way over theirs.
+- ``time_vs_full_depth``, ``time_vs_reference``: time of the lightweight way over theirs, all queries given in one call.
+- ``latency_vs_full_depth``, ``latency_vs_reference``: the same with a call for each query.
 """
 
 from __future__ import annotations

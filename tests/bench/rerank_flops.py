@@ -37,7 +37,8 @@ def count_operations(folder: Path, inputs: Sequence[Candidates], way: Way) -> di
             reached = None
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 if isinstance(one, Cascade):
-                    reached = run_cascade(model, tokens, one, batch_tokens=100_000).reached
+                    [outcome] = run_cascade(model, [tokens], one, batch_tokens=100_000)
+                    reached = outcome.reached
                 else:
                     model(pack_pairs(tokens), one)
             found[name_of(one)]["torch"] += int(counter.get_total_flops())

@@ -24,6 +24,9 @@ LIGHT, FULL, REFERENCE = "lightweight", "full depth", "reference way"
 REFERENCE_BATCHES = (8, 16, 32, 64)
 SETTLING_QUERIES = 4
 
+Numbers = Sequence[int]  # of the queries that one call reranks
+Contestants = Mapping[str, Callable[[Numbers], float]]  # seconds of a call
+
 
 @dataclass(frozen=True)
 class TimedQueries:
@@ -49,40 +52,40 @@ class TimedQueries:
         return cls(reranker, tuple(by_turns), tokens, batch_tokens)
 
     def compare(self, folder: Path, way: Way, *, rounds: int, say: Say) -> dict[str, Any]:
-        """Seconds of every round, the ratios, and how far the reference's scores are from ours."""
-        reference = ReferenceReranker(folder, dtype=self.reranker.model.decoder.dtype)
+        """Seconds of every round, the ratios, and how far the reference's scores are from ours.
 
-        def with_reference(batch_size: int, queries: int | None = None) -> float:
-            return self._timed(
-                lambda number: reference.score(self.tokens[number], batch_size=batch_size), queries
-            )
+        Once with all queries in one call, as an evaluation or a batch job reranks, and once with a call for
+        each, as a search engine does.
+        """
+        reference = ReferenceReranker(folder, dtype=self.reranker.model.decoder.dtype)
+        full = full_way(self.reranker.settings)
+
+        def with_reference(numbers: Numbers, batch_size: int) -> float:
+            tokens = [pair for number in numbers for pair in self.tokens[number]]
+            started = time.perf_counter()
+            reference.score(tokens, batch_size=batch_size)
+            return time.perf_counter() - started
 
         say("the reference's batch size")
-        size, tried = fastest(lambda one: with_reference(one, SETTLING_QUERIES), REFERENCE_BATCHES, say)
-        each: dict[str, list[float]] = {LIGHT: [], FULL: []}
-        full = full_way(self.reranker.settings)
-        contestants: Mapping[str, Callable[[int], float]] = {
-            LIGHT: lambda _: self._ours(way, each[LIGHT]),
-            FULL: lambda _: self._ours(full, each[FULL]),
-            REFERENCE: lambda _: with_reference(size),
+        numbers = range(len(self.queries))
+        few = numbers[:SETTLING_QUERIES]
+        size, tried = fastest(lambda one: with_reference(few, one), REFERENCE_BATCHES, say)
+        contestants: Contestants = {
+            LIGHT: lambda mine: self._ours(mine, way),
+            FULL: lambda mine: self._ours(mine, full),
+            REFERENCE: lambda mine: with_reference(mine, size),
         }
-        for run in contestants.values():  # warm up
-            run(0)
-        each[LIGHT].clear()
-        each[FULL].clear()
-        seconds = take_turns(contestants, rounds, say)
+        together = _measured(contestants, [numbers], rounds, say)
+        alone = _measured(contestants, [[number] for number in numbers], rounds, say)
         return {
             "headlines": {
-                "time_vs_full_depth": _ratio(seconds, FULL),
-                "time_vs_reference": _ratio(seconds, REFERENCE),
+                "time_vs_full_depth": together["vs_full_depth"],
+                "time_vs_reference": together["vs_reference"],
+                "latency_vs_full_depth": alone["vs_full_depth"],
+                "latency_vs_reference": alone["vs_reference"],
             },
-            "spread_vs_full_depth": spread(seconds[LIGHT], seconds[FULL]),
-            "spread_vs_reference": spread(seconds[LIGHT], seconds[REFERENCE]),
-            "full_depth_vs_reference": round(
-                statistics.median(seconds[FULL]) / statistics.median(seconds[REFERENCE]), 4
-            ),
-            "seconds": {name: [round(one, 4) for one in found] for name, found in seconds.items()},
-            "latency_per_query": {name: _percentiles(found) for name, found in each.items()},
+            "all_queries_in_one_call": together,
+            "a_call_per_query": alone,
             "queries": len(self.queries),
             "pairs": sum(map(len, self.tokens)),
             "tokens": sum(len(pair) for pairs in self.tokens for pair in pairs),
@@ -91,23 +94,12 @@ class TimedQueries:
             "largest_score_difference_to_reference": self._difference(reference, size),
         }
 
-    def _ours(self, way: Way, each: list[float]) -> float:
+    def _ours(self, numbers: Numbers, way: Way) -> float:
         """Seconds as the library counts them: packing and model, not tokenisation."""
-        before = len(each)
-        for query in self.queries:
-            if isinstance(way, Cascade):
-                found = self.reranker.score_cascade(query.pairs, way, batch_tokens=self.batch_tokens)
-                each.append(found.seconds[0])
-            else:
-                exits = self.reranker.score_exits(query.pairs, way, batch_tokens=self.batch_tokens)
-                each.append(float(exits.seconds[-1]))
-        return sum(each[before:])
-
-    def _timed(self, run: Callable[[int], Any], queries: int | None = None) -> float:
-        started = time.perf_counter()
-        for number in range(len(self.queries) if queries is None else min(queries, len(self.queries))):
-            run(number)
-        return time.perf_counter() - started
+        pairs = [pair for number in numbers for pair in self.queries[number].pairs]
+        if isinstance(way, Cascade):
+            return self.reranker.score_cascade(pairs, way, batch_tokens=self.batch_tokens).seconds
+        return float(self.reranker.score_exits(pairs, way, batch_tokens=self.batch_tokens).seconds[-1])
 
     def _difference(self, reference: ReferenceReranker, size: int) -> float:
         full = full_way(self.reranker.settings)
@@ -121,9 +113,32 @@ class TimedQueries:
         return round(float(max(gaps)), 5)
 
 
-def _ratio(seconds: Mapping[str, Sequence[float]], slow: str) -> float:
-    return round(statistics.median(seconds[LIGHT]) / statistics.median(seconds[slow]), 4)
+def _measured(contestants: Contestants, calls: Sequence[Numbers], rounds: int, say: Say) -> dict[str, Any]:
+    """Ratios of the median rounds, their spread, the seconds behind them, and those of a call."""
+    each: dict[str, list[float]] = {name: [] for name in contestants}
+
+    def timed(name: str) -> float:
+        found = [contestants[name](numbers) for numbers in calls]
+        each[name] += found
+        return sum(found)
+
+    for run in contestants.values():  # warm up
+        run(calls[0])
+    seconds = take_turns({name: lambda _, name=name: timed(name) for name in contestants}, rounds, say)
+    return {
+        "vs_full_depth": _ratio(seconds, LIGHT, FULL),
+        "vs_reference": _ratio(seconds, LIGHT, REFERENCE),
+        "full_depth_vs_reference": _ratio(seconds, FULL, REFERENCE),
+        "spread_vs_full_depth": spread(seconds[LIGHT], seconds[FULL]),
+        "spread_vs_reference": spread(seconds[LIGHT], seconds[REFERENCE]),
+        "seconds": {name: [round(one, 4) for one in found] for name, found in seconds.items()},
+        "seconds_per_call": {name: _percentiles(found) for name, found in each.items()},
+    }
+
+
+def _ratio(seconds: Mapping[str, Sequence[float]], fast: str, slow: str) -> float:
+    return round(statistics.median(seconds[fast]) / statistics.median(seconds[slow]), 4)
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    return {f"p{share}_ms": round(1000 * float(np.percentile(values, share)), 2) for share in (50, 90, 99)}
+    return {f"p{share}": round(float(np.percentile(values, share)), 4) for share in (50, 90, 99)}

@@ -155,7 +155,8 @@ class Grid:
         def scores_of(layer: int, candidates: Sequence[int]) -> NDArray[np.float32]:
             return self._at(scored, cascade, layer)[list(candidates)]
 
-        return cascade.outcome(scores_of, len(scored.tokens))
+        [outcome] = cascade.outcomes(scores_of, [len(scored.tokens)])
+        return outcome
 
     def _query_flops(self, scored: ScoredQuery, way: Way) -> int:
         reached = self._outcome(scored, way).reached if isinstance(way, Cascade) else None
@@ -206,7 +207,7 @@ def time_cascade(
     reranker.score_cascade(grid.queries[0].query.pairs, cascade, batch_tokens=batch_tokens)  # warm up
     for number, one in enumerate(grid.queries, start=1):
         found = reranker.score_cascade(one.query.pairs, cascade, batch_tokens=batch_tokens)
-        one.ran[cascade] = (found.scores, found.seconds[0])
+        one.ran[cascade] = (found.scores, found.seconds)
         tell(name_of(cascade), number, grid.num_queries)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_embed.rerank.batches import plan_pair_batches
+from icl_embed.rerank.batches import plan_pair_batches, plan_searches
 from icl_embed.rerank.pair_tokens import PairTokens
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), max_size=20)
@@ -43,3 +43,12 @@ def test_candidates_of_a_query_stay_together_while_they_fit() -> None:
     cut = plan_pair_batches([pair(1, 5) for _ in range(4)], 14)
     assert [(batch.num_tokens, batch.query) for batch in cut] == [(14, (1, 1, 1))] * 2
     assert all(not batch.query for batch in plan_pair_batches(pairs, 26, share_queries=False))
+
+
+def test_searches_run_together_when_they_fit_one_batch() -> None:
+    short, long = [pair(0, 5) for _ in range(2)], [pair(1, 30) for _ in range(3)]
+    other, same = [pair(2, 6) for _ in range(2)], [pair(0, 4)]
+    searches = [short, long, other, same]
+    assert plan_searches(searches, 60) == [(1,), (2, 0, 3)]
+    assert sorted(map(sorted, plan_searches(searches, 1000))) == [[0, 1, 2, 3]]
+    assert plan_searches([], 60) == []

@@ -71,7 +71,8 @@ def test_the_count_of_a_cascade_agrees_with_torch(
     reached = []
 
     def run() -> None:
-        reached.extend(run_cascade(model, CANDIDATES, cascade, batch_tokens=10_000).reached)
+        [outcome] = run_cascade(model, [CANDIDATES], cascade, batch_tokens=10_000)
+        reached.extend(outcome.reached)
 
     found = counted(run)
     assert [len(one) for one in reached] == [8, 6, 3]
