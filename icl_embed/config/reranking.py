@@ -66,6 +66,9 @@ class RerankConfig(Section):
     )
     distillation_weight: float = Field(1.0, ge=0.0, description="of self-distillation (paper: 1)")
     teacher_weight: float = Field(1.0, ge=0.0, description="of a teacher's scores, where there are any")
+    head_rate: float = Field(
+        1.0, gt=0.0, description="learning rate of the score heads, in units of optimizer.learning_rate"
+    )
     tuning: Literal["lora", "full"] = "lora"
     top_k: Count = Field(50, description="first-stage passages that are reranked")
     max_queries: Count = Field(200, description="test queries per data set")

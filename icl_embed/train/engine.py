@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,32 @@ class Engine:
 
     DeepSpeed averages gradients over ranks; our losses are written so that their *sum* over ranks is the
     global loss, so ``backward`` multiplies by the number of ranks.
+
+    Parameters
+        rates: as of an objective.
     """
 
-    def __init__(self, model: torch.nn.Module, config: OptimizerConfig, place: Place) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: OptimizerConfig,
+        place: Place,
+        rates: Mapping[str, float],
+    ) -> None:
         _settle_environment(place)
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        by_rate = _by_rate(model, rates)
+        trained = [parameter for parameters in by_rate.values() for parameter in parameters]
         if not trained:
             raise TrainingError("the model has no trainable parameter; check train.lora.targets")
-        optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._rates = tuple(by_rate)
+        optimizer = torch.optim.AdamW(
+            [{"params": parameters} for parameters in by_rate.values()],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
         self._world_size = place.world_size
         self._zero_stage = config.zero_stage
         self._trained = trained
@@ -60,8 +75,8 @@ class Engine:
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear; returns the global gradient norm before clipping."""
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        for group, rate in zip(self._engine.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * learning_rate
         plain = [parameter.grad for parameter in self._trained if parameter.grad is not None]
         own_norm = torch.nn.utils.get_total_norm(plain) if self._zero_stage == 0 and plain else None
         self._engine.step()
@@ -98,6 +113,16 @@ def whole_weights(model: torch.nn.Module) -> Iterator[None]:
     parameters = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
     with deepspeed.zero.GatheredParameters(parameters, enabled=bool(parameters)):
         yield
+
+
+def _by_rate(model: torch.nn.Module, rates: Mapping[str, float]) -> dict[float, list[torch.nn.Parameter]]:
+    """Trainable parameters by how many times the learning rate theirs is."""
+    found: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            rate = next((rate for start, rate in rates.items() if name.startswith(start)), 1.0)
+            found.setdefault(rate, []).append(parameter)
+    return found
 
 
 def _settings(config: OptimizerConfig, place: Place) -> dict[str, Any]:

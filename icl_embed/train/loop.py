@@ -56,7 +56,7 @@ def run_training(
     Raises
         TrainingError: a checkpoint of a different run, or a loss or gradient that is not finite.
     """
-    engine = Engine(objective.model, optimizer, place)
+    engine = Engine(objective.model, optimizer, place, objective.rates)
     checkpoints = Checkpoints(work_dir / "checkpoints", identity, optimizer.keep_checkpoints)
     first = checkpoints.restore(engine, place)
     if place.is_first and first:

@@ -5,7 +5,7 @@ Legend of tensor shapes: N prompts of this rank, Q queries of this rank, P passa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ class EmbedderObjective:
         """Raises TrainingError if the model cannot do what the config asks for."""
         self.embedder = embedder
         self.model: torch.nn.Module = embedder.model
+        self.rates: Mapping[str, float] = {}
         self._prepare = prepare
         self._config = config
         self._meter = TokenMeter(embedder.model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,9 +30,14 @@ class LossInParts:
 
 
 class Objective(Protocol):
-    """What is trained: a model and a loss that depends on the step alone."""
+    """What is trained: a model and a loss that depends on the step alone.
+
+    Attributes
+        rates: how many times the learning rate is for parameters whose names begin so.
+    """
 
     model: torch.nn.Module
+    rates: Mapping[str, float]
 
     def loss(self, step: int, place: Place) -> tuple[Tensor | LossInParts, dict[str, float]]:
         """This rank's share of the loss (the sum over ranks is the global loss) and sums for the log."""

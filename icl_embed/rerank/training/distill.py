@@ -10,7 +10,7 @@ Legend of tensor shapes: H heads, N pairs of this rank, Q queries of this rank, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,7 @@ class RerankerObjective:
         seed: int,
     ) -> None:
         self.model: torch.nn.Module = model
+        self.rates: Mapping[str, float] = {"heads.": config.head_rate}
         self._reranker = model
         self._pairs = pairs
         self._config = config

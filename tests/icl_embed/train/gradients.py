@@ -77,7 +77,7 @@ def measure(path: Path, place: Place) -> None:
     objective = make_objective(job, place)
     loss, found = gradients(objective, place=place)
     torch.manual_seed(100 + place.rank)
-    engine = Engine(objective.model, job.train.optimizer, place)
+    engine = Engine(objective.model, job.train.optimizer, place, objective.rates)
     report = train_step(objective, engine, 0, 1e-3, place)
     if place.is_first:
         save_file(found, path.with_suffix(".safetensors"))

@@ -15,6 +15,7 @@ from icl_embed.config import LaunchConfig, LoraConfig, OptimizerConfig, RerankCo
 from icl_embed.errors import TrainingError
 from icl_embed.launch.launcher import launch
 from icl_embed.model.lora import attach
+from icl_embed.rerank.saved import start_from
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.shape import Shape
 from icl_embed.rerank.training.__main__ import train
@@ -223,10 +224,8 @@ def test_only_ranking_data_with_real_negatives_is_read(tmp_path: Path) -> None:
         read_ranking_sets(none, batch_size=2)
 
 
-@pytest.mark.parametrize("tuning", ["lora", pytest.param("full", marks=pytest.mark.slow)])
-def test_a_job_trains_through_deepspeed_and_leaves_a_loadable_reranker(
-    folders: Callable[[str], Path], tmp_path: Path, tuning: str
-) -> None:
+def toy_job(folder: Path, model_dir: Path, *, steps: int, **changes: object) -> RerankerJob:
+    """A job on the toy set in folders of its own."""
     rows = [
         {"dataset": "toy", "kind": "retrieval", "query": row.query, "positive": row.positive,
          "negatives": list(row.negatives)}
@@ -234,22 +233,49 @@ def test_a_job_trains_through_deepspeed_and_leaves_a_loadable_reranker(
     ]  # fmt: skip
     config = CONFIG.model_copy(
         update={
-            "tuning": tuning,
-            "optimizer": OptimizerConfig(steps=3, save_every=2, warmup_steps=0, learning_rate=1e-2),
+            "optimizer": OptimizerConfig(steps=steps, save_every=2, warmup_steps=0, learning_rate=1e-2),
             "launch": LaunchConfig(device="cpu", threads=1),
+            **changes,
         }
     )
-    job = RerankerJob(
-        fingerprint="f", seed=1, model_dir=folders("llama"), work_dir=tmp_path / "work", dtype="float32",
-        rows_path=write_rows(tmp_path / "train.parquet", rows), out_dir=tmp_path / "out", rerank=config,
+    for name in ("work", "out"):
+        (folder / name).mkdir(parents=True)
+    return RerankerJob(
+        fingerprint="f", seed=1, model_dir=model_dir, work_dir=folder / "work", dtype="float32",
+        rows_path=write_rows(folder / "train.parquet", rows), out_dir=folder / "out", rerank=config,
     )  # fmt: skip
-    job.work_dir.mkdir()
-    job.out_dir.mkdir()
+
+
+def train_apart(job: RerankerJob) -> None:
+    """In a process of its own: DeepSpeed starts only once in one."""
+    path = write_job(job, job.work_dir / "job.json")
+    launch("icl_embed.rerank.training", path, job.work_dir, job.rerank.launch, lambda _: None)
+
+
+def test_heads_learn_at_a_rate_of_their_own(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    fresh, _, _ = start_from(folders("llama"), CONFIG, device=HERE.device, dtype=HERE.dtype)
+    jobs = [toy_job(tmp_path / str(rate), folders("llama"), steps=1, head_rate=rate) for rate in (1.0, 5.0)]
+    for job in jobs:
+        train_apart(job)
+    once, often = (load_file(job.out_dir / "heads.safetensors") for job in jobs)
+    for layer, start in fresh.heads.by_layer.items():
+        moved = once[f"layer_{layer}"] - start
+        assert moved.abs().max() > 0
+        # the first step of Adam moves every weight by the learning rate, whatever the gradient
+        torch.testing.assert_close(often[f"layer_{layer}"] - start, 5 * moved, rtol=1e-3, atol=1e-6)
+    body = [load_file(job.out_dir / "model.safetensors") for job in jobs]
+    assert all(torch.equal(body[0][name], body[1][name]) for name in body[0])
+
+
+@pytest.mark.parametrize("tuning", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+def test_a_job_trains_through_deepspeed_and_leaves_a_loadable_reranker(
+    folders: Callable[[str], Path], tmp_path: Path, tuning: str
+) -> None:
+    job = toy_job(tmp_path / "job", folders("llama"), steps=3, tuning=tuning)
     if tuning == "lora":
         assert train(job)
-    else:  # DeepSpeed starts only once in a process
-        path = write_job(job, job.work_dir / "job.json")
-        launch("icl_embed.rerank.training", path, job.work_dir, config.launch, lambda _: None)
+    else:
+        train_apart(job)
     trained = Reranker.load(job.out_dir, device="cpu", dtype="float32")
     assert trained.settings.head_layers == (2, 3, 4)
     weights = [trained.model.heads.by_layer[str(layer)] for layer in (2, 3, 4)]

@@ -26,6 +26,7 @@ RECIPE = CONFIG.model_copy(
         "compress_subsets": True,
         "compress_pooling": "attention",
         "num_easy_negatives": 2,
+        "head_rate": 3.0,
         "optimizer": OptimizerConfig(steps=8, save_every=3, warmup_steps=0, learning_rate=1e-2),
     }
 )
