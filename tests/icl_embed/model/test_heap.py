@@ -9,7 +9,7 @@ import sys
 import pytest
 
 SCRIPT = """
-import resource, torch
+import ctypes, resource, torch
 from icl_embed.model.heap import give_back_freed_memory, keep_freed_memory
 
 def faults():
@@ -22,19 +22,20 @@ def faults():
 def megabytes():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
 
-faults()
-by_default = faults()
+# By default it is chance whether freed memory ends the heap and is handed back; so it always is.
+ctypes.CDLL("libc.so.6").mallopt(-3, 1 << 16)
+handed_back = faults()
 keep_freed_memory()
 faults()
 kept = faults()
 large = megabytes()
 give_back_freed_memory()
-print(by_default, kept, large - megabytes())
+print(handed_back, kept, large - megabytes())
 """
 
 
 def measure(**variables: str) -> list[int]:
-    """Page faults of some tensors by default and afterwards, and MiB that can be given back."""
+    """Page faults of some tensors before and afterwards, and MiB that can be given back."""
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         check=True,
@@ -47,13 +48,13 @@ def measure(**variables: str) -> list[int]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's own calls")
 def test_freed_tensors_are_used_again_without_asking_the_system() -> None:
-    by_default, kept, given_back = measure()
-    assert by_default > 1000
-    assert kept < by_default / 20
+    handed_back, kept, given_back = measure()
+    assert handed_back > 1000
+    assert kept < handed_back / 20
     assert given_back >= 8
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's own calls")
 def test_what_the_environment_says_about_memory_stands() -> None:
-    by_default, kept, _ = measure(MALLOC_MMAP_THRESHOLD_=str(1 << 16))
-    assert kept > by_default / 2
+    handed_back, kept, _ = measure(MALLOC_MMAP_THRESHOLD_=str(1 << 16))
+    assert kept > handed_back / 2
