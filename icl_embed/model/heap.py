@@ -16,9 +16,9 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory of freed tensors for its next ones, unless the environment says how.
 
     Otherwise glibc hands the end of the heap back whenever a few tensors were freed, if by chance nothing
-    lives behind them, and the next layer asks for it again page by page: on a virtual machine up to a third of
-    the time of a forward pass. The process stays as large as it ever was; ``give_back_freed_memory`` makes it
-    smaller.
+    lives behind them, and the next layer asks for it again page by page: up to a third of the time of a
+    forward pass on a virtual machine. The process stays as large as it ever was; ``give_back_freed_memory``
+    makes it smaller.
     """
     if any(name in os.environ for name in VARIABLES):
         return
