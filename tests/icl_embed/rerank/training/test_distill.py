@@ -224,13 +224,18 @@ def test_only_ranking_data_with_real_negatives_is_read(tmp_path: Path) -> None:
         read_ranking_sets(none, batch_size=2)
 
 
-def toy_job(folder: Path, model_dir: Path, *, steps: int, **changes: object) -> RerankerJob:
-    """A job on the toy set in folders of its own."""
+def write_toy_rows(path: Path) -> Path:
+    """The toy set as ``train.parquet``."""
     rows = [
         {"dataset": "toy", "kind": "retrieval", "query": row.query, "positive": row.positive,
          "negatives": list(row.negatives)}
         for row in toy_set().rows
     ]  # fmt: skip
+    return write_rows(path, rows)
+
+
+def toy_job(folder: Path, model_dir: Path, *, steps: int, **changes: object) -> RerankerJob:
+    """A job on the toy set in folders of its own."""
     config = CONFIG.model_copy(
         update={
             "optimizer": OptimizerConfig(steps=steps, save_every=2, warmup_steps=0, learning_rate=1e-2),
@@ -242,7 +247,7 @@ def toy_job(folder: Path, model_dir: Path, *, steps: int, **changes: object) -> 
         (folder / name).mkdir(parents=True)
     return RerankerJob(
         fingerprint="f", seed=1, model_dir=model_dir, work_dir=folder / "work", dtype="float32",
-        rows_path=write_rows(folder / "train.parquet", rows), out_dir=folder / "out", rerank=config,
+        rows_path=write_toy_rows(folder / "train.parquet"), out_dir=folder / "out", rerank=config,
     )  # fmt: skip
 
 

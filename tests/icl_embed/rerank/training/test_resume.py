@@ -15,7 +15,7 @@ from icl_embed.launch.launcher import WorkerLostError, launch
 from icl_embed.rerank.score import Reranker
 from icl_embed.rerank.training.job import RerankerJob
 from icl_embed.train.job import write_job
-from tests.icl_embed.rerank.training.test_distill import CONFIG, toy_set, write_rows
+from tests.icl_embed.rerank.training.test_distill import CONFIG, toy_set, write_toy_rows
 from tests.icl_embed.train.test_taught import write_scores
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(900)]
@@ -35,12 +35,7 @@ RECIPE = CONFIG.model_copy(
 def make_job(folder: Path, model_dir: Path, config: RerankConfig, *, processes: int) -> RerankerJob:
     """A job with a teacher, in a folder of its own."""
     folder.mkdir()
-    rows = [
-        {"dataset": "toy", "kind": "retrieval", "query": row.query, "positive": row.positive,
-         "negatives": list(row.negatives)}
-        for row in toy_set().rows
-    ]  # fmt: skip
-    rows_path = write_rows(folder / "train.parquet", rows)
+    rows_path = write_toy_rows(folder / "train.parquet")
     teacher = write_scores(folder / "teacher", rows_path, kinds=("retrieval",))
     placed = config.model_copy(update={"launch": LaunchConfig(device="cpu", threads=1, processes=processes)})
     job = RerankerJob(
