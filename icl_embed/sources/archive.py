@@ -26,7 +26,7 @@ from icl_embed.store.files import CHUNK_BYTES, fsync_path
 MAX_MEMBER_BYTES = 512 << 20  # of a member that is read into memory
 MAX_TOTAL_BYTES = 1 << 30  # of all members of one source together
 MAX_MEMBERS = 200_000
-READ_AS_TAR = ("gzip", "tar archive")  # of what can be told from the first bytes
+READ_HERE = ("a tar archive", "a zip archive", "data compressed by gzip")  # of what ``looks_like`` tells
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 Member = tuple[str, int, int]  # name, size as declared, stored size (0 where a tarball does not say)
@@ -124,7 +124,7 @@ def _opened(handle: IO[bytes], archive: str) -> Iterator[tuple[list[Member], Ope
     limit = max(RATIO_FLOOR_BYTES, MAX_RATIO * handle.seek(0, io.SEEK_END))
     handle.seek(0)
     looks = looks_like(handle.read(HEAD_BYTES))
-    if looks and not looks.endswith(READ_AS_TAR):
+    if looks and not looks.startswith(READ_HERE):
         raise SourceError(f"{archive} looks like {looks}; zip, wheel, tar, tar.gz, tar.bz2, tar.xz are read")
     handle.seek(0)
     with tarfile.open(fileobj=handle, mode="r:*") as tar:

@@ -190,6 +190,9 @@ class Splits(Part):
     dropped; for dense pair data, where everything would hang together. ``given``: the source says it;
     ``train``, ``dev``, ``test`` then list the values of ``value``, and a text that is in two splits is
     dropped from the one that comes first in train, dev, test.
+
+    Texts that were chosen by this hash before (the training rows that we export, say) would all fall into one
+    split again; a draw that cannot be chance is therefore drawn anew, with salt.
     """
 
     method: Literal["hash", "text", "given"] = "hash"
@@ -222,11 +225,12 @@ class Splits(Part):
 
     def split_of(self, value: str) -> SplitName | None:
         """The split that a source's own name means under ``given``; None when it is not used."""
-        for name in SPLIT_NAMES:
-            part = getattr(self, name)
-            if isinstance(part, tuple) and value in part:
-                return name
-        return None
+        return next((name for name in SPLIT_NAMES if value in self.names_of(name)), None)
+
+    def names_of(self, split: SplitName) -> tuple[str, ...]:
+        """The source's own names of a split under ``given``."""
+        part = getattr(self, split)
+        return part if isinstance(part, tuple) else ()
 
     def fractions(self) -> tuple[float, float, float]:
         """Shares of train, dev and test under ``hash`` and ``text``."""
