@@ -185,14 +185,8 @@ def _merged_by_query(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
 def _merge(first: Row, second: Row) -> Row:
     positives = tuple(dict.fromkeys((*first.positives, *second.positives)))
     negatives = tuple(dict.fromkeys((*first.negatives, *second.negatives)))
-    groups = tuple(dict.fromkeys((*first.groups, *second.groups)))
     return replace(
-        first,
-        positives=positives,
-        negatives=negatives,
-        groups=groups,
-        positive_scores=None,
-        negative_scores=None,
+        first, positives=positives, negatives=negatives, positive_scores=None, negative_scores=None
     )
 
 
