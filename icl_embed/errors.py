@@ -61,3 +61,7 @@ class MissingTaskError(EvaluationError):
     def __init__(self, task: str, reason: str) -> None:
         super().__init__(f"{task}: {reason}")
         self.task, self.reason = task, reason
+
+
+class NoBaselineError(EvaluationError):
+    """A baseline has nothing to go by here; a score of it would say nothing."""

@@ -16,7 +16,14 @@ from icl_embed.benchmark.score_stage import Cell
 from icl_embed.benchmark.task import BenchmarkTask
 from icl_embed.benchmark.vector_cache import FOLDER_NAME, ShardedVectors
 from icl_embed.config import RANKING_KINDS, EvaluateConfig
-from icl_embed.errors import DataError, EvaluationError, MissingTaskError, PoolError, SourceError
+from icl_embed.errors import (
+    DataError,
+    EvaluationError,
+    MissingTaskError,
+    NoBaselineError,
+    PoolError,
+    SourceError,
+)
 from icl_embed.evaluate.encoding import CHUNK_TEXTS, CachingEncoder
 from icl_embed.store import Artefact, Store
 
@@ -144,7 +151,7 @@ class _Run:
                 continue
             try:
                 self._cell(task, setting, offered, encoder)
-            except PoolError as error:  # nothing to search by
+            except (NoBaselineError, PoolError) as error:  # nothing to search by
                 self._absent(name, setting.name, str(error))
             except (EvaluationError, DataError, SourceError) as error:
                 self._fail(name, error, setting.name)

@@ -33,6 +33,7 @@ from icl_embed.evaluate.scores import (
     write_values,
 )
 from icl_embed.evaluate.tokens import TokenCount, count_query_tokens
+from icl_embed.pool.words import VERSION as WORDS_VERSION
 from icl_embed.store import StageKey
 
 STAGE = "score"
@@ -70,7 +71,7 @@ class Cell:
         settings = {
             "task": asdict(facts),
             "model": {"name": about.name, "fingerprint": about.fingerprint, "dtype": about.dtype},
-            "asked": self.plan.asked.as_json() if self.plan else {},
+            "asked": self.plan.asked.as_json() if self.plan else {"words": WORDS_VERSION},
             "examples": self.plan.key if self.plan else {},
             "instruction": self.instruction,
             "prompt": self.model.prompt.model_dump(mode="json") if self.model.prompt else {},

@@ -31,8 +31,11 @@ class DataConfig(Section):
 class PoolConfig(Section):
     """How raw rows become clean, deduplicated, decontaminated training pairs and examples."""
 
-    min_characters: Count = 3
-    max_characters: Count = 20_000
+    min_characters: Count = Field(3, description="of a query; a Han, kana or Hangul character counts as two")
+    max_characters: Count = Field(20_000, description="of any text; see long_texts")
+    long_texts: Literal["drop", "cut"] = Field(
+        "drop", description="texts above max_characters: their rows go, or their beginning is kept"
+    )
     near_duplicate_threshold: Fraction = Field(0.9, description="MinHash Jaccard of 5-character shingles")
     minhash_permutations: Count = 64
     decontamination_ngram: Count = Field(13, description="words; a shared n-gram removes the training row")

@@ -16,13 +16,13 @@ from icl_embed.corpus.templates import (
     joined,
     label_by_rules,
     number_of,
-    numbers_of,
+    scored_texts_of,
     text_of,
     texts_of,
 )
 from icl_embed.errors import DataError
 from icl_embed.sources.card import Card
-from icl_embed.sources.card_rows import Rows
+from icl_embed.sources.card_rows import SPLIT_NAMES, USUAL_SPLIT_NAMES, Rows
 from icl_embed.sources.fetched import Fetched
 
 
@@ -51,7 +51,9 @@ class _Collector:
                 rejected["malformed record"] += malformed
         main = mapping.rows.table or next(iter(tables))
         selected = _selected(tables[main], mapping.rows, tables, rejected)
-        keyed = [self._row(record, mapping) for record in selected]
+        keyed = [
+            self._row(record, mapping, rejected) for record in _of_used_splits(selected, mapping, rejected)
+        ]
         rows = [row for row, _ in keyed]
         if mapping.negatives is not None:
             relatives = tables[mapping.negatives.table or main]
@@ -60,24 +62,27 @@ class _Collector:
         passages = self._passages(mapping, tables, main) if mapping.corpus else []
         return Collected(checked, passages, +rejected)
 
-    def _row(self, record: Record, mapping: Mapping) -> tuple[Row, list[str]]:
+    def _row(self, record: Record, mapping: Mapping, rejected: Counter[str]) -> tuple[Row, list[str]]:
         """The record's row, and the keys of its relations (if the card has any)."""
         rows, splits = mapping.rows, mapping.splits
-        given = text_of(splits.value, record) if splits.method == "given" else ""
         label = text_of(rows.label, record) if rows.label else label_by_rules(record, rows.label_rules)
-        positive_scores = numbers_of(rows.positive_scores, record)
-        negative_scores = numbers_of(rows.negative_scores, record)
+        positives, positive_scores = scored_texts_of(
+            "positive", rows.positives, rows.positive_scores, record, rejected
+        )
+        negatives, negative_scores = scored_texts_of(
+            "negative", rows.negatives, rows.negative_scores, record, rejected
+        )
         row = Row(
             query=text_of(rows.query, record),
-            positives=tuple(texts_of(rows.positives, record)),
-            negatives=tuple(texts_of(rows.negatives, record)),
+            positives=positives,
+            negatives=negatives,
             label=rows.labels.get(label, label) or None,
             score=number_of(rows.score, record),
-            positive_scores=None if positive_scores is None else tuple(positive_scores),
-            negative_scores=None if negative_scores is None else tuple(negative_scores),
+            positive_scores=positive_scores,
+            negative_scores=negative_scores,
             groups=tuple(texts_of(splits.group, record)) if splits.method == "hash" else (),
-            given=given,
-            published=bool(given) and splits.split_of(given) in ("dev", "test"),
+            split=splits.split_of(text_of(splits.value, record)) if splits.method == "given" else None,
+            place=where(record),
         )
         return row, texts_of(mapping.negatives.same, record) if mapping.negatives is not None else []
 
@@ -90,9 +95,8 @@ class _Collector:
         for record in tables[corpus.table or main]:
             text = text_of(corpus.text, record) if fulfils(record, corpus.where) else ""
             if text and text not in found:
-                found[text] = Passage(
-                    text, tuple(texts_of(group, record)), text_of(given, record) if given else ""
-                )
+                split = splits.split_of(text_of(given, record)) if given else None
+                found[text] = Passage(text, tuple(texts_of(group, record)), split)
         if not found:
             raise DataError(
                 f"the corpus of {self.card.name} is empty; do [corpus] where and text fit the data?"
@@ -120,6 +124,36 @@ def _selected(
         raise DataError(
             f"no record is left of {len(records)}: do explode, joins and where fit the data?{first}"
         )
+    return kept
+
+
+def _of_used_splits(records: Sequence[Record], mapping: Mapping, rejected: Counter[str]) -> Sequence[Record]:
+    """Without the records of splits that the card does not use: they must not decide about the others.
+
+    Raises
+        DataError: the source has none of the names that the card gives for a split.
+    """
+    splits = mapping.splits
+    if splits.method != "given":
+        return records
+    names = [text_of(splits.value, record) for record in records]
+    found = Counter(names)
+    for split in (*SPLIT_NAMES, None):
+        asked = (
+            splits.names_of(split)
+            if split
+            else [name for part in SPLIT_NAMES for name in splits.names_of(part)]
+        )
+        is_usual = split is not None and tuple(asked) == USUAL_SPLIT_NAMES[split]
+        if asked and not is_usual and not any(name in found for name in asked):
+            seen = ", ".join(f"{name!r} ({count} rows)" for name, count in found.most_common(12))
+            raise DataError(
+                f"no row belongs to a split called {' or '.join(map(repr, asked))}; the source has: {seen}. "
+                f"Say in [splits] which of them is {split or 'train, dev or test'}"
+            )
+    kept = [record for record, name in zip(records, names, strict=True) if splits.split_of(name)]
+    if len(kept) < len(records):
+        rejected["of a split that the card does not use"] += len(records) - len(kept)
     return kept
 
 

@@ -34,6 +34,13 @@ DownloadsOption = Annotated[Path, typer.Option("--downloads", help="Where fetche
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 DOWNLOADS = Path("downloads")
 SHOWN_CHARACTERS = 160
+NO_RECORD = (
+    "left",
+    "merged",
+    "empty negative",
+    "empty positive",
+    "negative equals",
+)  # rejected, yet no row lost
 
 
 @app.command("ls", epilog="Example: `icl-embed data ls --kind retrieval`")
@@ -237,9 +244,7 @@ def _warnings(card: Card, counts: dict[str, Any]) -> list[str]:
     elif rows["test"] < 100:
         found.append(f"only {rows['test']} test rows: differences between models will drown in noise")
     total = sum(counts["available"].values()) + sum(counts["rejected"].values())
-    lost = sum(
-        number for reason, number in counts["rejected"].items() if not reason.startswith(("left", "merged"))
-    )
+    lost = sum(number for reason, number in counts["rejected"].items() if not reason.startswith(NO_RECORD))
     if lost > 0.05 * total:
         found.append(f"{lost / total:.0%} of the records were rejected; see the reasons above")
     if card.kind in ("classification", "clustering") and counts.get("labels", 0) < 2:

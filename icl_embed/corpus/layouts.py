@@ -1,7 +1,8 @@
 """The mapping of a card, and those of the layouts that need none in the card.
 
-``folder``: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv`` for retrieval; ``<split>.jsonl`` for
-the other kinds (text, label_text or label; sentence1, sentence2, score or label; query, positive, negative).
+``folder``: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv`` (BEIR's or TREC's) for retrieval;
+``<split>.jsonl`` for the other kinds (text, label_text or label; sentence1, sentence2, score or label; query,
+positive, negative). All may be compressed.
 ``flagembedding``: lines of query, pos, neg, and perhaps pos_scores, neg_scores, category; what ``prompt`` and
 ``type`` say is for the card to say.
 """
@@ -22,10 +23,9 @@ from icl_embed.sources.card_rows import (
     Splits,
     Table,
 )
+from icl_embed.sources.fetched import COMPRESSED_ENDINGS
 
-SPLIT_FILES = tuple(
-    f"{name}.jsonl{end}" for names in USUAL_SPLIT_NAMES.values() for name in names for end in ("", ".gz")
-)
+SPLIT_NAMES_OF_FILES = [name for names in USUAL_SPLIT_NAMES.values() for name in names]
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ def mapping_of(card: Card) -> Mapping:
         return _flagembedding(card)
     splits = card.splits if card.splits.method == "given" else Splits(method="given")
     if card.kind == "retrieval":
-        return _retrieval_folder(splits)
-    tables = {"rows": Table(files=SPLIT_FILES, format="jsonl")}
+        return _retrieval_folder(splits, card.encoding)
+    files = _packed(*(f"{name}.jsonl" for name in SPLIT_NAMES_OF_FILES))
+    tables = {"rows": Table(files=files, format="jsonl", encoding=card.encoding)}
     return Mapping(tables, FOLDER_ROWS[card.kind], None, card.negatives, splits)
 
 
@@ -62,11 +63,16 @@ FOLDER_ROWS: dict[Kind, Rows] = {
 FLAG_FIELDS = {name: name for name in ("query", "pos", "neg", "pos_scores", "neg_scores", "category")}
 
 
-def _retrieval_folder(splits: Splits) -> Mapping:
+def _packed(*names: str) -> tuple[str, ...]:
+    """The names, plain and compressed."""
+    return tuple(name + end for name in names for end in ("", *COMPRESSED_ENDINGS))
+
+
+def _retrieval_folder(splits: Splits, encoding: str) -> Mapping:
     tables = {
-        "qrels": Table(files=("qrels/*.tsv", "qrels/*.tsv.gz"), format="tsv"),
-        "queries": Table(files=("queries.jsonl", "queries.jsonl.gz"), format="jsonl"),
-        "corpus": Table(files=("corpus.jsonl", "corpus.jsonl.gz"), format="jsonl"),
+        "qrels": Table(files=_packed("qrels/*.tsv"), format="qrels", encoding=encoding),
+        "queries": Table(files=_packed("queries.jsonl"), format="jsonl", encoding=encoding),
+        "corpus": Table(files=_packed("corpus.jsonl"), format="jsonl", encoding=encoding),
     }
     rows = Rows(
         table="qrels",
@@ -84,7 +90,8 @@ def _retrieval_folder(splits: Splits) -> Mapping:
 
 def _flagembedding(card: Card) -> Mapping:
     fields = {**FLAG_FIELDS, "first": "pos.0"}
-    tables = {"rows": Table(files=("**/*.jsonl", "**/*.jsonl.gz"), format="jsonl", fields=fields)}
+    files = _packed("**/*.jsonl")
+    tables = {"rows": Table(files=files, format="jsonl", fields=fields, encoding=card.encoding)}
     if card.kind in ("classification", "clustering"):
         rows = Rows(query="{query}", label="{category|first}")
     elif card.kind in ("sts", "pair_classification"):

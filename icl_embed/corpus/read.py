@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
@@ -9,14 +10,14 @@ from pathlib import PurePosixPath
 from icl_embed.corpus.read_json import read_json, read_jsonl
 from icl_embed.corpus.read_lines import read_lines, read_matrix
 from icl_embed.corpus.read_python import read_python
-from icl_embed.corpus.read_table import read_arrow, read_csv, read_parquet, read_tsv
+from icl_embed.corpus.read_table import read_arrow, read_csv, read_parquet, read_qrels, read_tsv
 from icl_embed.corpus.read_xml import read_xml
 from icl_embed.corpus.read_yaml import read_yaml
 from icl_embed.corpus.records import Record, Tolerance
 from icl_embed.errors import DataError
 from icl_embed.sources.archive import matches
-from icl_embed.sources.card_rows import Format, Table
-from icl_embed.sources.fetched import Fetched
+from icl_embed.sources.card_rows import WIDE_ENCODINGS, Format, Table
+from icl_embed.sources.fetched import HEAD_BYTES, Fetched, looks_like, plain_name
 
 Reader = Callable[[Fetched, Table, Tolerance], Iterator[Record]]
 
@@ -25,6 +26,7 @@ READERS: dict[Format, Reader] = {
     "json": read_json,
     "csv": read_csv,
     "tsv": read_tsv,
+    "qrels": read_qrels,
     "parquet": read_parquet,
     "arrow": read_arrow,
     "xml": read_xml,
@@ -49,6 +51,10 @@ ENDINGS: dict[str, Format] = {
 }
 
 
+OWN_LOOKS: dict[Format, str] = {"parquet": "a Parquet file", "arrow": "an Arrow file"}
+UTF_16_MARKS = (("utf-16", codecs.BOM_UTF16_LE), ("utf-16", codecs.BOM_UTF16_BE))
+
+
 def read_table(files: Sequence[Fetched], table: Table) -> tuple[list[Record], int]:
     """All records of a table in file and line order, and how many malformed ones were tolerated.
 
@@ -64,7 +70,11 @@ def read_table(files: Sequence[Fetched], table: Table) -> tuple[list[Record], in
     malformed = 0
     for file in chosen:
         tolerance = Tolerance(table.max_malformed, file.name)
-        for record in READERS[_format(file.name, table)](file, table, tolerance):
+        with file.open() as handle:
+            head = handle.read(HEAD_BYTES)
+        chosen_format = _format(file.name, table, head)
+        _refuse_other_content(file.name, chosen_format, head, table.encoding)
+        for record in READERS[chosen_format](file, table, tolerance):
             tolerance.read += 1
             records.append(_tidied(record, table))
         tolerance.settle()
@@ -77,15 +87,50 @@ def _fits(name: str, pattern: str) -> bool:
     return matches(name, pattern) or ("/" not in pattern and matches(re.split(r"[/!]", name)[-1], pattern))
 
 
-def _format(name: str, table: Table) -> Format:
+def _format(name: str, table: Table, head: bytes) -> Format:
     if table.format != "auto":
         return table.format
-    ending = PurePosixPath(name.removesuffix(".gz")).suffix
+    ending = PurePosixPath(plain_name(name)).suffix
     if ending not in ENDINGS:
+        looks = looks_like(head)
+        seen = f" (it looks like {looks})" if looks else ""
         raise DataError(
-            f"{name}: cannot tell the format from its name; set format = one of {', '.join(READERS)}"
+            f"{name}: cannot tell the format from its name{seen}; set format = one of {', '.join(READERS)}"
         )
     return ENDINGS[ending]
+
+
+def _refuse_other_content(name: str, chosen: Format, head: bytes, encoding: str) -> None:
+    """Say what a file is that cannot be what it is read as, before a reader stumbles over its bytes.
+
+    Raises
+        DataError: its first bytes are of another kind.
+    """
+    looks = looks_like(head)
+    if looks == OWN_LOOKS.get(chosen) or (chosen == "arrow" and looks == "an Arrow stream") or not head:
+        return
+    if not looks and chosen not in OWN_LOOKS and not encoding.startswith(WIDE_ENCODINGS):
+        looks = _wide_text(head) or _no_text(head)
+    if looks:
+        raise DataError(f"{name} is read as {chosen}, but looks like {looks}")
+
+
+def _wide_text(head: bytes) -> str:
+    """UTF-16 or UTF-32 in words, with what to do; empty if it is neither."""
+    for name, mark in (("utf-32", codecs.BOM_UTF32_LE), ("utf-32", codecs.BOM_UTF32_BE), *UTF_16_MARKS):
+        if head.startswith(mark):
+            return f'{name.upper()} text; set encoding = "{name}" in the card'
+    for name, zeros, others in (("utf-16-le", head[1::2], head[::2]), ("utf-16-be", head[::2], head[1::2])):
+        if zeros.count(0) > len(zeros) / 2 and others.count(0) < len(others) / 20:
+            return f'UTF-16 text without a byte order mark; set encoding = "{name}" in the card'
+    return ""
+
+
+def _no_text(head: bytes) -> str:
+    controls = sum(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head)
+    if controls <= max(8, len(head) / 20):  # a stray one is for the reader to name, with its line
+        return ""
+    return f"binary data of a kind that is not known here (its first bytes: {head[:8].hex(' ')})"
 
 
 def _tidied(record: Record, table: Table) -> Record:

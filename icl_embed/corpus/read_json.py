@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from icl_embed.corpus.read_lines import BYTE_ORDER_MARK, raw_lines
+from icl_embed.corpus.read_lines import BYTE_ORDER_MARK, line_encoding, not_encoded, raw_lines
 from icl_embed.corpus.records import Record, Tolerance, entries, fault, select
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import Table
@@ -22,11 +22,11 @@ MAX_DOCUMENT_BYTES = 512 << 20
 
 def read_jsonl(file: Fetched, table: Table, tolerance: Tolerance) -> Iterator[Record]:
     """One record per line that is not blank."""
-    for number, line in raw_lines(file):
+    for number, line in raw_lines(file, table.encoding):
         if not line.strip():
             continue
         try:
-            value = parse(line, table.encoding, file.name, number)
+            value = parse(line, line_encoding(table.encoding, number), file.name, number)
             yield select(value, table.fields, file.name, number)
         except DataError as error:
             tolerance.reject(error)
@@ -59,15 +59,26 @@ def parse(data: bytes, encoding: str, file: str, number: int) -> Any:
             file, number, 'starts with a byte order mark; save without it, or set encoding = "utf-8-sig"'
         )
     try:
-        value = orjson.loads(data if encoding == "utf-8" else data.decode(encoding))
-    except UnicodeDecodeError as error:
-        raise fault(file, number, f"is not {encoding}: {error.reason} at byte {error.start}") from error
+        if encoding != "utf-8":
+            data = data.decode(encoding).removeprefix("\ufeff").encode()
+        value = orjson.loads(data)
+    except UnicodeError as error:
+        raise fault(file, number, not_encoded(encoding, str(error))) from error
     except orjson.JSONDecodeError as error:
+        _refuse_other_encodings(data, file, number)
         raise fault(file, number, f"is not valid JSON: {error}") from error
     if b"\\u0000" in data or b"\0" in data:
         raise fault(file, number, "holds a NUL character")
     _refuse_duplicates(value, data, file, number)
     return value
+
+
+def _refuse_other_encodings(data: bytes, file: str, number: int) -> None:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        reason = f"byte 0x{data[error.start]:02x} at column {error.start + 1}"
+        raise fault(file, number, not_encoded("utf-8", reason)) from error
 
 
 def _refuse_duplicates(value: Any, data: bytes, file: str, number: int) -> None:

@@ -6,13 +6,15 @@ import csv
 from collections.abc import Iterator
 from typing import Any
 
-from icl_embed.corpus.read_lines import text_lines
+from icl_embed.corpus.read_lines import MAX_LINE_BYTES, text_lines
 from icl_embed.corpus.records import Record, Tolerance, fault, place_fields, select
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import Table
 from icl_embed.sources.fetched import Fetched
 
 BATCH_ROWS = 4096
+QRELS = ("query-id", "corpus-id", "score")
+csv.field_size_limit(MAX_LINE_BYTES)  # of all readers of the process; Python's own is 128 KiB
 
 
 def read_tsv(file: Fetched, table: Table, tolerance: Tolerance) -> Iterator[Record]:
@@ -27,6 +29,34 @@ def read_tsv(file: Fetched, table: Table, tolerance: Tolerance) -> Iterator[Reco
             yield _row(cells, columns, table, file.name, number)
         except DataError as error:
             tolerance.reject(error)
+
+
+def read_qrels(file: Fetched, table: Table, tolerance: Tolerance) -> Iterator[Record]:
+    """Relevance judgements: BEIR's table, or TREC's lines (query, iteration, passage, grade).
+
+    The fields are BEIR's in both cases. Three columns without a header are BEIR's, in its order.
+    """
+    columns: list[str] = []
+    for number, text in text_lines(file, table, tolerance):
+        cells = text.split("\t") if "\t" in text else text.split()
+        if not columns:
+            columns, is_header = _qrels_columns(cells)
+            if is_header:
+                continue
+        try:
+            yield _row(cells, columns, table, file.name, number)
+        except DataError as error:
+            tolerance.reject(error)
+
+
+def _qrels_columns(cells: list[str]) -> tuple[list[str], bool]:
+    """(columns, whether this first line is their header)."""
+    try:
+        float(cells[-1])
+    except ValueError:
+        return cells, True
+    trec = [QRELS[0], "iteration", *QRELS[1:]]
+    return (trec if len(cells) == len(trec) else list(QRELS)), False
 
 
 def read_csv(file: Fetched, table: Table, tolerance: Tolerance) -> Iterator[Record]:
@@ -57,7 +87,12 @@ def _row(cells: list[str], columns: list[str], table: Table, file: str, number: 
     if len(cells) != len(columns):
         raise fault(file, number, f"has {len(cells)} values, expected {len(columns)} ({', '.join(columns)})")
     if len(set(columns)) != len(columns):
-        raise fault(file, number, f"the columns are not unique: {', '.join(columns)}")
+        raise fault(
+            file,
+            number,
+            f"the columns are not unique: {', '.join(columns)}; if the first line is no header, name the "
+            "columns in the card: columns = […]",
+        )
     values = dict(zip(columns, cells, strict=True))
     if not table.fields:
         return {**values, **place_fields(file, number)}

@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element, ParseError  # types and errors only; 
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
+from icl_embed.corpus.read_lines import opened_as_text
 from icl_embed.corpus.records import Record, Tolerance, place_fields
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import Table
@@ -37,7 +38,9 @@ def read_xml(file: Fetched, table: Table, tolerance: Tolerance) -> Iterator[Reco
     wanted = table.records.split("/")
     number = 0
     try:
-        with file.open() as handle:
+        # a text has no bytes that the file's own declaration could speak of: the card's encoding counts
+        opened = file.open() if table.encoding == "utf-8" else opened_as_text(file, table.encoding)
+        with opened as handle:
             for element, outer in _elements(handle, wanted, file.name):
                 number += 1
                 found = {name: _value(element, outer, path) for name, path in table.fields.items()}
@@ -46,13 +49,19 @@ def read_xml(file: Fetched, table: Table, tolerance: Tolerance) -> Iterator[Reco
         raise DataError(f"{file.name} is not valid XML: {error}") from error
     except DefusedXmlException as error:
         raise DataError(f"{file.name} uses a forbidden XML construction: {type(error).__name__}") from error
+    except ValueError as error:  # expat knows no encoding of several bytes but UTF-8 and UTF-16
+        raise DataError(
+            f'{file.name} cannot be read: {error}; say its encoding in the card, e.g. encoding = "gb18030"'
+        ) from error
     except SyntaxError as error:  # ElementPath says so of a path that it does not understand
         raise DataError(f"a path in the fields of {file.name} is not understood: {error}") from error
     if not number:
         raise DataError(f"{file.name} has no element {table.records}")
 
 
-def _elements(handle: IO[bytes], wanted: list[str], file: str) -> Iterator[tuple[Element, list[Element]]]:
+def _elements(
+    handle: IO[bytes] | IO[str], wanted: list[str], file: str
+) -> Iterator[tuple[Element, list[Element]]]:
     """(element, its ancestors from the root) of each wanted element at its end; memory is then given back."""
     stack: list[Element] = []
     open_records = 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from icl_embed.corpus.read_lines import not_encoded
 from icl_embed.corpus.records import Record, Tolerance, entries, select
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import Table
@@ -74,8 +75,8 @@ def _parse(data: bytes, encoding: str, file: str) -> Any:
             return loader.get_single_data()
         finally:
             loader.dispose()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not {encoding}: {error.reason} at byte {error.start}") from error
+    except UnicodeError as error:
+        raise DataError(f"{file} {not_encoded(encoding, str(error))}") from error
     except yaml.YAMLError as error:
         raise DataError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
 

@@ -11,11 +11,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from icl_embed.errors import DataError
+from icl_embed.sources.fetched import COMPRESSED_ENDINGS
 
 Record = dict[str, Any]
 MISSING = object()
 SUFFIXES = frozenset(
-    ".gz .jsonl .ndjson .json .csv .tsv .txt .parquet .arrow .xml .yaml .yml .py".split()
+    [*".jsonl .ndjson .json .csv .tsv .txt .parquet .arrow .xml .yaml .yml .py".split(), *COMPRESSED_ENDINGS]
 )  # what a stem loses
 
 

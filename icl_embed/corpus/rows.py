@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from icl_embed.errors import DataError
+from icl_embed.sources.card_rows import SplitName
 
 
 def normalised(text: str) -> str:
@@ -23,8 +24,8 @@ def stable_hash(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the contract, before it has an id. ``groups`` and ``given`` serve the split only;
-    ``published`` rows are the dev and test rows of somebody else's benchmark."""
+    """A row of the contract, before it has an id. ``groups`` and ``split`` (what the source's own name of its
+    split means in the card) serve the split only; ``place`` says where it comes from, for messages."""
 
     query: str
     positives: tuple[str, ...] = ()
@@ -34,8 +35,13 @@ class Row:
     positive_scores: tuple[float, ...] | None = None
     negative_scores: tuple[float, ...] | None = None
     groups: tuple[str, ...] = ()
-    given: str = ""
-    published: bool = False
+    split: SplitName | None = None
+    place: str = field(default="", compare=False)
+
+    @property
+    def published(self) -> bool:
+        """Whether it is a dev or test row of somebody else's benchmark."""
+        return self.split in ("dev", "test")
 
     @property
     def order(self) -> int:
@@ -49,7 +55,7 @@ class Passage:
 
     text: str
     groups: tuple[str, ...] = ()
-    given: str = ""
+    split: SplitName | None = None
 
 
 @dataclass
@@ -68,7 +74,7 @@ def checked_by_kind(kind: str, rows: Iterable[Row], rejected: Counter[str]) -> l
     all, so that scores stay comparable.
 
     Raises
-        DataError: scores that are not aligned with their texts, or a pair label other than 0 and 1.
+        DataError: a pair label other than 0 and 1; names file and record.
     """
     kept = []
     for row in rows:
@@ -96,14 +102,15 @@ def _why_useless(kind: str, row: Row) -> str:
     if pair and row.score is None:
         return "no score"
     if kind == "pair_classification" and row.score not in (0.0, 1.0):
-        raise DataError(f"a pair's score must be 0 or 1, found {row.score} for {row.query[:60]!r}")
+        raise DataError(
+            f"{row.place}: a pair's score must be 0 or 1, found {row.score} for {row.query[:60]!r}"
+        )
     same = {normalised(row.query)} >= {normalised(text) for text in row.positives}
     return "query equals its positive" if same and not pair else ""
 
 
 def _without_false_negatives(row: Row, rejected: Counter[str]) -> Row:
     """Without negatives that equal the query or a positive, or come twice; scores stay aligned."""
-    _check_aligned(row)
     forbidden = {normalised(text) for text in (row.query, *row.positives)}
     kept = []
     for index, negative in enumerate(row.negatives):
@@ -121,17 +128,6 @@ def _without_false_negatives(row: Row, rejected: Counter[str]) -> Row:
         negatives=tuple(row.negatives[i] for i in kept),
         negative_scores=None if scores is None else tuple(scores[i] for i in kept),
     )
-
-
-def _check_aligned(row: Row) -> None:
-    for what, texts, scores in (
-        ("positive", row.positives, row.positive_scores),
-        ("negative", row.negatives, row.negative_scores),
-    ):
-        if scores is not None and len(scores) != len(texts):
-            raise DataError(
-                f"{len(scores)} {what} scores for {len(texts)} {what}s of the query {row.query[:60]!r}"
-            )
 
 
 def _consistent_labels(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
@@ -173,10 +169,13 @@ def _distinct(
 
 
 def _merged_by_query(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
-    """One row per query, with all its positives and negatives."""
-    merged: dict[str, Row] = {}
+    """One row per query, with all its positives and negatives.
+
+    The same query in two splits of the source stays two rows: the split rule decides between them.
+    """
+    merged: dict[tuple[str | None, str], Row] = {}
     for row in rows:
-        form = normalised(row.query)
+        form = (row.split, normalised(row.query))
         first = merged.get(form)
         merged[form] = row if first is None else _merge(first, row)
     rejected["merged into a row with the same query"] += len(rows) - len(merged)
@@ -184,8 +183,6 @@ def _merged_by_query(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
 
 
 def _merge(first: Row, second: Row) -> Row:
-    if first.given != second.given:
-        return first  # the same query in two splits of the source: the split rule decides below
     positives = tuple(dict.fromkeys((*first.positives, *second.positives)))
     negatives = tuple(dict.fromkeys((*first.negatives, *second.negatives)))
     return replace(

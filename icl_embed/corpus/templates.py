@@ -58,6 +58,11 @@ def text_of(template: str, record: Mapping[str, Any]) -> str:
 
 def texts_of(templates: str | Sequence[str], record: Mapping[str, Any]) -> list[str]:
     """All texts of one or several templates; a template that is one field alone may hold a list."""
+    return [text for text in _all_texts(templates, record) if text]
+
+
+def _all_texts(templates: str | Sequence[str], record: Mapping[str, Any]) -> list[str]:
+    """As ``texts_of``, with the empty ones, in their places."""
     found: list[str] = []
     for template in [templates] if isinstance(templates, str) else templates:
         if not template:
@@ -68,19 +73,47 @@ def texts_of(templates: str | Sequence[str], record: Mapping[str, Any]) -> list[
             found += [_as_text(item, parts[0][1], record).strip() for item in value]
         else:
             found.append(text_of(template, record))
-    return [text for text in found if text]
+    return found
 
 
-def numbers_of(template: str, record: Mapping[str, Any]) -> list[float] | None:
-    """A list of finite numbers, or nothing if the template is empty or the field absent."""
+def scored_texts_of(
+    what: str, templates: str | Sequence[str], scores: str, record: Mapping[str, Any], rejected: Counter[str]
+) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
+    """The texts and the score of each; an empty text goes with its score, and is counted.
+
+    Parameters
+        what: what the texts are called, in the singular.
+        scores: template of a list of numbers; empty, or a field that is absent, for none.
+
+    Raises
+        DataError: not as many scores as texts, or a score that is no finite number; names file and record.
+    """
+    texts = _all_texts(templates, record)
+    values = _values_of(scores, record)
+    filled = [text for text in texts if text]
+    if values is not None or len(texts) > 1:  # one alone that is empty is an optional field that is absent
+        rejected[f"empty {what}"] += len(texts) - len(filled)
+    if values is None:
+        return tuple(filled), None
+    if len(values) == len(filled):  # also where the source has no scores for its empty texts
+        texts = filled
+    if len(values) != len(texts):
+        raise DataError(f"{where(record)}: {len(values)} {what} scores for {len(texts)} {what}s")
+    kept = [
+        (text, _as_number(value, scores, record)) for text, value in zip(texts, values, strict=True) if text
+    ]
+    return tuple(text for text, _ in kept), tuple(number for _, number in kept)
+
+
+def _values_of(template: str, record: Mapping[str, Any]) -> list[Any] | None:
+    """The list at a template that is one field, or nothing if the template is empty or the field absent."""
     if not template:
         return None
     parts = _parsed(template)
-    name = parts[0][1]
-    value = record.get(name.removesuffix("?")) if _is_single(parts) else None
+    value = record.get(parts[0][1].removesuffix("?")) if _is_single(parts) else None
     if value is None:
         return None
-    return [_as_number(item, name, record) for item in (value if isinstance(value, list) else [value])]
+    return value if isinstance(value, list) else [value]
 
 
 def number_of(template: str, record: Mapping[str, Any]) -> float | None:

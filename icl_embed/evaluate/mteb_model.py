@@ -62,9 +62,14 @@ class MtebBm25:
     def search(
         self, queries: Any, *, top_k: int, top_ranked: dict[str, list[str]] | None = None, **_: Any
     ) -> dict[str, dict[str, float]]:
-        """Scores of the best passages of each query, or of its candidates when those are given."""
+        """Scores of the best passages of each query, or of its candidates when those are given.
+
+        Raises
+            NoBaselineError: no query has a word that any passage has.
+        """
         if self._index is None:
             raise EvaluationError("mteb searched before it indexed the passages")
+        self._index.refuse_as_baseline(list(queries["text"]))
         position = {name: row for row, name in enumerate(self._ids)}
         results: dict[str, dict[str, float]] = {}
         for query_id, text in zip(queries["id"], queries["text"], strict=True):

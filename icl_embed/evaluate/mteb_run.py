@@ -7,9 +7,12 @@ yesterday's score. Our artefact store is the cache.
 from __future__ import annotations
 
 import json
+import logging
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import mteb
@@ -24,6 +27,8 @@ from icl_embed.evaluate.mteb_model import MtebBm25, MtebEncoder, describe_model
 from icl_embed.evaluate.mteb_tasks import LocalTask, build_task
 from icl_embed.evaluate.mteb_values import ItemsOfTest, measure, tolerance_of
 from icl_embed.evaluate.task_data import EvaluationInput, PairData, SearchData, TaskData
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 256  # rows mteb hands over at once; our encoder plans its own batches
 
@@ -94,7 +99,7 @@ def run_task(
             values.
     """
     metric = task.metadata.main_score
-    with quiet_datasets():
+    with quiet_datasets(), warnings_in_one_line(items.task):
         outcome = mteb.evaluate(
             model,
             task,
@@ -136,6 +141,27 @@ def quiet_datasets() -> Iterator[None]:
     finally:
         if was_enabled:
             enable_progress_bars()
+
+
+@contextmanager
+def warnings_in_one_line(task: str) -> Iterator[None]:
+    """What libraries warn of in a run: one line of the log per task and kind, where sklearn would fill pages.
+
+    Most of it concerns metrics that mteb computes beside the main score, such as the precision of a label
+    that was never predicted.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            first = {one.category.__name__: str(one.message) for one in reversed(caught)}
+    for kind, message in first.items():
+        _tell_once(task, kind, " ".join(message.split()))
+
+
+@cache
+def _tell_once(task: str, kind: str, message: str) -> None:
+    logger.warning("%s: %s: %s", task, kind, message)
 
 
 def _result_json(result: Any) -> dict[str, Any]:

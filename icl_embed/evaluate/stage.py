@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.config import EvaluateConfig
-from icl_embed.errors import EvaluationError
+from icl_embed.errors import EvaluationError, NoBaselineError
 from icl_embed.evaluate.encoding import CachingEncoder, Effort, Encoder, Setting
 from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun
 from icl_embed.evaluate.few_shot import Strategy, few_shot_setting
@@ -134,6 +134,8 @@ def evaluate_bm25(
 ) -> dict[str, Any]:
     """Evaluate BM25 on a retrieval or reranking data set; returns counts for the manifest.
 
+    Where it has no word to go by, the scores say that there is no such baseline, and why.
+
     Raises
         EvaluationError: the data set is of another kind, or its data cannot be used.
     """
@@ -143,10 +145,17 @@ def evaluate_bm25(
     if not isinstance(data, SearchData):
         raise EvaluationError(f"{dataset.name}: BM25 ranks passages; it cannot do {dataset.kind}")
     started = time.perf_counter()
-    run = run_bm25(dataset, data, version=VERSION, config=config)
-    run = dataclasses.replace(run, notes={"method": DESCRIPTION})
-    measured = [_Measured(Setting(BM25, ""), run, time.perf_counter() - started)]
-    scores = _summarise(dataset, "bm25", VERSION, measured, (), config=config, seed=seed)
+    measured: list[_Measured] = []
+    absent: tuple[Absence, ...] = ()
+    try:
+        run = run_bm25(dataset, data, version=VERSION, config=config)
+    except NoBaselineError as error:
+        logger.warning("%s: %s", dataset.name, error)
+        absent = (Absence(BM25, str(error)),)
+    else:
+        run = dataclasses.replace(run, notes={"method": DESCRIPTION})
+        measured = [_Measured(Setting(BM25, ""), run, time.perf_counter() - started)]
+    scores = _summarise(dataset, "bm25", VERSION, measured, absent, config=config, seed=seed)
     return _write(out_dir, data, scores, measured)
 
 
@@ -204,7 +213,7 @@ def _summarise(
         model=model_name,
         model_fingerprint=model_fingerprint,
         metric=MAIN_SCORES[dataset.kind],
-        aggregation=measured[0].run.measurement.aggregation,
+        aggregation=measured[0].run.measurement.aggregation if measured else "mean",
         trained_on=dataset.trained_on,
         confidence=config.confidence,
         results=tuple(_setting_score(item, how) for item in measured),
@@ -245,7 +254,7 @@ def _write(
     for item in measured:
         text = json.dumps(item.run.result, indent=1, ensure_ascii=False)
         (out_dir / "mteb" / f"{item.setting.name}.json").write_text(text, encoding="utf-8")
-    if isinstance(data, SearchData):
+    if isinstance(data, SearchData) and measured:
         # The last setting is the few-shot one, if there is one.
         write_top_passages(out_dir, data, measured[-1].run.ranking)
     return _counts(scores)
@@ -268,7 +277,7 @@ def _shown(setting: Setting, data: TaskData) -> dict[str, Any]:
 
 def _counts(scores: EvaluationScores) -> dict[str, Any]:
     return {
-        "queries": scores.results[0].num_queries,
+        "queries": scores.results[0].num_queries if scores.results else 0,
         "scores": {result.setting: round(result.mean, 4) for result in scores.results},
         "absent": {absence.setting: absence.reason for absence in scores.absent},
     }

@@ -10,13 +10,13 @@ from icl_embed.store import StageKey
 
 VERSIONS: Mapping[str, int] = {
     "base-model": 1,
-    "dataset": 1,
-    "pool": 1,
-    "negatives": 1,
+    "dataset": 2,
+    "pool": 2,
+    "negatives": 2,
     "embedder": 4,
     "checkpoint": 1,
     "checkpoint-choice": 1,
-    "evaluation": 4,
+    "evaluation": 5,
     "teacher-scores": 1,
     "reranker": 2,
     "reranker-choice": 1,

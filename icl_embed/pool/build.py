@@ -31,11 +31,12 @@ from icl_embed.pool.export import export_all
 from icl_embed.pool.ingest import PAGE_TEXTS, add_sources, add_texts, read_page
 from icl_embed.pool.inputs import PoolInput, Progress
 from icl_embed.pool.schema import record_lineage
-from icl_embed.pool.statistics import check_limits, collect
+from icl_embed.pool.statistics import check_limits, collect, tell_long_texts
 
 POSITIVE_SHARE = 0.8  # an sts pair from this share of the scale's maximum on is a positive
 NEGATIVE_SHARE = 0.2  # ... and up to this share a negative
 MAX_EXAMPLE_WORDS = 200  # per side; longer ones would fill the prompt
+LONGEST = 2**31 - 1  # characters; no text reaches them
 SPARE_CANDIDATES = 2  # candidate examples per place, because near-duplicates are found late
 
 
@@ -63,17 +64,17 @@ def build_pool(
     with open_for_build(out_dir / DATABASE_NAME) as connection:
         run_script(connection, "schema")
         run_script(connection, "incoming")
+        longest = _settle_long_texts(connection, config)
         add_sources(connection, inputs, progress)
         run_script(connection, "evaluation")
         add_texts(connection, config.decontamination_ngram, progress)
-        _make_pairs(connection, config, progress)
+        _make_pairs(connection, config, longest, progress)
         _set_weights(connection, config.sampling_temperature)
-        run_script(connection, "passages", max_characters=config.max_characters)
-        run_script(
-            connection, "negatives", max_characters=config.max_characters, negative_share=NEGATIVE_SHARE
-        )
+        run_script(connection, "passages", max_characters=longest)
+        run_script(connection, "negatives", max_characters=longest, negative_share=NEGATIVE_SHARE)
         _make_examples(connection, config, seed, progress)
         statistics = collect(connection, config)
+        tell_long_texts(statistics, config)
         check_limits(statistics, config)
         exported = export_all(connection, out_dir)
         tables = record_lineage(connection)
@@ -83,14 +84,25 @@ def build_pool(
     return {"tables": tables, "exported": exported, "pairs": pairs}
 
 
-def _make_pairs(connection: Connection, config: PoolConfig, progress: Progress | None) -> None:
+def _settle_long_texts(connection: Connection, config: PoolConfig) -> int:
+    """Characters above which a text is refused; where long texts are cut instead, the exports do it.
+
+    Everything before them, such as the comparison with evaluated texts, sees the whole text.
+    """
+    is_cut = config.long_texts == "cut"
+    shown = f"rtrim(left(t, {config.max_characters}))" if is_cut else "t"
+    connection.execute(f"CREATE OR REPLACE TEMP MACRO shown(t) AS {shown}")
+    return LONGEST if is_cut else config.max_characters
+
+
+def _make_pairs(connection: Connection, config: PoolConfig, longest: int, progress: Progress | None) -> None:
     run_script(connection, "pairs", positive_share=POSITIVE_SHARE)
     run_script(
         connection,
         "clean",
         ngram=config.decontamination_ngram,
         min_characters=config.min_characters,
-        max_characters=config.max_characters,
+        max_characters=longest,
     )
     run_script(connection, "exact_duplicates")
     datasets = [row[0] for row in fetch_all(connection, "SELECT dataset FROM sources ORDER BY ALL")]

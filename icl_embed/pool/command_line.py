@@ -137,6 +137,10 @@ def statistics_tables(statistics: dict[str, Any]) -> list[Table]:
         sizes.add_row(name, data["kind"], str(train_rows), kept, weight, str(passages), str(shown))
         for reason, count in data["rejected"].items():
             rejections.add_row(name, reason, str(count), statistics["reasons"].get(reason, ""))
+        for what, count in data.get("long_texts", {}).items():
+            if count and what != "pairs":
+                meaning = "longer than pool.max_characters: left out or cut, see pool.long_texts"
+                rejections.add_row(name, f"long {what}", str(count), meaning)
         contact.add_row(
             name,
             *(

@@ -89,7 +89,10 @@ def mine_task(
     task: Task, config: NegativesConfig, *, seed: int, embed: Embed | None
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Negatives of one data set: (its rows in their original order, counts)."""
-    rankings = {name: _rank(task, name, config, embed) for name in config.methods if config.per_query}
+    rankings: dict[str, Ranking] = {
+        name: _rank(task, name, config, embed) for name in config.methods if config.per_query
+    }
+    _warn_of_silence(task, rankings)
     candidates = Candidates(task.passage_keys, labels=task.has_labels)
     tally, padded, fewer = Tally(), 0, 0
     index_of = {key: index for index, key in enumerate(task.passage_keys)}
@@ -116,6 +119,14 @@ def mine_task(
         mined.append([task.passages[index] for index in (*taken, *padding)])
     if fewer:
         logger.warning("data set %s: %d rows have fewer negatives than asked for", task.name, fewer)
+    if tally.kept["random"] > sum(map(len, mined)) / 2:
+        logger.warning(
+            "data set %s: %d of %d mined negatives are drawn at random, as no candidates were left: easy "
+            "ones teach little; negatives.methods and negatives.rank_from say where candidates come from",
+            task.name,
+            tally.kept["random"],
+            sum(map(len, mined)),
+        )
     tally.dropped["non_finite"] += sum(ranking.num_non_finite for ranking in rankings.values())
     tally.kept["given"] += sum(map(len, given_lists))
     counts = {
@@ -130,6 +141,21 @@ def mine_task(
         "rows_with_fewer": fewer,
     }
     return _with_negatives(task.table, given_lists, mined), counts
+
+
+def _warn_of_silence(task: Task, rankings: Mapping[str, Ranking]) -> None:
+    """Say for how many queries a method has no candidate at all: their negatives are random."""
+    for method, ranking in rankings.items():
+        silent = int((ranking.passages[:, 0] < 0).sum()) if ranking.passages.shape[1] else 0
+        if silent:
+            logger.warning(
+                "data set %s: %s has no candidate for %d of %d queries (no word in common with any passage); "
+                "what other methods do not find for them is drawn at random",
+                task.name,
+                method,
+                silent,
+                len(task.queries),
+            )
 
 
 def _rank(task: Task, method: str, config: NegativesConfig, embed: Embed | None) -> Ranking:

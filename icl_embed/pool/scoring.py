@@ -18,13 +18,13 @@ import bm25s
 import numpy as np
 
 from icl_embed.errors import PoolError
+from icl_embed.pool.words import bm25_tokens
 
 Embed = Callable[[Sequence[str], str | None], np.ndarray]  # (texts, instruction or None) -> [N, D]
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports every index it builds
 
 BLOCK_SCORES = 8_000_000  # scores held at once: 32 MB
-_TOKEN_PATTERN = r"(?u)\b\w+\b"  # noqa: S105 (a word, not a secret)
 
 
 class Scorer(Protocol):
@@ -63,8 +63,8 @@ class Bm25Scorer:
 
     def __init__(self, queries: Sequence[str], passages: Sequence[str]) -> None:
         self.num_queries, self.num_passages = len(queries), len(passages)
-        self._queries = _tokenize(queries)
-        tokens = _tokenize(passages)
+        self._queries = bm25_tokens(queries)
+        tokens = bm25_tokens(passages)
         self._index = None
         if any(tokens):  # bm25s cannot index a corpus without a single word
             self._index = bm25s.BM25()
@@ -165,10 +165,3 @@ def top_ranked(scores: np.ndarray, depth: int, floor: float = -np.inf) -> np.nda
         last = np.partition(scores[kept], len(kept) - depth)[len(kept) - depth]
         kept = kept[scores[kept] >= last]
     return kept[np.argsort(-scores[kept], kind="stable")][:depth]
-
-
-def _tokenize(texts: Sequence[str]) -> list[list[str]]:
-    tokens: list[list[str]] = bm25s.tokenize(
-        list(texts), token_pattern=_TOKEN_PATTERN, return_ids=False, show_progress=False
-    )
-    return tokens

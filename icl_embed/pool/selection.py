@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from icl_embed.pool.scoring import Ranking
+from icl_embed.pool.words import words_of
 
 NEAR_DUPLICATE_WORDS = 0.8  # Jaccard of word sets above which two passages say the same
 
@@ -32,7 +32,7 @@ class Candidates:
         """The distinct words of a passage, or the passage itself if it has none."""
         if index not in self._words:
             key = self.keys[index]
-            self._words[index] = frozenset(re.findall(r"\w+", key) or [key])
+            self._words[index] = frozenset(words_of(key) or [key])
         return self._words[index]
 
 

@@ -16,8 +16,8 @@ REASONS = {
     "label_missing": "a label kind without label text",
     "positive_missing": "no positive, or one without a visible character",
     "score_missing": "an sts or pair_classification row without a finite score",
-    "too_short": "the query is shorter than pool.min_characters",
-    "too_long": "query or positive is longer than pool.max_characters",
+    "too_short": "the query is shorter than pool.min_characters (Han, kana and Hangul count as two)",
+    "too_long": "query or positive is longer than pool.max_characters (see pool.long_texts)",
     "positive_equals_query": "both sides are the same text",
     "evaluated_exact": "a side equals a dev or test text of any data set",
     "evaluated_ngram": "a side shares a long word run with a dev or test text of any data set",
@@ -25,6 +25,14 @@ REASONS = {
     "exact_duplicate": "the same pair came before",
     "near_duplicate": "a nearly equal query (sts: pair) came before",
 }
+
+SETTINGS = {
+    "too_short": "pool.min_characters",
+    "too_long": "pool.max_characters or pool.long_texts",
+    "evaluated_ngram": "pool.decontamination_ngram",
+    "near_duplicate": "pool.near_duplicate_threshold",
+}
+"""Which setting a rejection comes from, where it comes from one."""
 
 
 def collect(connection: Connection, config: PoolConfig) -> dict[str, Any]:
@@ -43,6 +51,7 @@ def collect(connection: Connection, config: PoolConfig) -> dict[str, Any]:
             "pairs_out": num_pairs,
             "pairs_not_positive": _not_positive(connection, name),
             "rejected": _counts(connection, "pairs", "reason", name),
+            "long_texts": _long_texts(connection, name, config.max_characters),
             "decontamination": _decontamination(connection, name),
             "negatives_given": _outcomes(connection, "negatives", name),
             "passages": _outcomes(connection, "passages", name),
@@ -62,30 +71,75 @@ def collect(connection: Connection, config: PoolConfig) -> dict[str, Any]:
     }
 
 
+def tell_long_texts(statistics: dict[str, Any], config: PoolConfig) -> None:
+    """Say in the log how many texts are above ``pool.max_characters``, and what happened to them."""
+    outcome = (
+        "are cut there"
+        if config.long_texts == "cut"
+        else ('are left out; pool.long_texts = "cut" keeps their beginning')
+    )
+    for name, found in statistics["datasets"].items():
+        counted = [f"{count} {what}" for what, count in found["long_texts"].items() if count]
+        if counted:
+            logger.warning(
+                "data set %s: %s with more than pool.max_characters = %d characters %s",
+                name,
+                ", ".join(counted),
+                config.max_characters,
+                outcome,
+            )
+
+
 def check_limits(statistics: dict[str, Any], config: PoolConfig) -> None:
     """Refuse a pool that lost too much, or holds nothing to train on.
 
     Raises
-        PoolError: names the data set and the reasons.
+        PoolError: names the data set, the reasons and the settings that they come from.
     """
     kept = 0
     for name, found in statistics["datasets"].items():
         lost = sum(found["rejected"].values())
         share = lost / max(1, found["pairs_in"])
+        reasons = ", ".join(f"{reason} {count}" for reason, count in found["rejected"].items())
+        message = f"data set {name}: {lost} of {found['pairs_in']} training pairs rejected ({reasons})"
         if share > config.max_dropped_fraction:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in found["rejected"].items())
-            message = f"data set {name}: {lost} of {found['pairs_in']} training pairs rejected ({reasons})"
             if found["trained"]:
                 limit = config.max_dropped_fraction
-                raise PoolError(f"{message}; allowed is {limit:.0%}: mend the data, or raise "
-                                "pool.max_dropped_fraction")  # fmt: skip
+                raise PoolError(f"{message}; allowed is {limit:.0%}: {_advice(found)}")
             logger.warning("%s; it is evaluated only, and has fewer examples to choose from", message)
         if found["trained"]:
             kept += found["pairs_out"]
             if not found["pairs_out"]:
-                raise PoolError(f"data set {name} has no training pair left; take it out of data.train")
+                why = f" ({reasons}): {_advice(found)}, or" if lost else ";"
+                raise PoolError(f"data set {name} has no training pair left{why} take it out of data.train")
     if not kept:
         raise PoolError("the pool is empty: name at least one data set with training rows in data.train")
+
+
+def _advice(found: dict[str, Any]) -> str:
+    """What to do about rejected pairs: the setting behind the commonest reasons first."""
+    ordered = sorted(found["rejected"], key=lambda reason: -found["rejected"][reason])
+    settings = [SETTINGS[reason] for reason in ordered if reason in SETTINGS]
+    advice = ["mend the data", *(f"change {name}" for name in settings)]
+    if found["pairs_out"]:  # else nothing would be left, however many may go
+        advice.append("raise pool.max_dropped_fraction")
+    return ", or ".join(advice)
+
+
+def _long_texts(connection: Connection, dataset: str, longest: int) -> dict[str, int]:
+    """Training pairs, given negatives and candidate passages with a text above the limit."""
+    queries = {
+        "pairs": """
+            SELECT count(*) FROM pairs AS p JOIN texts AS q ON q.text_id = p.query_id
+            LEFT JOIN texts AS a ON a.text_id = p.positive_id
+            WHERE p.dataset = ? AND greatest(q.num_characters, coalesce(a.num_characters, 0)) > ?
+        """,
+        "negatives": "SELECT count(*) FROM negatives JOIN texts USING (text_id) "
+        "WHERE dataset = ? AND num_characters > ?",
+        "passages": "SELECT count(*) FROM passages JOIN texts USING (text_id) "
+        "WHERE dataset = ? AND num_characters > ?",
+    }
+    return {what: fetch_count(connection, query, [dataset, longest]) for what, query in queries.items()}
 
 
 def _counts(connection: Connection, table: str, column: str, dataset: str) -> dict[str, int]:

@@ -105,7 +105,15 @@ def pool_table(statistics: Any) -> Table | None:
     """The pool's way from pairs in to pairs out, one row per data set; None when nothing is known."""
     if not isinstance(statistics, Mapping) or not isinstance(statistics.get("datasets"), Mapping):
         return per_dataset_table(statistics)
-    shown = ("pairs_in", "rejected", "pairs_not_positive", "pairs_out", "weight", "decontamination")
+    shown = (
+        "pairs_in",
+        "rejected",
+        "pairs_not_positive",
+        "pairs_out",
+        "weight",
+        "decontamination",
+        "long_texts",
+    )
     picked = {}
     for name, counts in statistics["datasets"].items():
         picked[name] = {part: counts[part] for part in shown if part in counts}

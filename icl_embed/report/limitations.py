@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from icl_embed.evaluate.scores import BM25
 from icl_embed.report.facts import DatasetSize
 from icl_embed.report.score_table import ScoreTable
 
@@ -97,8 +98,11 @@ def _about_examples(config: Mapping[str, Any], table: ScoreTable) -> list[str]:
     for row in table.rows:
         found += [
             f"{row.label}: no few-shot score, because {reason}."
-            for reason in sorted(set(row.absences.values()))
+            for reason in sorted({reason for name, reason in row.absences.items() if name != BM25})
         ]
+        found += (
+            [f"{row.label}: no BM25 score, because {row.absences[BM25]}."] if BM25 in row.absences else []
+        )
     dropped = [
         f"{item.dataset} ({score.notes['examples_dropped']})"
         for item in table.evaluated

@@ -12,6 +12,7 @@ end.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ from icl_embed.pool.choose import compared_forms
 from icl_embed.selection.candidates import Candidates
 from icl_embed.selection.clusters import find_centres, nearest_centre
 from icl_embed.selection.diversity import choose_by_mmr
+
+logger = logging.getLogger(__name__)
 
 NearestBy = Literal["dense", "mmr", "bm25"]
 
@@ -62,6 +65,7 @@ class NearestExamples:
         if not queries:
             return Selection((), ())
         if self.by == "bm25":
+            self._warn_of_silence(queries)
             return Selection.of([self._take(self._ranked_by_words(query), query) for query in queries])
         vectors = self.candidates.query_vectors(queries)
         if self.max_sets:
@@ -82,6 +86,16 @@ class NearestExamples:
         vectors = self.candidates.vectors
         share = self.relevance_share if self.by == "mmr" else 1.0
         return choose_by_mmr(vectors, vectors @ vector, self.shots + 1, relevance_share=share)
+
+    def _warn_of_silence(self, queries: Sequence[str]) -> None:
+        silent = sum(not self._index.known_words(query) for query in queries)
+        if silent:
+            logger.warning(
+                "%s: %d of %d queries have no word that any candidate has; they see the pool's draw",
+                self.candidates.task,
+                silent,
+                len(queries),
+            )
 
     def _ranked_by_words(self, query: str) -> list[int]:
         found = [row for row, _ in self._index.best(query, self.shots + 1)]

@@ -20,12 +20,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from icl_embed.errors import SourceError
-from icl_embed.sources.fetched import MAX_RATIO, RATIO_FLOOR_BYTES, Fetched
+from icl_embed.sources.fetched import HEAD_BYTES, MAX_RATIO, RATIO_FLOOR_BYTES, Fetched, looks_like
 from icl_embed.store.files import CHUNK_BYTES, fsync_path
 
 MAX_MEMBER_BYTES = 512 << 20  # of a member that is read into memory
 MAX_TOTAL_BYTES = 1 << 30  # of all members of one source together
 MAX_MEMBERS = 200_000
+READ_HERE = ("a tar archive", "a zip archive", "data compressed by gzip")  # of what ``looks_like`` tells
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 Member = tuple[str, int, int]  # name, size as declared, stored size (0 where a tarball does not say)
@@ -121,6 +122,10 @@ def _opened(handle: IO[bytes], archive: str) -> Iterator[tuple[list[Member], Ope
             yield _checked(members, archive), lambda name: zipped.open(infos[name])
         return
     limit = max(RATIO_FLOOR_BYTES, MAX_RATIO * handle.seek(0, io.SEEK_END))
+    handle.seek(0)
+    looks = looks_like(handle.read(HEAD_BYTES))
+    if looks and not looks.startswith(READ_HERE):
+        raise SourceError(f"{archive} looks like {looks}; zip, wheel, tar, tar.gz, tar.bz2, tar.xz are read")
     handle.seek(0)
     with tarfile.open(fileobj=handle, mode="r:*") as tar:
         files: dict[str, tarfile.TarInfo] = {}

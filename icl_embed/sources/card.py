@@ -17,7 +17,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from icl_embed.config import Kind
 from icl_embed.errors import ConfigError
 from icl_embed.sources.card_errors import explain
-from icl_embed.sources.card_rows import Corpus, FieldName, Negatives, Rows, Splits, Table
+from icl_embed.sources.card_rows import Corpus, Encoding, FieldName, Negatives, Rows, Splits, Table
 from icl_embed.sources.card_source import LocalSource, Part, Source
 
 CardName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -41,6 +41,7 @@ class Card(Part):
     homepage: str = Field(pattern=r"^(https?://\S+)?$")
     description: str = Field("", description="what the rows are and how they were derived")
     layout: Layout = "records"
+    encoding: Encoding = Field("utf-8", description="of the files of a layout; tables say their own")
     source: Source
     tables: dict[FieldName, Table] = Field({})
     rows: Rows | None = None
@@ -54,6 +55,10 @@ class Card(Part):
         if self.layout == "records":
             if not self.tables or self.rows is None:
                 raise ValueError("a card needs [tables.NAME] and [rows], or a layout that knows them")
+            if self.encoding != "utf-8":
+                raise ValueError(
+                    "encoding belongs into the table whose files have it: [tables.NAME] encoding"
+                )
             self._check_tables(self.rows)
             self._check_kind(self.rows)
         elif self.tables or self.rows is not None:

@@ -17,19 +17,53 @@ This file is the whole mapping language, and its documentation.
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from icl_embed.sources.card_source import Part
 
 Format = Literal[
-    "auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "xml", "yaml", "python", "lines", "matrix"
+    "auto",
+    "jsonl",
+    "json",
+    "csv",
+    "tsv",
+    "qrels",
+    "parquet",
+    "arrow",
+    "xml",
+    "yaml",
+    "python",
+    "lines",
+    "matrix",
 ]
 FieldName = Annotated[str, Field(pattern=r"^[^{}\x00]+$")]
 Templates = str | tuple[str, ...]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+WIDE_ENCODINGS = ("utf-16", "utf-32")  # where a byte 10 is not the end of a line; also with -le and -be
+
+
+def _is_encoding(name: str) -> str:
+    known = ""
+    try:
+        known = codecs.lookup(name).name
+        readable = known.startswith(WIDE_ENCODINGS) or b"a\n".decode(known) == "a\n"
+    except (LookupError, ValueError):
+        readable = False
+    if not readable:
+        raise ValueError(
+            "no encoding of texts; usual ones are utf-8, utf-16, gb18030, shift_jis, cp1252, latin-1"
+        )
+    return "latin-1" if known == "iso8859-1" else known
+
+
+Encoding = Annotated[str, AfterValidator(_is_encoding)]
+"""Any encoding that Python knows and that keeps lines apart."""
 
 
 def _compiles(pattern: str) -> str:
@@ -51,8 +85,13 @@ class Table(Part):
     """
 
     files: tuple[str, ...] = Field(("**",), min_length=1, description="globs over the source's files")
-    format: Format = Field("auto", description="auto: by the file name's ending, before .gz")
-    encoding: Literal["utf-8", "utf-8-sig", "latin-1", "cp1252"] = "utf-8"
+    format: Format = Field(
+        "auto",
+        description="auto: by the file name's ending, before .gz and the like; qrels: BEIR's or TREC's",
+    )
+    encoding: Encoding = Field(
+        "utf-8", description="e.g. utf-16, gb18030, cp1252; xml: the file says it itself"
+    )
     records: str = Field("", description="where records are: an XML element, or a path in JSON or YAML")
     fields: dict[FieldName, str] = Field({}, description="name → path; empty keeps the record's own fields")
     columns: tuple[str, ...] = Field((), description="csv, tsv: the columns of a file without header")
@@ -151,6 +190,9 @@ class Splits(Part):
     dropped; for dense pair data, where everything would hang together. ``given``: the source says it;
     ``train``, ``dev``, ``test`` then list the values of ``value``, and a text that is in two splits is
     dropped from the one that comes first in train, dev, test.
+
+    Texts that were chosen by this hash before (the training rows that we export, say) would all fall into one
+    split again; a draw that cannot be chance is therefore drawn anew, with salt.
     """
 
     method: Literal["hash", "text", "given"] = "hash"
@@ -183,11 +225,12 @@ class Splits(Part):
 
     def split_of(self, value: str) -> SplitName | None:
         """The split that a source's own name means under ``given``; None when it is not used."""
-        for name in SPLIT_NAMES:
-            part = getattr(self, name)
-            if isinstance(part, tuple) and value in part:
-                return name
-        return None
+        return next((name for name in SPLIT_NAMES if value in self.names_of(name)), None)
+
+    def names_of(self, split: SplitName) -> tuple[str, ...]:
+        """The source's own names of a split under ``given``."""
+        part = getattr(self, split)
+        return part if isinstance(part, tuple) else ()
 
     def fractions(self) -> tuple[float, float, float]:
         """Shares of train, dev and test under ``hash`` and ``text``."""

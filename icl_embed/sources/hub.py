@@ -13,6 +13,7 @@ from icl_embed.sources.archive import matches
 from icl_embed.sources.card_source import HubSource
 from icl_embed.sources.fetched import Fetched
 from icl_embed.sources.local import fetch_local
+from icl_embed.sources.transfer import may_pass
 
 # Weights as safetensors, tokenizer and settings: never pickles, never code.
 MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt")
@@ -22,8 +23,9 @@ def fetch_hub(source: HubSource, downloads: Path) -> list[Fetched]:
     """The matching files of a data set repository.
 
     Raises
-        SourceError: the hub cannot be reached and the commit is not cached, the repository or commit does
-            not exist, or no file matches.
+        SourceUnreachableError: the hub does not answer, or with a trouble of its own; waiting can help.
+        SourceError: the commit is not cached and the hub may not be asked, the repository or commit does not
+            exist, the disk refuses, or no file matches.
     """
     snapshot, cache = _snapshot(
         source.repository, source.revision, source.files, downloads / "hub", kind="dataset"
@@ -45,7 +47,7 @@ def _snapshot(
 ) -> tuple[Path, Path]:
     """The folder of the commit (links into the cache), and the cache that it is in."""
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     patterns = [pattern.replace("**/", "*").replace("**", "*") for pattern in files]
 
@@ -70,10 +72,31 @@ def _snapshot(
             return path, folder
     try:
         return snapshot(cache, offline=False), cache
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except (_client_error(), OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        kind_of_error = SourceUnreachableError if isinstance(error, OSError) else SourceError
+        kind_of_error = SourceUnreachableError if _may_pass(error) else SourceError
         raise kind_of_error(
             f"cannot get {repository} at {revision} from the hub: {reason}. Without a network, "
             "download the files elsewhere and use a local source"
         ) from error
+
+
+def _client_error() -> type[Exception]:
+    """The base of all errors of the hub's HTTP client, whichever client this version uses."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    base: type[Exception] = HfHubHTTPError.__bases__[0]
+    return base
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether waiting can help. The hub wraps what happened: the cause says it, not the wrapper."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, LocalEntryNotFoundError):
+        return error.__cause__ is not None and _may_pass(error.__cause__)
+    if isinstance(error, HfHubHTTPError):
+        return may_pass(error.response.status_code)
+    if isinstance(error, OfflineModeIsEnabled):  # somebody said so; it stays so
+        return False
+    return isinstance(error, (_client_error(), ConnectionError, TimeoutError))

@@ -25,10 +25,20 @@ from icl_embed.sources.card_source import PypiSource
 from icl_embed.sources.downloads import cached_file
 from icl_embed.sources.fetched import Fetched, Progress
 from icl_embed.sources.package_index import PackageIndex, configured_index
-from icl_embed.sources.transfer import Patience, Transfer, shown
+from icl_embed.sources.transfer import (
+    Patience,
+    Transfer,
+    TransientError,
+    may_pass,
+    patiently,
+    reason_of,
+    retry_after,
+    shown,
+)
 
 MAX_FILE_BYTES = 4 << 30
 TIMEOUTS = (10.0, 60.0)
+PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
 def fetch_pypi(source: PypiSource, downloads: Path, *, progress: Progress | None = None) -> list[Fetched]:
@@ -57,15 +67,16 @@ def fetch_pypi_file(
     """The path of a verified wheel or sdist; from the downloads folder if it is there.
 
     Raises
-        SourceError: the index cannot be reached, does not list the file (the message names what it lists for
-            this version), lists another sha256, or sends something else.
+        SourceUnreachableError: an index that may have the file does not answer; waiting can help.
+        SourceError: no index lists the file (the message names what they list for this version), or it lists
+            another sha256, or sends something else.
     """
     index = index or configured_index()
     patience = patience or Patience()
 
     def download(partial: Path) -> None:
         with index.session() as session:
-            found = _locate(package, version, filename, index, session)
+            found = _locate(package, version, filename, index, session, patience)
             _check_listing(found, sha256)
             max_bytes = found.size or MAX_FILE_BYTES
             # mirrors often keep files on another host than the index; the sha256 decides what is accepted
@@ -76,37 +87,60 @@ def fetch_pypi_file(
 
 
 def _locate(
-    package: str, version: str, filename: str, index: PackageIndex, session: requests.Session
+    package: str,
+    version: str,
+    filename: str,
+    index: PackageIndex,
+    session: requests.Session,
+    patience: Patience,
 ) -> DistributionPackage:
     listed: list[DistributionPackage] = []
-    failures: list[str] = []
+    failures: list[SourceError] = []
     for endpoint in index.endpoints:
         try:
-            page = _project_page(package, endpoint, session)
+            page = _project_page(package, endpoint, session, patience)
         except SourceError as error:
-            failures.append(str(error))
+            failures.append(error)
             continue
         for candidate in page.packages:
             if candidate.filename == filename:
                 return candidate
         listed += page.packages
-    if not listed and failures:
-        raise SourceError(
-            f"{package} {version} cannot be looked up: {'; '.join(failures)}. Check pip's index-url "
-            "(pip config list), or bring the file into the downloads folder by hand"
+    # An index that did not answer may have the file, whatever the others list.
+    is_transient = any(error.is_transient for error in failures)
+    if failures and (is_transient or not listed):
+        kind = SourceUnreachableError if is_transient else SourceError
+        reasons = "; ".join(map(str, failures))
+        raise kind(
+            f"{package} {version} cannot be looked up: {reasons}. Check pip's index-url (pip config list), "
+            "or bring the file into the downloads folder by hand"
         )
     raise SourceError(f"the package index has no {filename} of {package}; {_what_exists(listed, version)}")
 
 
-def _project_page(package: str, endpoint: str, session: requests.Session) -> ProjectPage:
-    try:
-        return PyPISimple(endpoint, session=session).get_project_page(package, timeout=TIMEOUTS)
-    except NoSuchProjectError as error:
-        raise SourceError(f"{shown(endpoint)} has no project {package}") from error
-    except (UnsupportedContentTypeError, UnsupportedRepoVersionError) as error:
-        raise SourceError(f"{shown(endpoint)} does not speak the simple index protocol") from error
-    except requests.RequestException as error:
-        raise SourceUnreachableError(f"{shown(endpoint)} does not answer ({type(error).__name__})") from error
+def _project_page(package: str, endpoint: str, session: requests.Session, patience: Patience) -> ProjectPage:
+    def attempt() -> ProjectPage:
+        try:
+            return PyPISimple(endpoint, session=session).get_project_page(package, timeout=TIMEOUTS)
+        except NoSuchProjectError as error:
+            raise SourceError(f"{shown(endpoint)} has no project {package}") from error
+        except (UnsupportedContentTypeError, UnsupportedRepoVersionError) as error:
+            raise SourceError(f"{shown(endpoint)} does not speak the simple index protocol") from error
+        except requests.HTTPError as error:
+            answer = error.response
+            if answer is not None and may_pass(answer.status_code):
+                raise TransientError(
+                    f"the server answered {answer.status_code}", retry_after(answer)
+                ) from error
+            raise SourceError(f"{shown(endpoint)} refuses: {reason_of(error)}") from error
+        except PASSING as error:
+            raise TransientError(reason_of(error)) from error
+        except requests.RequestException as error:
+            raise SourceError(f"{shown(endpoint)} cannot be asked: {reason_of(error)}") from error
+
+    return patiently(
+        attempt, patience, name=f"the page of {package}", what=f"{shown(endpoint)} does not answer"
+    )
 
 
 def _check_listing(found: DistributionPackage, sha256: str) -> None:

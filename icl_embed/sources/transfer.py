@@ -1,5 +1,7 @@
 """One file over HTTP: resumed, bounded in size and time, retried where retrying can help.
 
+What can be mended by waiting is decided here for all sources (``may_pass``, ``patiently``).
+
 Redirects are followed by hand, so that a pinned file cannot quietly come from another host or over plain
 http. Nothing here checks the sha256; ``downloads.cached_file`` does, before anybody sees the file.
 """
@@ -9,8 +11,12 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -25,7 +31,9 @@ logger = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 18
 MAX_REDIRECTS = 5
 MAX_WAIT_SECONDS = 30.0
-RETRIED_STATUS = (408, 425, 429, 500, 502, 503, 504)
+RETRIED_STATUS = (408, 425, 429)  # and every 5xx but those that say "never"
+NEVER_STATUS = (501, 505, 511)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,38 @@ class Patience:
     read_timeout: float = 60.0
 
 
-class _TransientError(Exception):
+class TransientError(Exception):
     """Worth another attempt; ``wait`` is what the server asked for, in seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
         self.wait = wait
+
+
+def may_pass(status: int) -> bool:
+    """Whether a server that answers so may answer otherwise in a while."""
+    return status in RETRIED_STATUS or (500 <= status < 600 and status not in NEVER_STATUS)
+
+
+def patiently(attempt: Callable[[], T], patience: Patience, *, name: str, what: str, advice: str = "") -> T:
+    """What ``attempt`` returns, tried again as long as it raises ``TransientError``.
+
+    Raises
+        SourceUnreachableError: the last attempt failed as well; the message begins with ``what``.
+    """
+    wait = patience.first_wait
+    number = 1
+    while True:
+        try:
+            return attempt()
+        except TransientError as error:
+            if number >= patience.attempts:
+                raise SourceUnreachableError(f"{what} after {number} attempts: {error}{advice}") from error
+            pause = min(MAX_WAIT_SECONDS, max(wait, error.wait))
+            logger.warning("%s: %s; attempt %d in %.1f s", name, error, number + 1, pause)
+        time.sleep(pause)
+        wait *= 2
+        number += 1
 
 
 @dataclass(frozen=True)
@@ -62,20 +96,13 @@ class Transfer:
         Raises
             SourceError: refused, too large, redirected away, or still failing after the last attempt.
         """
-        wait = self.patience.first_wait
-        for attempt in range(1, self.patience.attempts + 1):
-            try:
-                return self._attempt(partial, session, progress)
-            except _TransientError as error:
-                if attempt == self.patience.attempts:
-                    raise SourceUnreachableError(
-                        f"cannot fetch {self.name} from {shown(self.url)} after {attempt} attempts: {error}. "
-                        "What arrived is kept, and the next run continues it"
-                    ) from error
-                pause = min(MAX_WAIT_SECONDS, max(wait, error.wait))
-                logger.warning("%s: %s; attempt %d in %.1f s", self.name, error, attempt + 1, pause)
-                time.sleep(pause)
-                wait *= 2
+        patiently(
+            lambda: self._attempt(partial, session, progress),
+            self.patience,
+            name=self.name,
+            what=f"cannot fetch {self.name} from {shown(self.url)}",
+            advice=". What arrived is kept, and the next run continues it",
+        )
 
     def _attempt(self, partial: Path, session: requests.Session, progress: Progress | None) -> None:
         offset = partial.stat().st_size if partial.exists() else 0
@@ -83,15 +110,15 @@ class Transfer:
             with self._request(session, offset) as response:
                 if response.status_code == requests.codes.requested_range_not_satisfiable:
                     partial.unlink(missing_ok=True)
-                    raise _TransientError("the server cannot continue our part of the file; starting again")
+                    raise TransientError("the server cannot continue our part of the file; starting again")
                 offset = _accepted_offset(response, offset)
                 self._receive(response, partial, offset, progress)
         except requests.exceptions.InvalidSchema as error:
             raise SourceError(f"cannot fetch {shown(self.url)}: {error}") from error
         except (requests.ConnectionError, requests.Timeout) as error:
-            raise _TransientError(_reason(error)) from error
+            raise TransientError(reason_of(error)) from error
         except requests.RequestException as error:
-            raise SourceError(f"cannot fetch {shown(self.url)}: {_reason(error)}") from error
+            raise SourceError(f"cannot fetch {shown(self.url)}: {reason_of(error)}") from error
 
     def _request(self, session: requests.Session, offset: int) -> requests.Response:
         url = self.url
@@ -122,9 +149,9 @@ class Transfer:
 
     def _judged(self, response: requests.Response) -> requests.Response:
         status = response.status_code
-        if status in RETRIED_STATUS:
+        if may_pass(status):
             response.close()
-            raise _TransientError(f"the server answered {status}", _retry_after(response))
+            raise TransientError(f"the server answered {status}", retry_after(response))
         if status not in (200, 206, 416):
             response.close()
             raise SourceError(f"{shown(self.url)} answered {status} {response.reason}; is the address right?")
@@ -151,7 +178,7 @@ class Transfer:
                     if progress is not None:
                         progress(self.name, done, expected)
             except urllib3.exceptions.ReadTimeoutError as error:
-                raise _TransientError("the server fell silent") from error
+                raise TransientError("the server fell silent") from error
             except urllib3.exceptions.HTTPError as error:
                 raise _truncated(done, expected) from error
         if expected is not None and done != expected:
@@ -168,16 +195,23 @@ def _accepted_offset(response: requests.Response, offset: int) -> int:
     return offset
 
 
-def _truncated(done: int, expected: int | None) -> _TransientError:
-    return _TransientError(f"truncated: {done} bytes arrived, expected {expected or 'more'}")
+def _truncated(done: int, expected: int | None) -> TransientError:
+    return TransientError(f"truncated: {done} bytes arrived, expected {expected or 'more'}")
 
 
-def _retry_after(response: requests.Response) -> float:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else 0.0
+def retry_after(response: requests.Response) -> float:
+    """Seconds that the server asks to wait: a number, or a date as HTTP writes it; 0 if it does not say."""
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isdigit():
+        return float(value)
+    try:
+        until = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The error in words, without addresses that may hold a password."""
     if isinstance(error, requests.exceptions.ReadTimeout):
         return "the server fell silent"

@@ -59,11 +59,11 @@ def compare_all(given: argparse.Namespace, scratch: Path) -> None:
     """Every task asked for, written as it comes."""
     import torch
 
-    from icl_embed.benchmark.mteb.mirror_folder import folder_sets
+    from icl_embed.benchmark.mteb.mirror_folder import contents_of
 
     machine = describe_machine(torch.get_num_threads())
     report: dict[str, Any] = {"about": __doc__.splitlines()[0], "machine": machine, "tasks": {}}
-    for served in folder_sets(given.mirror):
+    for served in contents_of(given.mirror).sets:
         if served.task and (not given.task or served.task in given.task):
             row = compare(served, given.mirror, given.model, scratch)
             print(json.dumps({served.task: row}), flush=True)

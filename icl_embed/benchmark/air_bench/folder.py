@@ -12,7 +12,7 @@ from icl_embed.corpus.records import Record
 from icl_embed.errors import DataError, EvaluationError, MissingTaskError
 from icl_embed.sources.archive import matches
 from icl_embed.sources.card_rows import Table
-from icl_embed.sources.fetched import Fetched
+from icl_embed.sources.fetched import COMPRESSED_ENDINGS, Fetched
 from icl_embed.sources.local import fetch_local
 
 MAX_CARD_BYTES = 1 << 20
@@ -108,5 +108,5 @@ def _listed(value: Any) -> Sequence[Any]:
 def _usual(part: Part) -> list[str]:
     """Where a part's files lie when no card says so: one file, shards, or a folder of files."""
     stems = (part.split, f"{part.split}-*", f"{part.split}/*")
-    endings = [ending + packed for ending in ENDINGS for packed in ("", ".gz")]
+    endings = [ending + packed for ending in ENDINGS for packed in ("", *COMPRESSED_ENDINGS)]
     return [f"{part.config}/{stem}{ending}" for stem in stems for ending in endings]

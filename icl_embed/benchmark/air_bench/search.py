@@ -54,8 +54,13 @@ def search(
 def search_bm25(
     queries: Mapping[str, str], passages: Mapping[str, str], *, top_k: int = SEARCH_TOP_K
 ) -> Ranking:
-    """The passages that share a word with each query, by BM25."""
+    """The passages that share a word with each query, by BM25.
+
+    Raises
+        NoBaselineError: no query has a word that any passage has.
+    """
     index = Bm25Index.build(list(passages.values()))
+    index.refuse_as_baseline(list(queries.values()))
     ids = list(passages)
     return {
         query: {ids[row]: score for row, score in index.best(text, top_k)} for query, text in queries.items()

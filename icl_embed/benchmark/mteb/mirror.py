@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from icl_embed.benchmark.mteb.mirror_folder import FolderSet, folder_sets
+from icl_embed.benchmark.mteb.mirror_folder import FolderSet, contents_of
 from icl_embed.benchmark.mteb.mirror_hub import HubFolder, find_hub_folder
 from icl_embed.errors import DataError, MissingTaskError
 
@@ -15,19 +15,15 @@ Source = FolderSet | HubFolder
 def names_of_folders(mirror: Path) -> dict[str, str]:
     """The folders of a mirror with a manifest → the task that each is a copy of, else its own name.
 
-    Raises
-        DataError: a manifest is not one.
+    A folder whose manifest cannot be read keeps its name: opening it says what is wrong.
     """
-    return {one.name: _name_of(one) for one in folder_sets(mirror)}
+    found = contents_of(mirror)
+    return {**{name: name for name in found.unreadable}, **{one.name: _name_of(one) for one in found.sets}}
 
 
 def served_names(mirror: Path) -> list[str]:
-    """Every name that a mirror's manifests serve: tasks of mteb and local sets, sorted.
-
-    Raises
-        DataError: a manifest is not one.
-    """
-    return sorted(set(names_of_folders(mirror).values()))
+    """Every name that a mirror's manifests serve: tasks of mteb and local sets, sorted."""
+    return sorted({_name_of(one) for one in contents_of(mirror).sets})
 
 
 def _name_of(served: FolderSet) -> str:
@@ -39,11 +35,11 @@ def find_source(mirror: Path, metadata: Any, subset: str) -> Source:
     """The folder that serves an official task: a set with a manifest, else one in the hub's layout.
 
     Raises
-        MissingTaskError: there is none; the reason says what was looked for.
-        DataError: a manifest is not one, two sets claim to be the task, or a folder in the hub's layout
-            cannot be chosen.
+        MissingTaskError: there is none; the reason says what was looked for, and what cannot be read.
+        DataError: two sets claim to be the task, or a folder in the hub's layout cannot be chosen.
     """
-    sets = folder_sets(mirror)
+    found_sets = contents_of(mirror)
+    sets = found_sets.sets
     named = [one for one in sets if one.task == metadata.name]
     fitting = [one for one in named if one.subset in ("", subset)]
     if len(fitting) > 1:
@@ -64,6 +60,9 @@ def find_source(mirror: Path, metadata: Any, subset: str) -> Source:
             f"the mirror {mirror} has neither a folder whose manifest names {metadata.name} nor "
             f"datasets--{path.replace('/', '--')} or {path}"
         )
+    if found_sets.unreadable:
+        unread = "; ".join(found_sets.unreadable.values())
+        reason = f"{reason} (or it is in a folder that cannot be read: {unread})"
     raise MissingTaskError(metadata.name, f"{reason}; add it to the mirror, or run it from the hub")
 
 

@@ -1,4 +1,4 @@
-"""A mirror folder in our own format: one folder per set, plain or gzipped JSON lines, and a manifest.
+"""A mirror folder in our own format: one folder per set, plain or compressed JSON lines, and a manifest.
 
 ``manifest.json`` says what the set is and what its files must hold::
 
@@ -19,9 +19,11 @@ Retrieval: ``corpus.jsonl`` (_id, title, text), ``queries.jsonl`` (_id, text), `
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -30,12 +32,14 @@ from icl_embed.corpus.read import read_table
 from icl_embed.corpus.records import Record
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import Table
-from icl_embed.sources.fetched import Fetched
+from icl_embed.sources.fetched import COMPRESSED_ENDINGS, Fetched
 from icl_embed.store.files import sha256_of
 
 MANIFEST_NAME = "manifest.json"
 NO_COPY = ("related", "source of")
-ENDINGS = (".jsonl.gz", ".jsonl", ".tsv.gz", ".tsv")
+ENDINGS = tuple(plain + packed for plain in (".jsonl", ".tsv") for packed in (*COMPRESSED_ENDINGS, ""))
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,8 @@ class FolderSet:
         """All records of a file, named without its ending (``test``, ``qrels/test``); empty if there is none.
 
         Raises
-            DataError: a record is not readable as UTF-8 JSON (or tab-separated) text, the rows are not as
-                many or the bytes are not those that the manifest promises.
+            DataError: a record is not readable as UTF-8 JSON (judgements: as BEIR or TREC write them), the
+                rows are not as many or the bytes are not those that the manifest promises.
             SourceError: a compressed file is damaged.
         """
         existing = [stem + ending for ending in ENDINGS if (self.folder / (stem + ending)).is_file()]
@@ -83,7 +87,8 @@ class FolderSet:
         shown = f"{self.name}/{name}"
         path = self.folder / name
         self._check_bytes(name, path)
-        records, _ = read_table([Fetched(shown, path)], Table(files=(shown,)))
+        table = Table(files=(shown,), format="qrels" if stem.startswith("qrels/") else "auto")
+        records, _ = read_table([Fetched(shown, path)], table)
         promised = self._promised(name).get("rows")
         if promised is not None and promised != len(records):
             raise DataError(
@@ -105,14 +110,35 @@ class FolderSet:
             )
 
 
-def folder_sets(mirror: Path) -> list[FolderSet]:
-    """Every set with a manifest in a mirror: the folder itself, or each folder in it.
+@dataclass(frozen=True)
+class Contents:
+    """What a mirror's folders with a manifest are.
 
-    Raises
-        DataError: a manifest is not one.
+    Attributes
+        unreadable: folder name → why its manifest cannot be read; for those who ask for this set.
     """
+
+    sets: tuple[FolderSet, ...]
+    unreadable: Mapping[str, str]
+
+
+def contents_of(mirror: Path) -> Contents:
+    """Every set with a manifest in a mirror: the folder itself, or each folder in it."""
     folders = [mirror, *sorted(path for path in mirror.iterdir() if path.is_dir())] if mirror.is_dir() else []
-    return [read_manifest(folder) for folder in folders if (folder / MANIFEST_NAME).is_file()]
+    sets, unreadable = [], {}
+    for folder in folders:
+        try:
+            if (folder / MANIFEST_NAME).exists():
+                sets.append(read_manifest(folder))
+        except (DataError, OSError) as error:
+            unreadable[folder.resolve().name] = str(error)
+            _tell_once(str(error))
+    return Contents(tuple(sets), unreadable)
+
+
+@cache
+def _tell_once(reason: str) -> None:
+    logger.warning("a folder of the mirror is left out: %s", reason)
 
 
 def read_manifest(folder: Path) -> FolderSet:

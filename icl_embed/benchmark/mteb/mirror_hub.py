@@ -12,8 +12,9 @@ from pathlib import Path
 
 from icl_embed.benchmark.mteb.mirror_folder import MANIFEST_NAME
 from icl_embed.errors import DataError
+from icl_embed.sources.fetched import COMPRESSED_ENDINGS
 
-DATA_ENDINGS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".arrow", ".zst")
+DATA_ENDINGS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".arrow", *COMPRESSED_ENDINGS)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,13 +22,18 @@ from icl_embed.corpus.records import Record, where
 from icl_embed.errors import DataError
 from icl_embed.evaluate.task_data import neutral_id
 
+logger = logging.getLogger(__name__)
+
 
 def search_rows(served: FolderSet, split: str) -> dict[str, Any]:
     """What one split of a task of mteb's holds: corpus, queries, relevant_docs, top_ranked.
 
+    As from the hub, a judgement may name a query or passage that is not there, and a query may have none;
+    ``content_of`` counts what concerns the split.
+
     Raises
-        DataError: a record lacks a field, an identity appears twice, a judgement names what is not there, a
-            query has no judgement, the corpus is empty.
+        DataError: a record lacks a field, an identity appears twice, most judgements name what is not there,
+            the corpus is empty.
     """
     return _retrieval(served, split) if served.kind == "retrieval" else _reranking(served.read(split))
 
@@ -45,8 +51,8 @@ def _retrieval(served: FolderSet, split: str) -> dict[str, Any]:
     for record in served.read(f"qrels/{split}"):
         query, passage = identity_of(record, "query-id"), identity_of(record, "corpus-id")
         judged.setdefault(query, {})[passage] = whole_number_of(record, "score")
+    _refuse_foreign(served, split, judged, queries["id"], passages["id"])
     asked = _judged_queries(served, split, queries, judged)
-    _refuse_unknown(served, "passage", {name for found in judged.values() for name in found}, passages["id"])
     return {
         "corpus": Dataset.from_dict(passages),
         "queries": Dataset.from_dict(asked),
@@ -58,12 +64,7 @@ def _retrieval(served: FolderSet, split: str) -> dict[str, Any]:
 def _judged_queries(
     served: FolderSet, split: str, queries: Columns, judged: Mapping[str, Mapping[str, int]]
 ) -> Columns:
-    """The queries of a split, in file order, as mteb's loader leaves them.
-
-    Raises
-        DataError: a judgement of an unknown query, or a query that no split judges.
-    """
-    _refuse_unknown(served, "query", set(judged), queries["id"])
+    """The queries of a split, in file order, as mteb's loader leaves them."""
     elsewhere = {
         identity_of(record, "query-id")
         for other in served.splits
@@ -72,9 +73,12 @@ def _judged_queries(
     }
     lost = [name for name in queries["id"] if name not in judged and name not in elsewhere]
     if lost:
-        raise DataError(
-            f"{served.name}: the query {lost[0]!r} has no relevance judgement in any split "
-            f"({len(lost)} of {len(queries['id'])} queries); add its judgements or remove it"
+        logger.warning(
+            "%s: %d of %d queries have no relevance judgement in any split and are left out, e.g. %r",
+            served.name,
+            len(lost),
+            len(queries["id"]),
+            lost[0],
         )
     kept = [row for row, name in enumerate(queries["id"]) if name in judged]
     return {name: [values[row] for row in kept] for name, values in queries.items()}
@@ -119,10 +123,27 @@ def refuse_duplicates(what: str, names: Iterable[str]) -> None:
         seen.add(name)
 
 
-def _refuse_unknown(served: FolderSet, what: str, named: set[str], known: list[str]) -> None:
-    unknown = sorted(named - set(known))
-    if unknown:
+def _refuse_foreign(
+    served: FolderSet,
+    split: str,
+    judged: Mapping[str, Mapping[str, int]],
+    queries: Iterable[str],
+    passages: Iterable[str],
+) -> None:
+    """Some judgements may be of what is not there; when most are, they are of another set.
+
+    Raises
+        DataError: most are.
+    """
+    known_queries, known_passages = set(queries), set(passages)
+    pairs = [(query, passage) for query, found in judged.items() for passage in found]
+    foreign = [
+        f"the query {query!r}" if query not in known_queries else f"the passage {passage!r}"
+        for query, passage in pairs
+        if query not in known_queries or passage not in known_passages
+    ]
+    if len(foreign) > len(pairs) / 2:
         raise DataError(
-            f"{served.name}: a relevance judgement names the {what} {unknown[0]!r}, which is not in its file "
-            f"({len(unknown)} such); the files do not belong together"
+            f"{served.name}: {len(foreign)} of {len(pairs)} relevance judgements of {split} name what is not "
+            f"in its files, e.g. {foreign[0]}; the files do not belong together"
         )

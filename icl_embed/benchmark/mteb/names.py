@@ -49,7 +49,6 @@ def resolve(names: Sequence[str], *, mirror: Path | None = None) -> list[str]:
 
     Raises
         ConfigError: a name that neither mteb nor the mirror has; the nearest are suggested.
-        DataError: a manifest of the mirror is not one.
     """
     local = names_of_folders(mirror) if mirror else {}
     found = [name for asked in names for name in _expanded(asked, local)]

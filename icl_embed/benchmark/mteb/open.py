@@ -11,7 +11,7 @@ from mteb.abstasks import AbsTaskRetrieval
 
 from icl_embed.benchmark.mteb.content import content_of, fingerprint_of
 from icl_embed.benchmark.mteb.mirror import Source, find_source, served_from
-from icl_embed.benchmark.mteb.mirror_folder import FolderSet, folder_sets
+from icl_embed.benchmark.mteb.mirror_folder import FolderSet, contents_of
 from icl_embed.benchmark.mteb.mirror_hub import HubFolder
 from icl_embed.benchmark.mteb.names import AskedTask, parse, resolve, task_class, usual_split, usual_subset
 from icl_embed.benchmark.mteb.official import (
@@ -107,7 +107,10 @@ def _open_official(known: Any, asked: AskedTask, mirror: Path | None) -> MtebTas
 
 
 def _open_local(asked: AskedTask, mirror: Path | None) -> MtebTask:
-    served = next(one for one in folder_sets(mirror or Path()) if one.name == asked.task)
+    found = contents_of(mirror or Path())
+    if asked.task in found.unreadable:
+        raise DataError(found.unreadable[asked.task])
+    served = next(one for one in found.sets if one.name == asked.task)
     split = asked.split or usual_split([*served.splits, "none"])
     if asked.split is None and split not in ("test", "validation", "dev"):
         raise MissingTaskError(

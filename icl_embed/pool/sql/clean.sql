@@ -8,6 +8,7 @@ SELECT p.pair_id, p.dataset, p.row_id, p.position, s.kind, p.label, p.score, p.i
        q.match_id AS query_match, a.match_id AS positive_match,
        q.num_words AS query_words, a.num_words AS positive_words,
        q.num_characters AS query_characters, coalesce(a.num_characters, 0) AS positive_characters,
+       q.num_characters < $min_characters AND q.num_characters + syllables(q.text) < $min_characters AS is_short,
        q.match_id IN (FROM evaluated_matches)
            OR (NOT has_labels(s.kind) AND coalesce(a.match_id IN (FROM evaluated_matches), FALSE)) AS evaluated_exact,
        p.query_id IN (FROM ngram_texts)
@@ -22,7 +23,7 @@ UPDATE pairs SET reason = CASE
     WHEN has_labels(kind) AND positive_characters = 0 THEN 'label_missing'
     WHEN positive_characters = 0 THEN 'positive_missing'
     WHEN has_scores(kind) AND NOT coalesce(isfinite(pairs.score), FALSE) THEN 'score_missing'
-    WHEN query_characters < $min_characters THEN 'too_short'
+    WHEN is_short THEN 'too_short'
     WHEN greatest(query_characters, positive_characters) > $max_characters THEN 'too_long'
     WHEN query_match = positive_match THEN 'positive_equals_query'
     WHEN evaluated_exact THEN 'evaluated_exact'

@@ -2,6 +2,9 @@
 
 CREATE OR REPLACE TEMP MACRO id_of(t) AS left(sha256(t), 16);
 CREATE OR REPLACE TEMP MACRO has_labels(kind) AS kind IN ('classification', 'clustering');
+-- Characters that stand for a syllable or a word: each says what two or three letters say.
+CREATE OR REPLACE TEMP MACRO syllables(t) AS
+    length(regexp_replace(t, '[^\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]', '', 'g'));
 CREATE OR REPLACE TEMP MACRO has_scores(kind) AS kind IN ('sts', 'pair_classification');
 
 CREATE OR REPLACE TEMP TABLE incoming_rows (

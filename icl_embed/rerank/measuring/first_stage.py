@@ -25,7 +25,7 @@ def bm25_measurements(
     found = {}
     for folder in evaluations:
         scores = read_scores(folder)
-        if scores.dataset in wanted:
+        if scores.dataset in wanted and scores.results:  # none: it had no word to go by
             found[scores.dataset] = _measured(folder, scores, wanted[scores.dataset])
     return found
 

@@ -16,6 +16,7 @@ from icl_embed.evaluate.measurement import Bootstrap, compare
 from icl_embed.evaluate.scores import read_examples, read_measurements, read_ranking, read_scores
 from tests.icl_embed.benchmark.conftest import opened
 from tests.icl_embed.benchmark.local_store import KINDS, add_dataset, rows_of
+from tests.icl_embed.evaluate.folders import row
 
 SETTINGS = tuple(settings_of([0, 2], ["random"], [0, 1]))
 
@@ -188,6 +189,15 @@ def test_bm25_is_asked_once_and_says_what_it_cannot_do(store, request_of, tmp_pa
     assert read_scores(one.artefact.path).results[0].setting == "bm25"
     assert [(one.task, one.setting) for one in outcome.absent] == [("data/pairs", "zero-shot")]
     assert "it cannot do sts" in outcome.absent[0].reason
+
+
+def test_without_a_word_to_go_by_bm25_has_no_score_instead_of_zero(store, request_of, tmp_path):
+    bm25 = OpenedModel(EvaluatedModel("bm25", "v1", tmp_path, dtype="none"), "bm25")
+    rows = [row("test", n, f"вопрос{n}", positives=[f"answer{n} of many"]) for n in range(6)]
+    outcome = run_grid(request_of(add_dataset(store, "foreign", rows=rows)), bm25, store)
+    assert not outcome.measured and not outcome.failed
+    (one,) = outcome.absent
+    assert one.task == "data/foreign" and "none of the 6 queries has a word" in one.reason
 
 
 def test_the_summary_averages_seeds_then_tasks_and_pairs_gains(store, model, request_of):

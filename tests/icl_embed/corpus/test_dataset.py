@@ -5,6 +5,7 @@ import pytest
 
 from icl_embed.corpus.rows import normalised
 from icl_embed.errors import DataError
+from icl_embed.sources.card import load_card
 from tests.icl_embed.corpus.cards import build, corpus, write_card, write_jsonl
 
 LABELLED = """
@@ -284,11 +285,70 @@ def test_a_negative_that_equals_a_positive_is_dropped_with_its_score(tmp_path):
     assert sum(counts["rejected"].values()) == 1
 
 
+def test_an_empty_negative_goes_with_its_score_and_is_counted(tmp_path):
+    record = {
+        "query": "q",
+        "pos": ["p"],
+        "neg": ["n", "", "m"],
+        "pos_scores": [1.0],
+        "neg_scores": [0.5, 0.0, 0.1],
+    }
+    write_jsonl(tmp_path / "data" / "train.jsonl", [record])
+    card = write_card(tmp_path, "retrieval", "[splits]\ntrain = 1.0\ntest = 0.0\n", layout="flagembedding")
+    counts, (row,) = build(card, tmp_path)
+    assert (row["negatives"], row["negative_scores"]) == (["n", "m"], [0.5, 0.1])
+    assert counts["rejected"]["empty negative"] == 1
+
+
+def test_a_negative_that_many_rows_share_is_no_leak(tmp_path):
+    records = [
+        {"query": f"question {i}", "pos": [f"answer {i}"], "neg": ["shared by all", f"only {i}"]}
+        for i in range(40)
+    ]
+    write_jsonl(tmp_path / "data" / "train.jsonl", records)
+    body = "[splits]\ntrain = 0.5\ntest = 0.5\n"
+    counts, rows = build(write_card(tmp_path, "retrieval", body, layout="flagembedding"), tmp_path)
+    assert counts["rows"]["train"] and counts["rows"]["test"]
+    assert all("shared by all" in row["negatives"] for row in rows)
+    assert {p["split"] for p in corpus(tmp_path) if p["text"] == "shared by all"} == {"train", "test"}
+    assert not texts_of(rows, "train") & texts_of(rows, "test")
+
+
+def test_a_label_of_a_pair_is_told_with_file_and_record(tmp_path):
+    write_tsv(tmp_path / "data" / "a.tsv", [("x", "y", 1), ("z", "w", 3)])
+    with pytest.raises(DataError, match=r"a\.tsv, record 2: a pair's score must be 0 or 1, found 3.0"):
+        build(write_card(tmp_path, "pair_classification", PAIRS), tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["folder", "flagembedding"])
+def test_the_files_of_a_layout_may_be_in_another_encoding(tmp_path, layout):
+    card = 'encoding = "gb18030"\n'
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if layout == "folder":
+        (folder / "corpus.jsonl").write_bytes('{"_id": "d1", "text": "苹果"}\n'.encode("gb18030"))
+        (folder / "queries.jsonl").write_bytes('{"_id": "一", "text": "水果"}\n'.encode("gb18030"))
+        (folder / "qrels").mkdir()
+        (folder / "qrels" / "train.tsv").write_bytes(
+            "query-id\tcorpus-id\tscore\n一\td1\t1\n".encode("gb18030")
+        )
+        body = ""
+    else:
+        (folder / "a.jsonl").write_bytes('{"query": "水果", "pos": ["苹果"]}\n'.encode("gb18030"))
+        body = "[splits]\ntrain = 1.0\ntest = 0.0\n"
+    with pytest.raises(DataError, match='encoding = "gb18030"'):
+        build(write_card(tmp_path, "retrieval", body, layout=layout), tmp_path)
+    path = tmp_path / "small.toml"
+    path.write_text(card + path.read_text())
+    _, (row,) = build(load_card(path), tmp_path)
+    assert (row["query"], row["positives"]) == ("水果", ["苹果"])
+
+
 def test_flagembedding_scores_must_be_aligned(tmp_path):
     record = {"query": "q", "pos": ["p"], "neg": ["n", "m"], "pos_scores": [1.0], "neg_scores": [0.5]}
     write_jsonl(tmp_path / "data" / "train.jsonl", [record])
     card = write_card(tmp_path, "retrieval", "[splits]\ntrain = 1.0\ntest = 0.0\n", layout="flagembedding")
-    with pytest.raises(DataError, match="1 negative scores for 2 negatives"):
+    with pytest.raises(DataError, match="train.jsonl, record 1: 1 negative scores for 2 negatives"):
         build(card, tmp_path)
 
 
@@ -409,3 +469,57 @@ test = 0.0
         "t5": "good",
     }
     assert counts["rejected"] == {"no label": 1}
+
+
+def two_judged_splits(folder, files):
+    write_jsonl(folder / "corpus.jsonl", [{"_id": f"d{i}", "text": f"passage {i}"} for i in range(5)])
+    write_jsonl(folder / "queries.jsonl", [{"_id": f"q{i}", "text": f"question {i}"} for i in range(5)])
+    (folder / "qrels").mkdir()
+    for name, numbers in files.items():
+        lines = [f"q{i}\td{i}\t1\n" for i in numbers]
+        (folder / "qrels" / f"{name}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+
+
+def test_a_query_of_two_splits_belongs_to_the_later_one(tmp_path):
+    two_judged_splits(tmp_path / "data", {"dev": [0, 1], "test": [1, 2, 3], "train": [0, 3, 4]})
+    counts, rows = build(write_card(tmp_path, "retrieval", layout="folder"), tmp_path)
+    assert counts["rows"] == {"train": 1, "dev": 1, "test": 3}
+    assert counts["rejected"]["text also in a later split"] == 3
+    assert {row["query"] for row in rows if row["split"] == "test"} == {f"question {i}" for i in (1, 2, 3)}
+
+
+def test_names_of_one_split_are_merged_and_unused_ones_decide_nothing(tmp_path):
+    two_judged_splits(tmp_path / "data", {"valid": [0, 1], "validation": [1, 2], "extra": [0], "test": [3]})
+    counts, _ = build(write_card(tmp_path, "retrieval", layout="folder"), tmp_path)
+    assert counts["rows"] == {"train": 0, "dev": 3, "test": 1}
+    assert counts["rejected"]["of a split that the card does not use"] == 1
+    assert counts["rejected"]["merged into a row with the same query"] == 1
+
+
+def test_a_label_in_an_unused_split_contradicts_nothing(tmp_path):
+    for name, label in (("train", "a"), ("old", "b")):
+        write_jsonl(tmp_path / "data" / f"{name}.jsonl", [{"text": "one text", "label": label}])
+    body = '[tables.rows]\n[rows]\nquery = "{text}"\nlabel = "{label}"\n[splits]\nmethod = "given"\n'
+    counts, rows = build(write_card(tmp_path, "classification", body), tmp_path)
+    assert [row["label"] for row in rows] == ["a"]
+    assert counts["rejected"] == {"of a split that the card does not use": 1}
+
+
+@pytest.mark.parametrize(
+    ("splits", "asked"),
+    [
+        ("", "'train' or 'dev' or 'validation' or 'valid' or 'val' or 'test'"),
+        ('train = ["part1"]\ntest = ["held-out"]', "'held-out'"),
+        ('train = ["parts"]', "'parts'"),
+    ],
+)
+def test_split_names_that_the_source_does_not_have_are_told_with_those_it_has(tmp_path, splits, asked):
+    for name in ("part1", "part2"):
+        write_jsonl(
+            tmp_path / "data" / f"{name}.jsonl", [{"text": f"{name} {i}", "label": i} for i in range(3)]
+        )
+    body = f'[tables.rows]\n[rows]\nquery = "{{text}}"\nlabel = "{{label}}"\n[splits]\nmethod = "given"\n{splits}\n'
+    with pytest.raises(
+        DataError, match=rf"split called {asked}; the source has: 'part1' \(3 rows\), 'part2' \(3 rows\)"
+    ):
+        build(write_card(tmp_path, "classification", body), tmp_path)

@@ -1,3 +1,6 @@
+import bz2
+import gzip
+import lzma
 from pathlib import Path
 
 import pyarrow as pa
@@ -5,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from icl_embed.corpus.read import read_table
-from icl_embed.errors import DataError
+from icl_embed.errors import DataError, SourceError
 from icl_embed.sources.card_rows import Table
 from icl_embed.sources.fetched import Fetched
 
@@ -51,6 +54,163 @@ def test_a_byte_order_mark_can_be_declared():
 
 def test_tsv_has_no_quoting_and_skips_comments():
     assert read("a.tsv", '# note\n"a\tb"\n', columns=["x", "y"], comment="#") == [{"x": '"a', "y": 'b"'}]
+
+
+QUESTION = "请问北京的苹果价格是多少？"
+AS_CSV, AS_JSONL = f'q,n\r\n"{QUESTION}",1\r\n', f'{{"q": "{QUESTION}", "n": "1"}}\n\n'
+AS_XML = f'<?xml version="1.0" encoding="gb18030"?><r><i><q>{QUESTION}</q><n>1</n></i></r>'
+FIELDS = {"q": "q", "n": "n"}
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "UTF-16LE", "utf-16-be", "utf-32", "gb18030", "gbk", "utf-8-sig"]
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_in_other_encodings_are_read_in_every_format(encoding, packed):
+    def stored(text):
+        return gzip.compress(text.encode(encoding)) if packed else text.encode(encoding)
+
+    asked, expected = {"encoding": encoding}, {"q": QUESTION, "n": "1"}
+    assert read("a.csv", stored(AS_CSV), **asked) == [expected]
+    assert read("a.tsv", stored(AS_CSV.replace(",", "\t").replace('"', "")), **asked) == [expected]
+    assert read("a.jsonl", stored(AS_JSONL), **asked) == [expected]
+    assert read("a.json", stored(f"[{AS_JSONL}]"), **asked) == [expected]
+    assert read("a.yaml", stored(f"- {AS_JSONL}"), **asked) == [expected]
+    assert read("a.txt", stored(f"\n{QUESTION}\n"), **asked) == [{"text": QUESTION, "line": 1}]
+    assert read("a.xml", stored(AS_XML), records="i", fields=FIELDS, **asked) == [expected]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.tsv", "a.txt", "a.yaml"])
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [
+        ("utf-16", '"utf-16"'),
+        ("utf-16-le", '"utf-16-le"'),
+        ("utf-16-be", '"utf-16-be"'),
+        ("gb18030", '"gb18030"'),
+        ("cp1252", '"cp1252"'),
+    ],
+)
+def test_a_file_in_another_encoding_is_told_with_the_setting_that_mends_it(name, encoding, told):
+    text = (
+        "[1] café, plain words in a line that is long enough"
+        if encoding == "cp1252"
+        else f'[1] "{QUESTION}"' * 3
+    )
+    if encoding.startswith("utf-16"):
+        text = "plain words " * 5 + text
+    with pytest.raises(DataError, match=rf"^{name}.*encoding = .*{told}"):
+        read(name, text.encode(encoding))
+
+
+def test_duplicate_keys_are_found_in_other_encodings_too():
+    with pytest.raises(DataError, match="appears twice"):
+        read("a.jsonl", '{"键": 1, "键": 2}'.encode("gb18030"), encoding="gb18030")
+
+
+@pytest.mark.parametrize("encoding", ["utf-17", "hex", "cp037", "no such\0thing"])
+def test_what_is_no_encoding_of_lines_is_refused_by_the_card(encoding):
+    with pytest.raises(ValueError, match=r"usual ones are .*gb18030"):
+        Table(encoding=encoding)
+
+
+def test_a_csv_value_may_be_as_long_as_a_json_line():
+    long = "word " * 60_000
+    assert read("a.csv", f"q,a\n1,{long}\n") == [{"q": "1", "a": long}]
+    with pytest.raises(DataError, match="field larger"):
+        read("a.csv", 'q\n"' + ("line" * 250_000 + "\n") * 20 + '"\n')
+
+
+def zstd(data):
+    return pa.compress(data, codec="zstd", asbytes=True)
+
+
+def lz4(data):
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "lz4") as packed:
+        packed.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+SKIPPED = b"\x50\x2a\x4d\x18\x04\0\0\0note"  # parallel zstd writers begin with such a frame
+PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd, ".lz4": lz4}
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_compressed_files_are_read_whatever_they_are_called(ending):
+    pack, lines = PACKERS[ending], [f'{{"q": "{number}"}}\n'.encode() for number in range(2000)]
+    data = pack(b"".join(lines[:900])) + pack(
+        b"".join(lines[900:])
+    )  # two streams, as parallel writers leave them
+    expected = [{"q": str(number)} for number in range(2000)]
+    for name in (f"rows.jsonl{ending}", "rows.jsonl", "rows.jsonl.gz"):
+        assert read(name, data) == expected
+    assert read_table([Fetched(f"a/test.jsonl{ending}", data=data)], Table())[0][0]["_stem"] == "test"
+    with pytest.raises(SourceError, match=f"rows.jsonl{ending} is damaged"):
+        read(f"rows.jsonl{ending}", pack(b"".join(lines))[:-9])
+
+
+def test_a_frame_to_be_skipped_is_skipped():
+    assert read("rows.jsonl", SKIPPED + zstd(b'{"q": "1"}\n')) == [{"q": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("data", "seen"),
+    [
+        (b"PK\x03\x04\x14\0\0\0", "a zip archive"),
+        (b"PAR1\x15\x04\x15\x10", "a Parquet file"),
+        (b"\xff\xff\xff\xff\x80\x02\0\0", "an Arrow stream"),
+        (b"SQLite format 3\0\x10\0", "a SQLite database"),
+        (b"\x80\x04\x95\x10\0\0", "a Python pickle"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj", "a PDF"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html>sign in</html>", "a web page"),
+        (bytes(range(1, 32)) * 4, "binary data of a kind that is not known here .its first bytes: 01 02"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_no_text_is_named(data, seen, packed):
+    data = gzip.compress(data) if packed else data
+    for name in ("a.jsonl", "a.csv", "a.txt"):
+        with pytest.raises(DataError, match=f"^{name} is read as .*looks like {seen}"):
+            read(name, data)
+
+
+def test_a_file_without_an_ending_is_told_with_what_it_looks_like():
+    with pytest.raises(DataError, match=r"cannot tell the format.*looks like a Parquet file.; set format"):
+        read("rows", b"PAR1\x15\x04\x15\x10")
+    with pytest.raises(DataError, match="read as parquet, but looks like a zip"):
+        read("rows.parquet", b"PK\x03\x04\x14\0\0\0")
+
+
+def test_a_table_may_have_a_column_that_is_called_like_a_kind_of_file():
+    assert read("a.csv", "ORCID,GGUF\n1,2\n") == [{"ORCID": "1", "GGUF": "2"}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "query-id\tcorpus-id\tscore\nq 1\td1\t2\n",
+        "q 1\t0\td1\t2\n",  # TREC
+        "q 1\td1\t2\n",
+    ],
+)
+def test_judgements_are_read_as_beir_and_trec_write_them(text):
+    (found,) = read("qrels/test.tsv", text, format="qrels")
+    assert [found[name] for name in ("query-id", "corpus-id", "score")] == ["q 1", "d1", "2"]
+
+
+def test_judgements_may_be_apart_by_spaces():
+    found = read("qrels/test.tsv", "1000 Q0 d7 1\n1001  Q0  d8  0\n", format="qrels")
+    assert [(one["query-id"], one["corpus-id"], one["score"]) for one in found] == [
+        ("1000", "d7", "1"),
+        ("1001", "d8", "0"),
+    ]
+
+
+def test_a_table_without_a_header_is_told_how_to_name_its_columns():
+    with pytest.raises(DataError, match=r"if the first line is no header.*columns = "):
+        read("a.tsv", "1000\t0\t0\t1\n1001\t0\t1\t1\n")
 
 
 def test_other_encodings_are_declared():

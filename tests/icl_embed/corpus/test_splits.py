@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_embed.corpus.rows import Collected, Passage, Row, normalised
+from icl_embed.corpus.rows import Collected, Passage, Row, normalised, stable_hash
 from icl_embed.corpus.splits import Split, check_disjoint, split_data
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import Splits
@@ -72,6 +72,37 @@ def test_of_a_shared_corpus_only_the_queries_are_apart():
         check_disjoint(both, shared_corpus=False)
 
 
-def test_given_names_that_fit_nothing_are_told():
-    with pytest.raises(DataError, match="no row belongs to a split"):
-        split_data(Collected([Row("q", given="part1")]), Splits(method="given"), shared_corpus=False)
+def test_a_passage_that_answers_nothing_may_be_in_two_splits():
+    shared = {"train": [Passage("a passage")], "dev": [], "test": [Passage("A passage")]}
+    check_disjoint(Split({"train": [Row("q1", ("p1",))], "dev": [], "test": []}, shared), shared_corpus=False)
+    leak = Split({"train": [Row("q1", ("a passage",))], "dev": [], "test": []}, shared)
+    with pytest.raises(DataError, match="'a passage' is in the splits train and test"):
+        check_disjoint(leak, shared_corpus=False)
+
+
+def sizes(rows, splits):
+    result = split_data(Collected(list(rows), rejected=Counter()), splits, shared_corpus=False)
+    return {name: len(part) for name, part in result.rows.items()}, result
+
+
+@pytest.mark.parametrize("method", ["hash", "text"])
+def test_rows_that_a_hash_split_chose_can_be_split_by_hash_again(method):
+    rows, splits = [Row(f"query {i}") for i in range(500)], Splits(method=method)
+    for generation in range(3):  # our own training rows, exported and read again, and once more
+        found, result = sizes(rows, splits)
+        assert 0.70 < found["train"] / len(rows) < 0.90, generation
+        rows = result.rows["train"]
+
+
+def test_a_draw_by_chance_stays_as_it_was():
+    splits = Splits(train=0.7, dev=0.1, test=0.2)
+    rows = [Row(f"query {i}") for i in range(300)]
+    _, result = sizes(rows, splits)
+    for name, low, high in (("train", 0.0, 0.7), ("dev", 0.7, 0.8), ("test", 0.8, 1.0)):
+        for one in result.rows[name]:
+            assert low <= stable_hash(f"split:text:{one.query}") / 2**64 < high
+
+
+def test_few_rows_that_hang_together_are_no_reason_to_draw_again():
+    with pytest.raises(DataError, match="test split is empty"):
+        sizes([Row(f"query {i}", ("hub",)) for i in range(900)], Splits())

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from icl_embed.corpus.templates import exploded, fulfils, joined, numbers_of, text_of, texts_of
+from icl_embed.corpus.templates import exploded, fulfils, joined, scored_texts_of, text_of, texts_of
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import Condition, Join
 
@@ -60,12 +60,32 @@ def test_a_field_with_code_like_braces_is_data_not_a_template():
     assert text_of("{a}", {"a": "{b}"}) == "{b}"
 
 
-def test_numbers_are_finite():
-    assert numbers_of("{s}", {"s": [1, "2.5"]}) == [1.0, 2.5]
-    assert numbers_of("{s?}", {}) is None
+def scored(texts, scores, **more):
+    rejected = Counter()
+    record = {"t": texts, "_file": "f", "_number": 7} | ({} if scores is None else {"s": scores}) | more
+    return *scored_texts_of("negative", "{t?}", "{s?}", record, rejected), dict(+rejected)
+
+
+def test_scores_stay_with_their_texts():
+    assert scored(["a", "b"], [1, "2.5"]) == (("a", "b"), (1.0, 2.5), {})
+    assert scored(["a", "b"], None) == (("a", "b"), None, {})
+    assert scored("a", 3) == (("a",), (3.0,), {})
+    assert scored(None, None) == ((), None, {}), "an optional field that is absent is no empty text"
     for bad in (["x"], [float("nan")], [True], [10**400]):
-        with pytest.raises(DataError, match="finite number"):
-            numbers_of("{s}", {"s": bad})
+        with pytest.raises(DataError, match="f, record 7.*finite number"):
+            scored(["a"], bad)
+
+
+@pytest.mark.parametrize("scores", [[0.3, 0.0, 0.2], [0.3, None, 0.2], [0.3, 0.2]])
+@pytest.mark.parametrize("nothing", ["", "  ", None])
+def test_an_empty_text_goes_with_its_score_and_is_counted(nothing, scores):
+    assert scored(["a", nothing, "b"], scores) == (("a", "b"), (0.3, 0.2), {"empty negative": 1})
+    assert scored(["a", nothing], None) == (("a",), None, {"empty negative": 1})
+
+
+def test_scores_that_fit_no_texts_are_told_with_file_and_record():
+    with pytest.raises(DataError, match="f, record 7: 1 negative scores for 3 negatives"):
+        scored(["a", "", "b"], [0.3])
 
 
 @pytest.mark.parametrize(

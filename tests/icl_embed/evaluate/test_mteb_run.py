@@ -1,6 +1,7 @@
 """mteb's scores on our data, against slow obvious references, and every value behind them."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from icl_embed.evaluate.encoding import CachingEncoder, Setting
 from icl_embed.evaluate.measurement import Bootstrap, compare
 from icl_embed.evaluate.task_data import read_task_data
 from icl_embed.examples import Example
-from tests.icl_embed.evaluate.folders import HashEncoder, make_dataset, row, write_dataset
+from tests.icl_embed.evaluate.folders import HashEncoder, make_dataset, row, sentence, write_dataset
 
 KINDS = ("retrieval", "reranking", "classification", "clustering", "sts", "pair_classification")
 CONFIG = EvaluateConfig(label_experiments=3, cluster_sets=4)
@@ -61,6 +62,22 @@ def test_accuracy_per_text_is_the_share_of_classifiers_that_get_it_right(tmp_pat
     outcome = run(make_dataset(tmp_path, "classification"), encoder)
     assert outcome.notes == {"classifiers": 3, "texts_per_label": 8, "labels": 3}
     assert {round(3 * value) / 3 for value in outcome.measurement.values} == set(outcome.measurement.values)
+
+
+def test_what_sklearn_warns_of_is_one_line(tmp_path, encoder, caplog):
+    rows = [
+        row(split, n, sentence(n + start), label=f"label {n % 12}")
+        for split, start, size in (("train", 0, 24), ("test", 900, 4))
+        for n in range(size)
+    ]
+    dataset = write_dataset(tmp_path, "classification", rows, name="many-labels")  # most are never predicted
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            run(dataset, encoder)
+    assert [one for one in shown if one.category.__name__ == "UndefinedMetricWarning"] == []
+    told = [record.message for record in caplog.records if "UndefinedMetricWarning" in record.message]
+    assert len(told) == 1 and told[0].startswith("many-labels: ") and "\n" not in told[0]
 
 
 def test_clustering_uses_every_text_and_pairs_the_sets_of_two_settings(tmp_path, encoder):

@@ -11,7 +11,7 @@ from icl_embed.errors import EvaluationError
 from icl_embed.evaluate.evaluated import EvaluatedModel
 from icl_embed.evaluate.scores import read_examples, read_measurements, read_scores
 from icl_embed.evaluate.stage import evaluate_bm25, evaluate_encoder, evaluate_model
-from tests.icl_embed.evaluate.folders import make_dataset, write_pool
+from tests.icl_embed.evaluate.folders import make_dataset, row, write_dataset, write_pool
 
 CONFIG = EvaluateConfig(shots=2, label_experiments=2, cluster_sets=4, bootstrap_resamples=200)
 PAIRS = [("red fish", "a fish that is red"), ("big moon", "the moon is big"), ("old tree", "a tree of age")]
@@ -148,3 +148,44 @@ def test_scores_of_another_shape_are_refused(tmp_path):
         (tmp_path / "scores.json").write_text(text)
         with pytest.raises(EvaluationError, match="is not an evaluation's scores"):
             read_scores(tmp_path)
+
+
+def chinese(folder, queries):
+    cities = "北京 上海 广州 深圳 杭州 成都 武汉 西安".split()
+    rows = [
+        row("test", n, queries.format(city=city), positives=[f"{city}市场上苹果的价格为每公斤五元。"])
+        for n, city in enumerate(cities)
+    ]
+    corpus = [(f"p{n}", "test", item["positives"][0]) for n, item in enumerate(rows)]
+    return write_dataset(folder, "retrieval", rows, corpus)
+
+
+def test_bm25_finds_words_in_scripts_without_spaces(tmp_path):
+    counts = evaluate_bm25(
+        chinese(tmp_path / "data", "请问{city}的苹果多少钱？"), CONFIG, tmp_path / "out", seed=1
+    )
+    assert counts["scores"] == {"bm25": 1.0}
+
+
+def test_without_a_word_in_common_there_is_no_baseline(tmp_path, caplog):
+    dataset = chinese(tmp_path / "data", "how much are they")
+    counts = evaluate_bm25(dataset, CONFIG, tmp_path / "out", seed=1)
+    scores = read_scores(tmp_path / "out")
+    assert scores.results == () and counts["scores"] == {}
+    (absence,) = scores.absent
+    assert absence.setting == "bm25" and "none of the 8 queries has a word" in absence.reason
+    assert absence.reason in caplog.text
+    assert read_measurements(tmp_path / "out", scores) == {}
+
+
+def test_queries_without_a_word_in_common_are_counted(tmp_path, caplog):
+    rows = [
+        row("test", 0, "red fish", positives=["a red fish"]),
+        row("test", 1, "луна", positives=["the moon"]),
+    ]
+    corpus = [(f"p{n}", "test", item["positives"][0]) for n, item in enumerate(rows)]
+    counts = evaluate_bm25(
+        write_dataset(tmp_path / "d", "retrieval", rows, corpus), CONFIG, tmp_path / "out", seed=1
+    )
+    assert counts["scores"] == {"bm25": 0.5}
+    assert "BM25: 1 of 2 queries have no word that any passage has" in caplog.text

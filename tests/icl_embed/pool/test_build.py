@@ -5,9 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icl_embed.config import PoolConfig
+from icl_embed.config import NegativesConfig, PoolConfig
 from icl_embed.errors import DataError, PoolError
+from icl_embed.pool.negatives import mine_negatives
 from icl_embed.pool.schema import open_pool
+from icl_embed.report.facts import pool_table
 from tests.icl_embed.pool.datasets import (
     build,
     labelled_rows,
@@ -286,3 +288,83 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
     pq.write_table(table.set_column(table.schema.get_field_index("query"), "query", broken), path)
     with pytest.raises(DataError, match=r"rows\.parquet: the column query"):
         build(tmp_path, source)
+
+
+def chinese(queries):
+    return [
+        retrieval_row(n, query=query, positives=[f"{query}是一种水果，产自第{n}个城市"])
+        for n, query in enumerate(queries)
+    ]
+
+
+def test_a_word_of_two_characters_is_long_enough_where_a_character_is_a_syllable(tmp_path):
+    queries = ["苹果", "香蕉", "りん", "사과", "猫", "ab", "ก็"]
+    folder = build(tmp_path, write_dataset(tmp_path / "words", chinese(queries)))
+    assert {pair["query"] for pair in read(folder, "train")} == {"苹果", "香蕉", "りん", "사과"}
+    assert statistics(folder, "words")["rejected"] == {"too_short": 3}
+
+
+def test_the_setting_behind_the_rejections_is_named(tmp_path):
+    short = write_dataset(tmp_path / "short", chinese(["猫", "狗", "鸟", "鱼", "苹果"]))
+    with pytest.raises(
+        PoolError, match=r"too_short 4\).*change pool.min_characters, or raise pool.max_dropped_fraction"
+    ):
+        build(tmp_path, short, config=PoolConfig())
+    none = write_dataset(tmp_path / "none", chinese(["猫", "狗", "鸟"]))
+    for share in (0.5, 1.0):  # raising the share would lead nowhere
+        with pytest.raises(PoolError, match=r"too_short 3\).*change pool.min_characters") as caught:
+            build(tmp_path, none, config=PoolConfig(max_dropped_fraction=share))
+        assert "raise pool.max_dropped_fraction" not in str(caught.value)
+
+
+LONG = {"max_characters": 150, "max_dropped_fraction": 1.0}
+
+
+def tail(number):
+    return "".join(f" tail{number} word{step}" for step in range(20))
+
+
+def long_dataset(folder):
+    rows = [
+        retrieval_row(1, negatives=["a negative of usual length", "a long negative" + tail(1)]),
+        retrieval_row(2, positives=["THE  long answer" + tail(2)]),
+        retrieval_row(3, positives=["the long answer" + tail(2)]),  # the same passage, spelled in another way
+        retrieval_row(4, "test", positives=["an evaluated answer" + tail(4)]),
+    ]
+    passages = [("train", "a long passage" + tail(5)), ("all", "an evaluated answer" + tail(4))]
+    return write_dataset(folder, rows, passages=passages)
+
+
+@pytest.mark.parametrize(("setting", "outcome"), [("drop", "are left out"), ("cut", "are cut there")])
+def test_long_texts_are_dropped_or_cut_and_counted_in_the_log_and_for_the_report(
+    tmp_path, caplog, setting, outcome
+):
+    folder = build(tmp_path, long_dataset(tmp_path / "d"), config=PoolConfig(long_texts=setting, **LONG))
+    told = f"data set d: 2 pairs, 1 negatives, 4 passages with more than pool.max_characters = 150 characters {outcome}"
+    assert told in caplog.text
+    found = statistics(folder, "d")
+    assert found["long_texts"] == {"pairs": 2, "negatives": 1, "passages": 4}
+    header, _ = pool_table({"datasets": {"d": found}})
+    assert {"long texts: pairs", "long texts: negatives", "long texts: passages"} <= set(header)
+    rows = {pair["query"]: pair for pair in read(folder, "train")}
+    texts = [text for pair in rows.values() for text in (pair["positive"], *pair["negatives"])]
+    texts += [item["passage"] for item in read(folder, "passages")]
+    assert max(map(len, texts)) <= 150
+    if setting == "drop":
+        assert list(rows) == [sentence(1)] and found["rejected"] == {"too_long": 2}
+    else:
+        assert len(rows) == 3 and found["rejected"] == {}
+        assert rows[sentence(2)]["positive"] == ("THE  long answer" + tail(2))[:150].rstrip()
+        assert rows[sentence(1)]["negatives"][1].startswith("a long negative tail1")
+        assert not any(text.startswith("an evaluated answer") for text in texts), "compared before it is cut"
+    out = tmp_path / "negatives"
+    out.mkdir()
+    mine_negatives(folder, out, NegativesConfig(per_query=2), seed=1)  # every positive is among the passages
+
+
+def test_a_pool_is_the_same_whatever_happens_to_long_texts_if_there_are_none(tmp_path):
+    source = write_dataset(tmp_path / "d", [retrieval_row(n) for n in range(9)])
+    folders = [build(tmp_path, source, config=PoolConfig(long_texts=how)) for how in ("drop", "cut")]
+    for name in ("train", "examples", "passages", "relations"):
+        first, second = ((folder / f"{name}.parquet").read_bytes() for folder in folders)
+        assert first == second

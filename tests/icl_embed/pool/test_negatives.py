@@ -248,3 +248,60 @@ def test_a_mined_negative_is_never_a_positive_the_query_or_given_twice(tmp_path_
         assert not related[query] & set(negatives)
         assert query not in negatives
         assert len(set(negatives)) == len(negatives)
+
+
+CITIES = "北京 上海 广州 深圳 杭州 成都 武汉 西安 南京 重庆 天津 苏州".split()
+FRUIT = "苹果 香蕉 橙子 葡萄".split()
+
+
+def chinese_rows():
+    pairs = [(city, fruit) for fruit in FRUIT for city in CITIES]
+    return [
+        retrieval_row(
+            number,
+            query=f"请问{city}的{fruit}价格是多少？",
+            positives=[f"{city}市场上{fruit}的价格为每公斤{number + 5}元，{fruit}产自{city}郊区。"],
+        )
+        for number, (city, fruit) in enumerate(pairs)
+    ]
+
+
+def test_words_are_found_in_scripts_without_spaces(tmp_path, caplog):
+    pool = build(tmp_path, write_dataset(tmp_path / "zh", chinese_rows()), config=SHORT)
+    rows, counts, _ = mine(pool, per_query=4, **WIDE)
+    assert counts["zh"]["kept"] == {"bm25": 4 * len(rows), "given": 0}, (
+        "no negative had to be drawn at random"
+    )
+    hard = [
+        any(name in negative for name in (*CITIES, *FRUIT) if name in query)
+        for query, row in rows.items()
+        for negative in row["negatives"]
+    ]
+    assert all(hard)
+    assert not caplog.records
+
+
+def test_queries_that_share_no_word_with_any_passage_are_told(tmp_path, caplog):
+    foreign = [
+        retrieval_row(n, query=f"вопрос {n} тема{n}", positives=[f"answer {n} subject{n}"]) for n in range(20)
+    ]
+    for one in foreign:
+        one["query"] = one["query"].replace(f" {one['row_id'][-1]}", "")
+    pool = build(tmp_path, write_dataset(tmp_path / "mixed", foreign), config=SHORT)
+    _, counts, _ = mine(pool, per_query=2, **WIDE)
+    assert counts["mixed"]["kept"]["random"]
+    assert "data set mixed: bm25 has no candidate for " in caplog.text
+    assert f"{counts['mixed']['kept']['random']} of 40 mined negatives are drawn at random" in caplog.text
+
+
+def test_a_near_duplicate_of_the_positive_is_known_in_scripts_without_spaces(tmp_path):
+    long = "，".join(f"{city}市场上的水果价格每天都在变化" for city in CITIES)
+    rows = [
+        retrieval_row(1, query="水果价格变化吗？", positives=[long + "。"]),
+        retrieval_row(2, query="哪里的电影好看？", positives=["电影院在市中心，票价每天都在变化。"]),
+    ]
+    near = long.replace("苏州", "扬州") + "！"
+    pool = build(tmp_path, write_dataset(tmp_path / "zh", rows, passages=[("train", near)]), config=SHORT)
+    found, counts, _ = mine(pool, per_query=1, **WIDE)
+    assert found["水果价格变化吗？"]["negatives"] == ["电影院在市中心，票价每天都在变化。"]
+    assert counts["zh"]["dropped"]["near_duplicate_of_positive"] == 1

@@ -108,6 +108,13 @@ def test_nearest_by_words_is_bm25_filled_up_from_the_draw(candidates):
     assert "a set per query" in chooser.name
 
 
+def test_a_query_without_a_word_of_any_candidate_is_told(candidates, caplog):
+    chooser = NearestExamples(candidates, 3, by="bm25")
+    (found,) = chooser(["вопрос"]).sets
+    assert found == candidates.examples(candidates.drawn(0)[:3])
+    assert "answers: 1 of 1 queries have no word that any candidate has" in caplog.text
+
+
 def test_routed_queries_share_a_few_sets_and_do_not_influence_each_other(candidates):
     chooser = NearestExamples(candidates, 3, max_sets=5)
     queries = [f"birch {n} lies by the fjord {n % 7}" for n in range(40)]

@@ -155,3 +155,12 @@ def test_damaged_gzip_is_a_source_error_or_empty(data):
         return
     with pytest.raises(SourceError, match="damaged"), file.open() as handle:
         handle.read()
+
+
+@pytest.mark.parametrize(
+    ("data", "seen"), [(b"\x28\xb5\x2f\xfd\x04", "compressed by zstd"), (b"%PDF-1.7\n\xe2 \xe3", "a PDF")]
+)
+def test_what_is_no_archive_is_named(tmp_path, data, seen):
+    (tmp_path / "rows.tar.zst").write_bytes(data)
+    with pytest.raises(SourceError, match=f"rows.tar.zst looks like .*{seen}; zip, wheel, tar"):
+        read_members(tmp_path / "rows.tar.zst", ["a"])

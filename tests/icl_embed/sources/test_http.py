@@ -1,15 +1,18 @@
 import hashlib
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+import requests
 from pydantic import ValidationError
 
 from icl_embed.errors import SourceError
 from icl_embed.sources.card_source import HttpSource
 from icl_embed.sources.http import fetch_http
-from icl_embed.sources.transfer import Patience
+from icl_embed.sources.transfer import Patience, retry_after
 from tests.icl_embed.sources.web import Site, cut_after, endless, running_site, silence, status, whole
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
@@ -56,6 +59,15 @@ def test_retrying_ends(site, tmp_path):
     with pytest.raises(SourceError, match=r"after 3 attempts: the server answered 503"):
         get(url, tmp_path)
     assert len(site.requests) == 3
+
+
+def test_a_server_says_in_words_how_long_to_wait(site, tmp_path):
+    answer = status(529, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT")  # a date that is over, and a rare code
+    assert get(site.on("/data.bin", answer, whole(DATA)), tmp_path) == DATA
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
+    response = requests.Response()
+    response.headers["Retry-After"] = later
+    assert 15 < retry_after(response) <= 20
 
 
 def test_what_is_missing_is_not_asked_for_again(site, tmp_path):

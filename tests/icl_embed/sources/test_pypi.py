@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icl_embed.errors import SourceError
+from icl_embed.errors import SourceError, SourceUnreachableError
 from icl_embed.sources.package_index import PackageIndex, configured_index
 from icl_embed.sources.pypi import fetch_pypi_file
 from icl_embed.sources.transfer import Patience
@@ -121,6 +121,47 @@ def test_the_second_index_is_asked_when_the_first_has_nothing(site, wheel, tmp_p
     index = PackageIndex((f"{site.url}/empty/", f"{site.url}/simple/"))
     path = fetch_pypi_file("tiny-data", "1.0", NAME, digest, tmp_path / "d", index=index, patience=QUICK)
     assert path.read_bytes() == wheel
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504, 520, 529])
+def test_an_index_in_trouble_is_asked_again(site, wheel, tmp_path, code):
+    digest = serve(site, wheel)
+    (page,) = site.answers["/simple/tiny-data/"]
+    site.on("/simple/tiny-data/", status(code, Retry_After="0"), page)
+    assert fetch(site, digest, tmp_path / "d").read_bytes() == wheel
+
+
+@pytest.mark.parametrize("code", [429, 500, 503, 529])
+def test_an_index_that_stays_in_trouble_is_of_the_kind_that_waiting_mends(site, tmp_path, code):
+    site.on("/simple/tiny-data/", status(code))
+    with pytest.raises(SourceUnreachableError, match=f"after 2 attempts: the server answered {code}"):
+        fetch(site, "0" * 64, tmp_path / "d")
+    assert len(site.requests) == 2
+
+
+@pytest.mark.parametrize("code", [401, 403, 410, 501])
+def test_an_index_that_refuses_is_not_asked_again(site, tmp_path, code):
+    site.on("/simple/tiny-data/", status(code))
+    with pytest.raises(SourceError, match=f"refuses: HTTPError: {code}") as caught:
+        fetch(site, "0" * 64, tmp_path / "d")
+    assert not caught.value.is_transient
+    assert len(site.requests) == 1
+
+
+def test_nobody_says_that_a_file_does_not_exist_while_an_index_is_silent(site, wheel, tmp_path):
+    digest = serve(site, wheel)
+    site.on("/sick/tiny-data/", status(503))
+    index = PackageIndex((f"{site.url}/sick/", f"{site.url}/simple/"))
+    other = "tiny_data-1.0.tar.gz"  # the healthy index lists the project, but not this file
+    with pytest.raises(SourceUnreachableError, match="503"):
+        fetch_pypi_file("tiny-data", "1.0", other, digest, tmp_path / "d", index=index, patience=QUICK)
+
+
+def test_a_dead_index_is_of_the_kind_that_waiting_mends(tmp_path):
+    with running_site() as gone:
+        index = PackageIndex((f"{gone.url}/simple/",))
+    with pytest.raises(SourceUnreachableError):
+        fetch_pypi_file("tiny-data", "1.0", NAME, "0" * 64, tmp_path / "d", index=index, patience=QUICK)
 
 
 def test_the_environment_says_which_index_to_ask(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from icl_embed.benchmark.mteb.mirror_folder import read_manifest
 from icl_embed.benchmark.mteb.open import open_mteb_task
-from icl_embed.errors import DataError, EvaluationError, IclEmbedError, SourceError
+from icl_embed.errors import DataError, EvaluationError, IclEmbedError, MissingTaskError, SourceError
 from tests.icl_embed.benchmark.mteb.mirrors import TASKS, rewrite, write_set
 
 
@@ -47,7 +47,7 @@ def test_text_that_is_not_utf8_is_told_with_its_line(tmp_path):
     manifest_with(folder, files={})
     path = folder / "test.jsonl"
     path.write_bytes(path.read_bytes().replace(b"card_arrival", b"card_arriv\xe9", 1))
-    refused(tmp_path, "classification", "toy-classification/test.jsonl, record 1: is not valid JSON")
+    refused(tmp_path, "classification", "toy-classification/test.jsonl, record 1: is not utf-8")
 
 
 def test_a_truncated_file_is_told(tmp_path):
@@ -71,17 +71,82 @@ def test_an_identity_that_appears_twice_is_refused(name, tmp_path):
     refused(tmp_path, "retrieval", f"{name}: the identity '.1000' appears twice")
 
 
-def test_a_query_that_no_split_judges_is_refused(tmp_path):
+def test_a_query_that_no_split_judges_is_counted_and_left_out(tmp_path, caplog):
     folder = plain(tmp_path, "retrieval")
     rewrite(folder, "qrels/test.tsv", lambda lines: lines[:-1])
-    refused(tmp_path, "retrieval", r"query 'q5023' has no relevance judgement in any split \(1 of 48")
+    task = open_mteb_task(TASKS["retrieval"], mirror=tmp_path)
+    assert len(task.query_texts()) == 23
+    assert (
+        "1 of 48 queries have no relevance judgement in any split and are left out, e.g. 'q5023'"
+        in caplog.text
+    )
 
 
-@pytest.mark.parametrize(("what", "line"), [("passage", "q5000\tp9\t1"), ("query", "q9\tp5000\t1")])
-def test_a_judgement_of_something_unknown_is_refused(what, line, tmp_path):
+@pytest.mark.parametrize(
+    ("note", "line"),
+    [
+        ("judged_passages_not_in_corpus", "q5000\tp9\t1"),
+        ("judgements_of_unknown_queries", "q9\tp5000\t1"),
+        ("judgements_of_unknown_queries", "q9\tp9\t1"),
+    ],
+)
+def test_a_judgement_of_something_unknown_is_counted_and_told(note, line, tmp_path, caplog):
     folder = plain(tmp_path, "retrieval")
+    whole = open_mteb_task(TASKS["retrieval"], mirror=tmp_path).run_bm25()
     rewrite(folder, "qrels/test.tsv", lambda lines: [*lines, line])
-    refused(tmp_path, "retrieval", f"names the {what} '[pq]9', which is not in its file")
+    run = open_mteb_task(TASKS["retrieval"], mirror=tmp_path).run_bm25()
+    assert run.notes[note] == 1
+    assert f"1 {note}" in caplog.text
+    assert len(run.measurement.ids) == 24
+    if "unknown_queries" in note:
+        assert run.measurement.values == whole.measurement.values, "what is asked is scored as before"
+
+
+@pytest.mark.parametrize("what", ["passage", "query"])
+def test_judgements_of_another_set_are_refused(what, tmp_path):
+    folder = plain(tmp_path, "retrieval")
+    old, new = ("\tp5", "\tx5") if what == "passage" else ("q5", "x5")
+    rewrite(
+        folder, "qrels/test.tsv", lambda lines: [lines[0], *(line.replace(old, new) for line in lines[1:])]
+    )
+    refused(
+        tmp_path,
+        "retrieval",
+        f"24 of 24 relevance judgements of test .* the {what} 'x5000'; the files do not",
+    )
+
+
+def test_judgements_may_be_in_trecs_form(tmp_path):
+    folder = plain(tmp_path, "retrieval")
+    expected = open_mteb_task(TASKS["retrieval"], mirror=tmp_path).run_bm25()
+    as_trec = lambda lines: [" ".join((one.split()[0], "0", *one.split()[1:])) for one in lines[1:]]  # noqa: E731
+    rewrite(folder, "qrels/test.tsv", as_trec)
+    found = open_mteb_task(TASKS["retrieval"], mirror=tmp_path).run_bm25()
+    assert found.measurement == expected.measurement
+
+
+@pytest.mark.parametrize("damage", ["not json", "no manifest but a folder"])
+def test_an_unreadable_folder_concerns_nobody_who_asks_for_another_set(tmp_path, damage, caplog):
+    write_set(tmp_path, "sts")
+    write_set(tmp_path, "retrieval", name="own", task=None)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    if damage == "not json":
+        (broken / "manifest.json").write_text("{")
+    else:
+        (broken / "manifest.json").mkdir()
+    for name in (TASKS["sts"], "own"):
+        assert open_mteb_task(name, mirror=tmp_path).facts.name == name
+    assert (
+        len([record for record in caplog.records if "a folder of the mirror is left out" in record.message])
+        == 1
+    )
+    with pytest.raises(
+        MissingTaskError, match=r"neither a folder.*or it is in a folder that cannot be read: .*broken"
+    ):
+        open_mteb_task(TASKS["clustering"], mirror=tmp_path)
+    with pytest.raises(DataError, match="broken.*cannot be read"):
+        open_mteb_task("broken", mirror=tmp_path)
 
 
 def test_a_judgement_that_is_no_number_is_refused(tmp_path):
