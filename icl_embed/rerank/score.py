@@ -18,9 +18,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from icl_embed.errors import ConfigError, DataError
+from icl_embed.model.attention import use_packed_attention
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 from icl_embed.model.kernels import speed_up
 from icl_embed.model.memory import MemoryLimit
+from icl_embed.model.other_process import Portable, mind_forks
 from icl_embed.model.progress import progress_bar
 from icl_embed.rerank.calibration import Calibration, calibrate, calibration_of, sigmoid
 from icl_embed.rerank.cascade import Cascade
@@ -39,10 +41,10 @@ BATCH_TOKENS = 8192
 
 
 @dataclass
-class Reranker:
+class Reranker(Portable):
     """Scores how well a passage serves a query.
 
-    Equal pairs are scored once. No pairs give no scores.
+    Equal pairs are scored once. No pairs give no scores. It can be pickled and copied; the weights go along.
 
     Examples::
 
@@ -58,6 +60,7 @@ class Reranker:
 
     def __post_init__(self) -> None:
         """Build the prompt builder once; raises ConfigError if the model holds fewer tokens than allowed."""
+        use_packed_attention(self._backbone)
         context = getattr(self.model.decoder.config, "max_position_embeddings", None)
         if context is not None and self.settings.max_tokens > context:
             raise ConfigError(
@@ -67,6 +70,10 @@ class Reranker:
             self.tokenizer, self.settings.max_tokens, self.settings.prompt, self.settings.prompt_place
         )
         self._memory = MemoryLimit(device_of(self.model.decoder))
+
+    @property
+    def _backbone(self) -> Any:
+        return self.model.decoder
 
     @classmethod
     def load(
@@ -81,6 +88,7 @@ class Reranker:
             ModelError: the folder is incomplete or damaged.
             ConfigError: more tokens than the model holds.
         """
+        mind_forks()
         place = resolve_device(device)
         model, tokenizer, settings = read_reranker(
             Path(folder), device=place, dtype=resolve_dtype(dtype, place)
@@ -268,4 +276,5 @@ class Reranker:
     def _passes(self, batch_tokens: int, share_queries: bool = True) -> Passes:
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1, found {batch_tokens}")
+        mind_forks()
         return Passes(self.model, self._memory, batch_tokens=batch_tokens, share_queries=share_queries)
