@@ -38,13 +38,14 @@ from icl_embed.rerank.shape import Shape, ShapeOptions, choose_shape
 __all__ = ["BATCH_TOKENS", "CascadeScores", "Exits", "Pair", "RankedPassage", "Reranker", "Scores"]
 
 BATCH_TOKENS = 8192
+BLANK_SCORE = -1000.0  # of a passage that says nothing: below what a head gives, and a probability of zero
 
 
 @dataclass
 class Reranker(Portable):
     """Scores how well a passage serves a query.
 
-    Equal pairs are scored once. No pairs give no scores. It can be pickled and copied; the weights go along.
+    Equal pairs are scored once. No pairs give no scores. A blank passage is not read: it gets ``BLANK_SCORE``. It can be pickled and copied; the weights go along.
 
     Examples::
 
@@ -129,7 +130,7 @@ class Reranker(Portable):
 
         Raises
             ConfigError: this model cannot run the depth or width asked for.
-            DataError: an empty query or passage, or an item that is not a pair of texts.
+            DataError: an empty query, or an item that is not a pair of texts.
             ModelError: a score is not finite, or one pair does not fit the memory.
         """
         exits = self.score_exits(
@@ -223,13 +224,14 @@ class Reranker(Portable):
         """
         layers = tuple(layer for layer in self.settings.head_layers if layer <= shape.cutoff_layer)
         unique, places = distinct_pairs(pairs)
-        tokens = self.pairs.pairs(unique)
-        scores = np.empty((len(layers), len(unique)), np.float32)
+        read = np.flatnonzero([bool(passage.strip()) for _, passage in unique])
+        tokens = self.pairs.pairs([unique[number] for number in read])
+        scores = np.full((len(layers), len(unique)), BLANK_SCORE, np.float32)
         seconds = np.zeros(len(layers))
         passes = self._passes(batch_tokens, share_queries)
-        with torch.inference_mode(), progress_bar(len(unique), show_progress, "scoring") as advance:
+        with torch.inference_mode(), progress_bar(len(read), show_progress, "scoring") as advance:
             for numbers, found, spent in passes.exits(tokens, shape):
-                scores[:, numbers] = found
+                scores[:, read[numbers]] = found
                 seconds += spent
                 advance(len(numbers))
         refuse_not_finite(scores, unique, places)
@@ -252,26 +254,30 @@ class Reranker(Portable):
         cascade.refuse_other_heads(self.settings.head_layers)
         unique, places = distinct_pairs(pairs)
         tokens = self.pairs.pairs(unique)
-        by_query: dict[str, list[int]] = {}
-        for number, (query, _) in enumerate(unique):
-            by_query.setdefault(query, []).append(number)
-        members = list(by_query.values())
-        searches = [[tokens[number] for number in numbers] for numbers in members]
-        scores = np.zeros(len(unique))
+        members: dict[str, list[int]] = {}  # of each query; blank passages are put below them afterwards
+        blank: list[int] = []
+        for number, (query, passage) in enumerate(unique):
+            mine = members.setdefault(query, [])
+            (mine if passage.strip() else blank).append(number)
+        asked = [query for query, numbers in members.items() if numbers]
+        searches = [[tokens[number] for number in members[query]] for query in asked]
+        scores = np.full(len(unique), BLANK_SCORE)
         layers = np.zeros(len(unique), dtype=np.int64)
-        flops = [0] * len(searches)
+        flops = dict.fromkeys(members, 0)
         passes = self._passes(batch_tokens)
         started = time.perf_counter()
         with torch.inference_mode(), progress_bar(len(unique), show_progress, "scoring") as advance:
             for search, outcome in passes.cascades(searches, cascade):
-                numbers = members[search]
-                flops[search] = query_flops(self.costs, searches[search], cascade, reached=outcome.reached)
+                numbers = members[asked[search]]
+                flops[asked[search]] = query_flops(self.costs, searches[search], cascade, reached=outcome.reached)
                 scores[numbers] = outcome.scores
                 for layer, candidates in zip(outcome.layers, outcome.reached, strict=True):
                     layers[[numbers[candidate] for candidate in candidates]] = layer
                 advance(len(numbers))
         seconds = time.perf_counter() - started
-        return CascadeScores(scores[places], layers[places], tuple(flops), seconds)
+        for number in blank:
+            scores[number] = min([BLANK_SCORE, *(scores[members[unique[number][0]]] - 1.0)])
+        return CascadeScores(scores[places], layers[places], tuple(flops.values()), seconds)
 
     def _passes(self, batch_tokens: int, share_queries: bool = True) -> Passes:
         if batch_tokens < 1:
