@@ -97,7 +97,9 @@ class Embedder(Portable, TextEncoder):
         return cls(model, tokenizer, settings, folder)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"fingerprints": self.fingerprints}  # tasks stay valid without a folder
+        return super().__getstate__() | {
+            "fingerprints": self.fingerprints
+        }  # tasks stay valid without a folder
 
     @property
     def _backbone(self) -> Any:

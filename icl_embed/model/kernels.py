@@ -98,7 +98,7 @@ def undo_speed_up(model: Any) -> None:
     """Torch's own layers again: on another machine another choice may be right."""
     for module in model.modules():
         if type(module) is FastLinear:
-            module.__class__ = nn.Linear
+            module.__class__ = nn.Linear  # type: ignore[assignment]
         if getattr(module.__dict__.get("forward"), "func", None) is _gated_forward:
             del module.forward
 

@@ -54,7 +54,7 @@ _here = _Process()
 
 
 def mind_forks() -> None:
-    """To be called before a model computes: a child of a fork must not wait for threads that it does not have.
+    """To be called before a model computes: a forked child must not wait for threads that it does not have.
 
     GNU OpenMP keeps the threads that a thread of ours once computed with. A fork copies that memory and none
     of the threads, and the child's next operation on several threads would wait for them for ever. Its main
@@ -69,8 +69,8 @@ def mind_forks() -> None:
     if not _here.has_said_so:
         _here.has_said_so = True
         logger.warning(
-            "this process was forked after a model had computed with several threads, which do not survive a "
-            "fork; it computes with one. For more, load the model after the fork, or start processes by 'spawn'"
+            "this process was forked after a model had computed with several threads, which do not survive "
+            "a fork; it computes with one. For more, load models after the fork, or start processes by spawn"
         )
 
 

@@ -104,4 +104,3 @@ def distinct_pairs(pairs: Sequence[Pair]) -> tuple[list[Pair], list[int]]:
             raise DataError(f"pairs[{number}] must be (query, passage), two texts; found {str(pair)[:80]!r}")
         place_of.append(places.setdefault((pair[0], pair[1]), len(places)))
     return list(places), place_of
-

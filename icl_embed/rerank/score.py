@@ -45,7 +45,8 @@ BLANK_SCORE = -1000.0  # of a passage that says nothing: below what a head gives
 class Reranker(Portable):
     """Scores how well a passage serves a query.
 
-    Equal pairs are scored once. No pairs give no scores. A blank passage is not read: it gets ``BLANK_SCORE``. It can be pickled and copied; the weights go along.
+    Equal pairs are scored once. No pairs give no scores. A blank passage gets ``BLANK_SCORE``.
+    A reranker can be pickled and copied; the weights go along.
 
     Examples::
 
@@ -269,7 +270,9 @@ class Reranker(Portable):
         with torch.inference_mode(), progress_bar(len(unique), show_progress, "scoring") as advance:
             for search, outcome in passes.cascades(searches, cascade):
                 numbers = members[asked[search]]
-                flops[asked[search]] = query_flops(self.costs, searches[search], cascade, reached=outcome.reached)
+                flops[asked[search]] = query_flops(
+                    self.costs, searches[search], cascade, reached=outcome.reached
+                )
                 scores[numbers] = outcome.scores
                 for layer, candidates in zip(outcome.layers, outcome.reached, strict=True):
                     layers[[numbers[candidate] for candidate in candidates]] = layer

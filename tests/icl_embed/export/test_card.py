@@ -111,7 +111,9 @@ def test_the_calls_of_the_readme_give_our_vectors_whatever_the_length(tiny_model
     write_model(tiny_model(), tmp_path, {"weakness": TASKS["facts-few"]})
     queries, passages = ["stack smashed by a long name"], ["Buffer Overflow", "moon " * 100]
     names = {"SentenceTransformer": SentenceTransformer}
-    code = calls.replace('"my-embedder"', repr(str(tmp_path))).replace('"Cross-site Scripting"', repr(passages[1]))
+    code = calls.replace('"my-embedder"', repr(str(tmp_path))).replace(
+        '"Cross-site Scripting"', repr(passages[1])
+    )
     exec(code, names)
     embedder = Embedder.load(tiny_model(), device="cpu", dtype="float32")
     task = TASKS["facts-few"]
@@ -123,7 +125,14 @@ def test_the_calls_of_the_readme_give_our_vectors_whatever_the_length(tiny_model
 @pytest.mark.parametrize("adapter", [False, True], ids=["merged", "adapter"])
 def test_the_command_needs_no_task(tiny_model, tmp_path, adapter):
     trained = train_a_little(tiny_model(), tmp_path / "trained")
-    arguments = ["export", str(trained), "--output", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
+    arguments = [
+        "export",
+        str(trained),
+        "--output",
+        str(tmp_path / "out"),
+        "--store",
+        str(tmp_path / "store"),
+    ]
     more = ["--adapter", "--base", str(tiny_model())] if adapter else []
     result = CliRunner().invoke(app, [*arguments, *more], catch_exceptions=False)
     assert result.exit_code == 0, result.output

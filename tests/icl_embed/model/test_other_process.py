@@ -106,7 +106,12 @@ def test_what_was_pickled_works_in_a_fresh_process(
     task = embedder.compile_task("find", EXAMPLES)
     reranker = make_reranker(tiny_model)
     content = [
-        (embedder, "encode_queries", {"texts": TEXTS, "task": task}, embedder.encode_queries(TEXTS, task=task)),
+        (
+            embedder,
+            "encode_queries",
+            {"texts": TEXTS, "task": task},
+            embedder.encode_queries(TEXTS, task=task),
+        ),
         (reranker, "score", {"pairs": PAIRS}, reranker.score(PAIRS)),
     ]
     (tmp_path / "pickled").write_bytes(pickle.dumps(content))

@@ -110,7 +110,9 @@ def test_input_that_is_not_pairs_is_refused_by_line(
     assert message in said
 
 
-def test_blank_passages_are_scored_low_and_blank_lines_named_and_left_out(folder: Path, tmp_path: Path) -> None:
+def test_blank_passages_are_scored_low_and_blank_lines_named_and_left_out(
+    folder: Path, tmp_path: Path
+) -> None:
     source, target, passages = (tmp_path / name for name in ("pairs.tsv", "out.jsonl", "passages.txt"))
     source.write_text("red cat\t\nred cat\tfish\n")
     run("score", "-m", folder, "--input", source, "-o", target, *PLAIN)
@@ -120,7 +122,10 @@ def test_blank_passages_are_scored_low_and_blank_lines_named_and_left_out(folder
     said = run("rank", "-m", folder, "-q", "red cat", "--passages", passages, "-o", target, *PLAIN)
     assert "left out, as blank: line 2, 4" in said
     [line] = target.read_text().splitlines()
-    assert {(one["line"], one["passage"]) for one in json.loads(line)["ranked"]} == {(1, "a dog"), (3, "fish")}
+    assert {(one["line"], one["passage"]) for one in json.loads(line)["ranked"]} == {
+        (1, "a dog"),
+        (3, "fish"),
+    }
     passages.write_text("\n\n")
     refused = run("rank", "-m", folder, "-q", "red cat", "--passages", passages, *PLAIN, expect=DataError)
     assert "holds no passage" in refused
