@@ -113,6 +113,16 @@ class PromptBuilder:
         ids: list[Tokens] = encoded["input_ids"]
         return ids
 
+    @property
+    def query_end(self) -> Tokens:
+        """Tokens after a query's text, with EOS."""
+        return self._suffix + self.eos
+
+    @property
+    def passage_end(self) -> Tokens:
+        """Tokens after a passage's text, with EOS."""
+        return self._passage_suffix + self.eos
+
     def head(self, instruction: str) -> Tokens:
         """Tokens from the instruction to where the query begins, computed once per instruction.
 
@@ -180,13 +190,12 @@ class PromptBuilder:
         """What follows the prefix for each query: the text, the suffix and EOS."""
         room = self._query_room(self.head(instruction))
         texts = self.tokenize([self.space + query for query in queries])
-        return [text[:room] + self._suffix + self.eos for text in texts]
+        return [text[:room] + self.query_end for text in texts]
 
     def passages(self, passages: Sequence[str]) -> list[Tokens]:
         """Tokens of each passage: the raw text (paper section 4.5), a prompt if asked for, and EOS."""
-        end = self._passage_suffix + self.eos
-        room = self.budgets.passage_tokens - len(self.bos) - len(end)
-        return [self.bos + text[:room] + end for text in self.tokenize(passages)]
+        room = self.budgets.passage_tokens - len(self.bos) - len(self.passage_end)
+        return [self.bos + text[:room] + self.passage_end for text in self.tokenize(passages)]
 
 
 def _leading_bos(tokenizer: Any) -> Tokens:

@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from icl_embed.export.facts import DatasetFact, ModelFacts, ScoreFact
 from icl_embed.export.folder import Exported
-from icl_embed.export.sentence_transformers_files import prompt_of
+from icl_embed.export.sentence_transformers_files import longest_prompt, prompt_of
+from icl_embed.export.task_prompts import TaskPrompt
 from icl_embed.report.page import markdown_text
 from icl_embed.report.score_table import METRIC_NAMES
 from icl_embed.store.files import write_atomically
@@ -34,15 +35,17 @@ def write_card(
     Raises
         StoreError: the disk refused.
     """
+    shown, shown_task = next(iter(exported.tasks.items()), ("", TaskPrompt("Retrieve the answer")))
     body = card_template("card.md.j2").render(
         name=name,
         exported=exported,
         facts=facts,
         licence=licence,
         metric_names=METRIC_NAMES,
-        prompts={
-            key: prompt_of(task, exported.settings, exported.text) for key, task in exported.tasks.items()
-        },
+        shown=shown,
+        prompt=prompt_of(shown_task, exported.settings, exported.text),
+        longest=longest_prompt(shown_task, exported.text),
+        lengths={key: longest_prompt(task, exported.text) for key, task in exported.tasks.items()},
         different={key: count for key, count in exported.differences.items() if count},
         limitations=_limitations(exported, facts),
     )
@@ -107,9 +110,14 @@ def _limitations(exported: Exported, facts: ModelFacts | None) -> list[str]:
     """Sentences about what the figures do not show and what other libraries do differently."""
     budgets = exported.settings.prompt
     found = [
-        f"icl-embed cuts a query with its instruction to {budgets.query_tokens} tokens. Other libraries cut "
-        f"the whole prompt, with its examples, to {budgets.total_tokens} tokens, and only "
-        "sentence-transformers keeps the query's end then."
+        f"icl-embed cuts a query with its instruction to {budgets.query_tokens} tokens and a passage to "
+        f"{budgets.passage_tokens}. The calls above do the same; a library that is not told these lengths "
+        f"cuts at {budgets.total_tokens} tokens, or nowhere, and gives longer texts other vectors"
+        + (
+            ". Under mean pooling sentence-transformers cuts a long query at its end, which is then lost."
+            if exported.settings.pooling == "mean"
+            else "."
+        )
     ]
     if not exported.text.mark:
         found.append(

@@ -21,7 +21,7 @@ from icl_embed.export.tokenizer_files import count_differences, write_tokenizer
 from icl_embed.model.base import refuse_incomplete
 from icl_embed.model.settings import EmbedderSettings, read_settings, write_settings
 from icl_embed.prompts import PromptBuilder
-from icl_embed.store.files import files_below, fsync_path
+from icl_embed.store.files import fsync_path, sync_files
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ def published(out_dir: Path) -> Iterator[Path]:
             partial = Path(scratch) / out_dir.name
             partial.mkdir()
             yield partial
-            for path in files_below(partial):
-                fsync_path(path)
+            sync_files(partial)
             partial.replace(out_dir)
         fsync_path(out_dir.parent)
     except OSError as error:

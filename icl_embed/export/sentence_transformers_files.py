@@ -85,6 +85,14 @@ def _pooling(settings: EmbedderSettings, dimension: int) -> dict[str, Any]:
     }
 
 
+def longest_prompt(task: TaskPrompt, text: PromptText) -> int:
+    """Tokens to which we cut a whole query of a task: its examples, and the budget of a query."""
+    builder = text.builder
+    before = len(builder.bos) + len(builder.head(task.instruction))
+    examples = len(builder.prefix(task.instruction, task.examples).tokens) - before
+    return examples + builder.budgets.query_tokens
+
+
 def prompt_of(task: TaskPrompt, settings: EmbedderSettings, text: PromptText) -> str:
     """The prompt of a task in sentence-transformers.
 

@@ -26,6 +26,7 @@ from icl_embed.model.fingerprints import Fingerprints
 from icl_embed.model.groups import Group
 from icl_embed.model.kernels import speed_up
 from icl_embed.model.memory import MemoryLimit, is_out_of_memory
+from icl_embed.model.other_process import Portable, mind_forks
 from icl_embed.model.packing import PrefixStates, pack
 from icl_embed.model.pooling import pool
 from icl_embed.model.recent import Recent
@@ -37,7 +38,7 @@ __all__ = ["Embedder", "Vectors"]
 
 
 @dataclasses.dataclass(eq=False)
-class Embedder(TextEncoder):
+class Embedder(Portable, TextEncoder):
     """A causal language model that maps queries and passages to unit vectors.
 
     Examples::
@@ -46,6 +47,8 @@ class Embedder(TextEncoder):
         task = embedder.compile_task("Retrieve the answer.", [Example("capital of France", "Paris")])
         found = embedder.search(["capital of Italy"], passages, task=task, top_k=5)
         vectors = embedder.encode_queries(texts, task=task)
+
+    It can be pickled and copied; the weights go along.
 
     Attributes
         folder: where it was loaded from; None for a model that exists in memory alone.
@@ -84,6 +87,7 @@ class Embedder(TextEncoder):
             ModelError: the folder is incomplete or not readable.
         """
         folder = Path(folder)
+        mind_forks()
         place = resolve_device(device)
         model, tokenizer = load_backbone(folder, device=place, dtype=resolve_dtype(dtype, place))
         settings = settings or read_settings(folder)
@@ -91,6 +95,15 @@ class Embedder(TextEncoder):
             load_demonstrations(model, folder)
         speed_up(model)
         return cls(model, tokenizer, settings, folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {
+            "fingerprints": self.fingerprints
+        }  # tasks stay valid without a folder
+
+    @property
+    def _backbone(self) -> Any:
+        return self.model
 
     @property
     def dimension(self) -> int:
@@ -149,6 +162,7 @@ class Embedder(TextEncoder):
         """The task with the keys and values of its prefix, where queries can share them."""
         if not task.is_shared:
             return task
+        mind_forks()
         try:
             with torch.inference_mode():
                 slots = self._slots(task.prefix.demonstrations)
@@ -182,6 +196,7 @@ class Embedder(TextEncoder):
         Raises
             ModelError: a single row does not fit the memory.
         """
+        mind_forks()
         with torch.inference_mode():
             return self._memory.run(rows, lambda part: self._embed_under(part, task))
 

@@ -8,6 +8,7 @@ that is killed while it holds the queue's lock would hang all others.)
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,6 +75,7 @@ class EncoderPool(TextEncoder):
         self.prompts = build_prompts(tokenizer, self.settings, self._config)
         self.dtype = _common_dtype(dtype, devices)
         self._workers: list[_Worker] = []
+        self._owner = os.getpid()
         try:
             for device in devices:
                 self._workers.append(self._start(device, num_cpu=sum(name == "cpu" for name in devices)))
@@ -88,6 +90,13 @@ class EncoderPool(TextEncoder):
 
     def __exit__(self, error: object, *_: object) -> None:
         self.close(at_once=error is not None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Raises ModelError: processes cannot be copied."""
+        raise ModelError(
+            "an encoder pool holds processes and cannot be pickled or copied; start one where it is needed, "
+            "from its folder"
+        )
 
     @property
     def dimension(self) -> int:
@@ -107,6 +116,8 @@ class EncoderPool(TextEncoder):
     def close(self, *, at_once: bool = False) -> None:
         """End the workers: after their batch, or at once."""
         workers, self._workers = self._workers, []
+        if os.getpid() != self._owner:
+            return  # in a fork: they are its parent's
         for worker in workers:
             if at_once:
                 worker.process.kill()
@@ -148,6 +159,8 @@ class EncoderPool(TextEncoder):
     ) -> Iterator[tuple[int, Tensor]]:
         if not self._workers:
             raise ModelError("the encoder pool is closed; start a new one")
+        if os.getpid() != self._owner:
+            raise ModelError("the encoder pool belongs to the process that was forked; start a new one here")
         jobs = (Job(number, rows, task) for number, rows in enumerate(batches))
         busy: dict[Any, _Worker] = {}  # by connection
         try:

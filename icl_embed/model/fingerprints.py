@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,6 @@ TOKENIZER_FILES = (
 DECIDING_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
 UNSAVED = "unsaved-"
 
-_numbers = itertools.count()
-
 
 @dataclass(frozen=True)
 class Fingerprints:
@@ -45,7 +43,7 @@ class Fingerprints:
     @classmethod
     def unsaved(cls) -> Fingerprints:
         """For a model that exists in memory alone: equal to nothing but itself."""
-        name = f"{UNSAVED}{next(_numbers)}"
+        name = f"{UNSAVED}{secrets.token_hex(8)}"  # in other processes too, where it may be pickled to
         return cls(name, name)
 
     @property

@@ -10,10 +10,10 @@ once per process, and everything works without them.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
-from functools import cache
-from types import MethodType
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -25,6 +25,14 @@ from icl_embed.model.heap import keep_freed_memory
 logger = logging.getLogger(__name__)
 
 SPEEDUP_WORTH_IT = 1.05
+
+# oneDNN prepares a product for each number of rows and keeps it, and so does torch above it: by default 1024
+# each, of two thirds of a MiB, so that a process grows with every new length of a text. A forward pass needs
+# about ten, of a few prefixes some twenty. Both read these variables at their first product, so they are set
+# where every forward of ours is imported from; what the environment already says stands.
+KEPT_PRODUCTS = {"LRU_CACHE_CAPACITY": "32", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+for _name, _number in KEPT_PRODUCTS.items():
+    os.environ.setdefault(_name, _number)
 
 
 def onednn_linear(
@@ -83,7 +91,16 @@ def speed_up(model: Any) -> None:
     _use_fast_linears(model)
     for module in model.modules():
         if _is_gated(module):
-            module.forward = MethodType(_gated_forward, module)
+            module.forward = partial(_gated_forward, module)  # unlike a method it can be pickled
+
+
+def undo_speed_up(model: Any) -> None:
+    """Torch's own layers again: on another machine another choice may be right."""
+    for module in model.modules():
+        if type(module) is FastLinear:
+            module.__class__ = nn.Linear  # type: ignore[assignment]
+        if getattr(module.__dict__.get("forward"), "func", None) is _gated_forward:
+            del module.forward
 
 
 def speed_up_frozen(model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from icl_embed.errors import ConfigError
+from icl_embed.errors import ConfigError, DataError
 from icl_embed.model.progress import changing_bar
 from icl_embed.rerank import options
 from icl_embed.store import Store
@@ -94,6 +95,7 @@ def rank(  # noqa: PLR0913, PLR0917 - one argument per option
     if output is not None:
         refuse_other_endings(output, ".jsonl")
     texts = read_texts(passages)
+    name_blank_lines(passages, texts)
     reranker = open_reranker(model, store, device=device, dtype=dtype)
     way = options.chosen_way(
         reranker, layer=layer, ratio=ratio, compress_layers=compress_layers, choice=choice
@@ -102,12 +104,25 @@ def rank(  # noqa: PLR0913, PLR0917 - one argument per option
     with changing_bar() as tell:
         for number, text in enumerate(dict.fromkeys(query)):
             tell("queries", number, len(query))
-            ranked[text] = rank_by(reranker, text, texts, way, top_k=top, batch_tokens=batch_tokens)
+            found = rank_by(reranker, text, texts, way, top_k=top, batch_tokens=batch_tokens)
+            ranked[text] = [one for one in found if one.passage.strip()]
     if output is None:
         console.print(_ranked_table(ranked))
     else:
         write_atomically(output, _ranked_lines(ranked).encode())
         console.print(f"{len(ranked)} queries → {escape(str(output))}", soft_wrap=True)
+
+
+def name_blank_lines(path: Path, texts: Sequence[str]) -> None:
+    """Say which lines of a file of passages are blank and so left out; raises DataError if all are."""
+    blank = [str(number) for number, text in enumerate(texts, start=1) if not text.strip()]
+    if len(blank) == len(texts):
+        raise DataError(f"{path} holds no passage; expected one per line")
+    if blank:
+        shown = ", ".join(blank[:5]) + (f" and {len(blank) - 5} more" if len(blank) > 5 else "")
+        Console(stderr=True).print(
+            f"{escape(str(path))}: left out, as blank: line {shown}", style="yellow", soft_wrap=True
+        )
 
 
 def probabilities_of(scores: NDArray[Any], way: Way, choice: Path | None) -> list[float]:

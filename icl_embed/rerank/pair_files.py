@@ -27,7 +27,7 @@ def read_pairs(path: Path) -> list[PairLine]:
     """The pairs of a file, in its order.
 
     Raises
-        DataError: another ending, an unreadable file, or a line without a query or a passage; names the line.
+        DataError: another ending, an unreadable file, or a line that is no pair; names the line.
     """
     if path.suffix not in SUFFIXES:
         raise DataError(f"--input must end in .jsonl or .tsv, found {path.name}")
@@ -72,17 +72,18 @@ def _json_pair(where: str, line: str) -> PairLine:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})") from error
     query, passage = (fields.get(name) if isinstance(fields, dict) else None for name in ("query", "passage"))
-    if not _are_texts(query, passage):
+    if not _is_pair(query, passage):
         raise DataError(f'{where}: expected {{"query": "…", "passage": "…"}}, found {line[:80]}')
     return PairLine(str(query), str(passage), fields)
 
 
 def _tab_pair(where: str, line: str) -> PairLine:
     columns = line.split("\t")
-    if len(columns) != 2 or not _are_texts(*columns):
+    if len(columns) != 2 or not _is_pair(*columns):
         raise DataError(f"{where}: expected a query and a passage, found {len(columns)} columns: {line[:80]}")
     return PairLine(columns[0], columns[1], {"query": columns[0], "passage": columns[1]})
 
 
-def _are_texts(*values: Any) -> bool:
-    return all(isinstance(value, str) and bool(value.strip()) for value in values)
+def _is_pair(query: Any, passage: Any) -> bool:
+    """A passage may be blank: it is scored as such."""
+    return isinstance(query, str) and bool(query.strip()) and isinstance(passage, str)

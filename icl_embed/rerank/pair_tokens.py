@@ -62,7 +62,9 @@ class PairBuilder:
         Raises
             DataError: a query is empty.
         """
-        _refuse_empty(queries, "query")
+        for number, query in enumerate(queries):
+            if not query.strip():
+                raise DataError(f"query {number} of {len(queries)} is empty; there is nothing to score")
         longest = int(self._room * MAX_QUERY_SHARE)
         texts = self._text.tokenize([" " + query for query in queries])
         return [self._before + text[:longest] + self._between for text in texts]
@@ -71,11 +73,10 @@ class PairBuilder:
         """Tokens of (query, passage) pairs; each distinct text is tokenised once.
 
         Raises
-            DataError: a query or passage is empty.
+            DataError: a query is empty.
         """
         queries = list(dict.fromkeys(query for query, _ in pairs))
         passages = list(dict.fromkeys(passage for _, passage in pairs))
-        _refuse_empty(passages, "passage")
         before = dict(zip(queries, self.queries(queries), strict=True))
         texts = dict(zip(passages, self._text.tokenize([" " + text for text in passages]), strict=True))
         fixed = len(self._before) + len(self._between)
@@ -103,9 +104,3 @@ def distinct_pairs(pairs: Sequence[Pair]) -> tuple[list[Pair], list[int]]:
             raise DataError(f"pairs[{number}] must be (query, passage), two texts; found {str(pair)[:80]!r}")
         place_of.append(places.setdefault((pair[0], pair[1]), len(places)))
     return list(places), place_of
-
-
-def _refuse_empty(texts: Sequence[str], what: str) -> None:
-    for number, text in enumerate(texts):
-        if not text.strip():
-            raise DataError(f"{what} {number} of {len(texts)} is empty; there is nothing to score")

@@ -18,9 +18,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from icl_embed.errors import ConfigError, DataError
+from icl_embed.model.attention import use_packed_attention
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 from icl_embed.model.kernels import speed_up
 from icl_embed.model.memory import MemoryLimit
+from icl_embed.model.other_process import Portable, mind_forks
 from icl_embed.model.progress import progress_bar
 from icl_embed.rerank.calibration import Calibration, calibrate, calibration_of, sigmoid
 from icl_embed.rerank.cascade import Cascade
@@ -36,13 +38,15 @@ from icl_embed.rerank.shape import Shape, ShapeOptions, choose_shape
 __all__ = ["BATCH_TOKENS", "CascadeScores", "Exits", "Pair", "RankedPassage", "Reranker", "Scores"]
 
 BATCH_TOKENS = 8192
+BLANK_SCORE = -1000.0  # of a passage that says nothing: below what a head gives, and a probability of zero
 
 
 @dataclass
-class Reranker:
+class Reranker(Portable):
     """Scores how well a passage serves a query.
 
-    Equal pairs are scored once. No pairs give no scores.
+    Equal pairs are scored once. No pairs give no scores. A blank passage gets ``BLANK_SCORE``.
+    A reranker can be pickled and copied; the weights go along.
 
     Examples::
 
@@ -58,6 +62,7 @@ class Reranker:
 
     def __post_init__(self) -> None:
         """Build the prompt builder once; raises ConfigError if the model holds fewer tokens than allowed."""
+        use_packed_attention(self._backbone)
         context = getattr(self.model.decoder.config, "max_position_embeddings", None)
         if context is not None and self.settings.max_tokens > context:
             raise ConfigError(
@@ -67,6 +72,10 @@ class Reranker:
             self.tokenizer, self.settings.max_tokens, self.settings.prompt, self.settings.prompt_place
         )
         self._memory = MemoryLimit(device_of(self.model.decoder))
+
+    @property
+    def _backbone(self) -> Any:
+        return self.model.decoder
 
     @classmethod
     def load(
@@ -81,6 +90,7 @@ class Reranker:
             ModelError: the folder is incomplete or damaged.
             ConfigError: more tokens than the model holds.
         """
+        mind_forks()
         place = resolve_device(device)
         model, tokenizer, settings = read_reranker(
             Path(folder), device=place, dtype=resolve_dtype(dtype, place)
@@ -121,7 +131,7 @@ class Reranker:
 
         Raises
             ConfigError: this model cannot run the depth or width asked for.
-            DataError: an empty query or passage, or an item that is not a pair of texts.
+            DataError: an empty query, or an item that is not a pair of texts.
             ModelError: a score is not finite, or one pair does not fit the memory.
         """
         exits = self.score_exits(
@@ -215,13 +225,14 @@ class Reranker:
         """
         layers = tuple(layer for layer in self.settings.head_layers if layer <= shape.cutoff_layer)
         unique, places = distinct_pairs(pairs)
-        tokens = self.pairs.pairs(unique)
-        scores = np.empty((len(layers), len(unique)), np.float32)
+        read = np.flatnonzero([bool(passage.strip()) for _, passage in unique])
+        tokens = self.pairs.pairs([unique[number] for number in read])
+        scores = np.full((len(layers), len(unique)), BLANK_SCORE, np.float32)
         seconds = np.zeros(len(layers))
         passes = self._passes(batch_tokens, share_queries)
-        with torch.inference_mode(), progress_bar(len(unique), show_progress, "scoring") as advance:
+        with torch.inference_mode(), progress_bar(len(read), show_progress, "scoring") as advance:
             for numbers, found, spent in passes.exits(tokens, shape):
-                scores[:, numbers] = found
+                scores[:, read[numbers]] = found
                 seconds += spent
                 advance(len(numbers))
         refuse_not_finite(scores, unique, places)
@@ -244,28 +255,35 @@ class Reranker:
         cascade.refuse_other_heads(self.settings.head_layers)
         unique, places = distinct_pairs(pairs)
         tokens = self.pairs.pairs(unique)
-        by_query: dict[str, list[int]] = {}
-        for number, (query, _) in enumerate(unique):
-            by_query.setdefault(query, []).append(number)
-        members = list(by_query.values())
-        searches = [[tokens[number] for number in numbers] for numbers in members]
-        scores = np.zeros(len(unique))
+        members: dict[str, list[int]] = {}  # of each query; blank passages are put below them afterwards
+        blank: list[int] = []
+        for number, (query, passage) in enumerate(unique):
+            mine = members.setdefault(query, [])
+            (mine if passage.strip() else blank).append(number)
+        asked = [query for query, numbers in members.items() if numbers]
+        searches = [[tokens[number] for number in members[query]] for query in asked]
+        scores = np.full(len(unique), BLANK_SCORE)
         layers = np.zeros(len(unique), dtype=np.int64)
-        flops = [0] * len(searches)
+        flops = dict.fromkeys(members, 0)
         passes = self._passes(batch_tokens)
         started = time.perf_counter()
         with torch.inference_mode(), progress_bar(len(unique), show_progress, "scoring") as advance:
             for search, outcome in passes.cascades(searches, cascade):
-                numbers = members[search]
-                flops[search] = query_flops(self.costs, searches[search], cascade, reached=outcome.reached)
+                numbers = members[asked[search]]
+                flops[asked[search]] = query_flops(
+                    self.costs, searches[search], cascade, reached=outcome.reached
+                )
                 scores[numbers] = outcome.scores
                 for layer, candidates in zip(outcome.layers, outcome.reached, strict=True):
                     layers[[numbers[candidate] for candidate in candidates]] = layer
                 advance(len(numbers))
         seconds = time.perf_counter() - started
-        return CascadeScores(scores[places], layers[places], tuple(flops), seconds)
+        for number in blank:
+            scores[number] = min([BLANK_SCORE, *(scores[members[unique[number][0]]] - 1.0)])
+        return CascadeScores(scores[places], layers[places], tuple(flops.values()), seconds)
 
     def _passes(self, batch_tokens: int, share_queries: bool = True) -> Passes:
         if batch_tokens < 1:
             raise ConfigError(f"batch_tokens must be at least 1, found {batch_tokens}")
+        mind_forks()
         return Passes(self.model, self._memory, batch_tokens=batch_tokens, share_queries=share_queries)

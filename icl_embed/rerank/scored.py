@@ -39,7 +39,7 @@ class CascadeScores:
     Attributes
         scores: [N] float64, comparable within a query: final scores of those kept to the end; all others lie
             below, in the order of the layers they reached and then of their scores there.
-        layers: [N] the layer whose head gave each score.
+        layers: [N] the layer whose head gave each score; 0 for a blank passage, which none has read.
         flops: of each query, in order of appearance.
         seconds: of all of them, from tokens to scores.
     """

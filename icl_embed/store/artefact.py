@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import StoreError
-from icl_embed.store.files import files_below, fsync_path, write_atomically
+from icl_embed.store.files import fsync_path, sync_files, write_atomically
 from icl_embed.store.key import StageKey
 from icl_embed.store.lock import exclusive
 from icl_embed.store.manifest import MANIFEST_NAME, Manifest, describe, find_damage, read_manifest
@@ -141,8 +141,7 @@ class Store:
 
 def publish(partial: Path, final: Path, manifest: Manifest) -> None:
     """Make a finished folder visible: sync its files, manifest last, one rename, sync the parent."""
-    for path in files_below(partial):
-        fsync_path(path)
+    sync_files(partial)
     write_atomically(partial / MANIFEST_NAME, manifest.to_json())
     for folder in [path for path in partial.rglob("*") if path.is_dir()]:
         fsync_path(folder)

@@ -49,6 +49,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise StoreError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
 
 
+def sync_files(folder: Path) -> None:
+    """Force every file below a folder to the disk, readable by whom the folder is.
+
+    Libraries that write a temporary file first (safetensors does) leave it readable by its owner alone,
+    whatever the umask says; the folder was made under the umask.
+
+    Raises
+        StoreError: the folder holds a symbolic link.
+    """
+    for path in files_below(folder):
+        path.chmod(folder.stat().st_mode & 0o666)
+        fsync_path(path)
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """Every regular file below a folder, in sorted order. Links are refused.
 

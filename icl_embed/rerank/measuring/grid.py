@@ -179,7 +179,7 @@ def score_grid(
     """Score every candidate in every pass.
 
     Raises
-        DataError: an empty query or passage.
+        DataError: an empty query.
         ModelError: a score is not finite.
     """
     tell = progress or (lambda *_: None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,13 @@ from icl_embed.export.card import write_card
 from icl_embed.export.command_line import app
 from icl_embed.export.facts import gather_facts
 from icl_embed.export.folder import published, write_model
+from icl_embed.export.task_prompts import TaskPrompt
 from icl_embed.model.embedder import Embedder
 from tests.icl_embed.export.conftest import PASSAGES, QUERIES, TASKS
 from tests.icl_embed.export.small_store import HOSTILE, build_store
+from tests.icl_embed.export.test_adapter_and_attention import train_a_little
 
+README = Path(__file__).parents[3] / "README.md"
 FENCED = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -69,29 +73,72 @@ def test_hostile_names_stay_text(tiny_model, tmp_path):
         compile(code, "card", "exec")
 
 
+LONG_QUERIES = [*QUERIES, "red " * 200, "cat 1,000 é " * 60]  # beyond the budget of a query
+
+
+@pytest.mark.parametrize("tasks", [{"few": TASKS["facts-few"]}, {}], ids=["a task", "no task"])
 @pytest.mark.parametrize("settings", [{}, {"pooling": "mean"}, {"special_tokens": True}], ids=str)
-def test_the_snippets_of_the_card_give_our_vectors(tiny_model, tmp_path, monkeypatch, settings):
+def test_the_snippets_of_the_card_give_our_vectors_whatever_the_length(
+    tiny_model, tmp_path, monkeypatch, settings, tasks
+):
     source = tiny_model(**settings)
     (tmp_path / "my-model").mkdir()
-    exported = write_model(source, tmp_path / "my-model", {"few": TASKS["facts-few"]})
+    exported = write_model(source, tmp_path / "my-model", tasks)
     write_card(tmp_path / "my-model", exported, None, name="my-model")
     _, body = front_and_body(tmp_path / "my-model")
     ours, st, plain = re.findall(FENCED, body)
     monkeypatch.chdir(tmp_path)
     embedder = Embedder.load(source, device="cpu", dtype="float32")
-    passages = [text for text in PASSAGES if len(text) < 100]
-    task = TASKS["facts-few"]
-    expected = embedder.encode_queries(QUERIES, instruction=task.instruction, examples=task.examples)
+    task = tasks.get("few", TaskPrompt("Retrieve the answer"))
+    passages = embedder.encode_passages(PASSAGES)
     for code in (st, plain):
-        names = {"texts": QUERIES, "passages": passages}
+        # Mean pooling needs the end of a query in its text, where sentence-transformers cuts.
+        queries = QUERIES if code == st and exported.settings.pooling == "mean" else LONG_QUERIES
+        names = {"texts": queries, "passages": PASSAGES}
         exec(code, names)
+        expected = embedder.encode_queries(queries, instruction=task.instruction, examples=task.examples)
         np.testing.assert_allclose(np.asarray(names["queries"]), expected, atol=1e-5)
-        np.testing.assert_allclose(
-            np.asarray(names["vectors"]), embedder.encode_passages(passages), atol=1e-5
-        )
-    names = {"texts": QUERIES, "passages": passages}
+        np.testing.assert_allclose(np.asarray(names["vectors"]), passages, atol=1e-5)
+    names = {"texts": QUERIES, "passages": PASSAGES}
     exec(ours, names)
-    np.testing.assert_allclose(names["vectors"], embedder.encode_passages(passages), atol=1e-2)
+    np.testing.assert_allclose(names["vectors"], passages, atol=1e-2)
+
+
+def test_the_calls_of_the_readme_give_our_vectors_whatever_the_length(tiny_model, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    [calls] = [code for code in re.findall(FENCED, README.read_text()) if "SentenceTransformer" in code]
+    write_model(tiny_model(), tmp_path, {"weakness": TASKS["facts-few"]})
+    queries, passages = ["stack smashed by a long name"], ["Buffer Overflow", "moon " * 100]
+    names = {"SentenceTransformer": SentenceTransformer}
+    code = calls.replace('"my-embedder"', repr(str(tmp_path))).replace(
+        '"Cross-site Scripting"', repr(passages[1])
+    )
+    exec(code, names)
+    embedder = Embedder.load(tiny_model(), device="cpu", dtype="float32")
+    task = TASKS["facts-few"]
+    expected = embedder.encode_queries(queries, instruction=task.instruction, examples=task.examples)
+    np.testing.assert_allclose(names["queries"], expected, atol=1e-5)
+    np.testing.assert_allclose(names["passages"], embedder.encode_passages(passages), atol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["merged", "adapter"])
+def test_the_command_needs_no_task(tiny_model, tmp_path, adapter):
+    trained = train_a_little(tiny_model(), tmp_path / "trained")
+    arguments = [
+        "export",
+        str(trained),
+        "--output",
+        str(tmp_path / "out"),
+        "--store",
+        str(tmp_path / "store"),
+    ]
+    more = ["--adapter", "--base", str(tiny_model())] if adapter else []
+    result = CliRunner().invoke(app, [*arguments, *more], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    weights = "adapter_model.safetensors" if adapter else "model.safetensors"
+    assert (tmp_path / "out" / weights).is_file()
+    assert "Retrieve the answer" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_command_exports_an_artefact_by_name(tiny_model, tmp_path):

@@ -93,7 +93,7 @@ def test_scores_are_those_of_the_library_and_lines_keep_their_fields(
     [
         ("pairs.csv", "a,b", "must end in .jsonl or .tsv"),
         ("pairs.tsv", "a\tb\nonly one\n", "line 2: expected a query and a passage"),
-        ("pairs.tsv", "a\t \n", "line 1: expected"),
+        ("pairs.tsv", " \tb\n", "line 1: expected"),
         ("pairs.jsonl", '{"query": "a"}\n', "line 1: expected"),
         ("pairs.jsonl", '{"query": "a", "passage": 3}\n', "line 1: expected"),
         ("pairs.jsonl", "[" * 100_000, "line 1: not JSON"),
@@ -108,6 +108,27 @@ def test_input_that_is_not_pairs_is_refused_by_line(
         "score", "-m", folder, "--input", tmp_path / name, "-o", tmp_path / "o.jsonl", expect=DataError
     )
     assert message in said
+
+
+def test_blank_passages_are_scored_low_and_blank_lines_named_and_left_out(
+    folder: Path, tmp_path: Path
+) -> None:
+    source, target, passages = (tmp_path / name for name in ("pairs.tsv", "out.jsonl", "passages.txt"))
+    source.write_text("red cat\t\nred cat\tfish\n")
+    run("score", "-m", folder, "--input", source, "-o", target, *PLAIN)
+    blank, fish = (json.loads(line)["score"] for line in target.read_text().splitlines())
+    assert blank < fish
+    passages.write_text("a dog\n\nfish\n \n")
+    said = run("rank", "-m", folder, "-q", "red cat", "--passages", passages, "-o", target, *PLAIN)
+    assert "left out, as blank: line 2, 4" in said
+    [line] = target.read_text().splitlines()
+    assert {(one["line"], one["passage"]) for one in json.loads(line)["ranked"]} == {
+        (1, "a dog"),
+        (3, "fish"),
+    }
+    passages.write_text("\n\n")
+    refused = run("rank", "-m", folder, "-q", "red cat", "--passages", passages, *PLAIN, expect=DataError)
+    assert "holds no passage" in refused
 
 
 def test_wrong_options_are_told_before_any_work(folder: Path, tmp_path: Path) -> None:

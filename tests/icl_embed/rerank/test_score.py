@@ -98,9 +98,35 @@ def test_an_impossible_depth_or_width_is_refused(
         reranker.score(PAIRS, **options)
 
 
-def test_an_empty_text_is_refused(reranker: Reranker) -> None:
-    with pytest.raises(DataError, match="passage 1 of 2 is empty"):
-        reranker.score([("a", "b"), ("a", " \n")])
+BLANKS = [("a", " \n"), ("a", "b"), ("q", ""), ("a", ""), ("a", "fish " * 20), ("a", "dog")]
+
+
+@pytest.mark.parametrize("options", [{}, {"cutoff_layer": 3, "compress_ratio": 2, "compress_layers": (1,)}])
+def test_a_blank_passage_scores_below_all_others_and_changes_none(
+    reranker: Reranker, options: dict[str, object]
+) -> None:
+    scores = reranker.score(BLANKS, **options)
+    alone = reranker.score([pair for pair in BLANKS if pair[1].strip()], **options)
+    np.testing.assert_allclose(scores[[1, 4, 5]], alone, atol=1e-5)
+    assert scores[[0, 2, 3]].max() < alone.min()
+    assert reranker.probabilities(BLANKS, **options)[[0, 2, 3]].max() < 1e-6
+    assert len(reranker.score([("q", "")], **options)) == 1
+    ranked = reranker.rank("a", ["", "b", "\t", "dog"], **options)
+    assert {one.position for one in ranked[:2]} == {1, 3}
+    assert len(ranked) == 4
+
+
+def test_a_cascade_puts_blank_passages_below_those_it_left_behind(reranker: Reranker) -> None:
+    cascade = Cascade(((1, 1),), reranker.shape())
+    found = reranker.score_cascade(BLANKS, cascade)
+    alone = reranker.score_cascade([pair for pair in BLANKS if pair[1].strip()], cascade)
+    np.testing.assert_allclose(found.scores[[1, 4, 5]], alone.scores, atol=1e-5)
+    assert found.scores[[0, 3]].max() < alone.scores.min()
+    assert found.layers.tolist() == [0, alone.layers[0], 0, 0, *alone.layers[1:]]
+    assert found.flops == (*alone.flops, 0)
+
+
+def test_an_empty_query_is_refused(reranker: Reranker) -> None:
     with pytest.raises(DataError, match="query 0 of 1 is empty"):
         reranker.score([("", "b")])
 

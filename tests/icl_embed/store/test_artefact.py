@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from icl_embed.errors import StoreError
@@ -167,3 +168,22 @@ def test_the_work_folder_survives_a_failure_and_goes_after_success(store: Store)
 def test_nan_in_a_key_is_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
         _ = StageKey("pool", 1, {"threshold": float("nan")}).fingerprint
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_published_files_follow_the_umask_whoever_wrote_them(store: Store, umask: int, mode: int) -> None:
+    from safetensors.numpy import save_file
+
+    def private(folder: Path) -> dict[str, int]:
+        (folder / "part").mkdir()
+        for path in (folder / "model.safetensors", folder / "part" / "more.safetensors"):
+            save_file({"one": np.zeros(1, np.float32)}, path)
+            path.chmod(0o600)  # as some releases of safetensors leave it
+        return {}
+
+    before = os.umask(umask)
+    try:
+        folder = store.build(KEY, private).path
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {mode}
