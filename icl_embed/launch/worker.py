@@ -41,8 +41,8 @@ def run_rank(work_dir: Path, work: Callable[[], bool]) -> int:
     try:
         complete = work()
     except IclEmbedError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
         _write_outcome(work_dir, type(error).__name__, str(error))
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return EXIT_USER_ERROR
     if complete:
         return 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from icl_embed.errors import ModelError
-from icl_embed.model.architectures import KNOWN
+from icl_embed.model.architectures import KNOWN, read_config, refuse_architecture
 from icl_embed.model.attention import use_packed_attention
 from icl_embed.model.base import refuse_incomplete
 from icl_embed.model.groups import Group
@@ -54,6 +54,7 @@ def load_description(folder: Path) -> tuple[Any, Any]:
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
     refuse_incomplete(folder)
+    refuse_architecture(read_config(folder), str(folder))
     quiet_transformers()
     try:
         yield

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from icl_embed.config import Count, CountOrZero, PromptPlace, RerankConfig, Section
 from icl_embed.errors import ConfigError, ModelError
+from icl_embed.model.architectures import read_config, refuse_architecture
 from icl_embed.model.backbone import quiet_transformers
 from icl_embed.model.base import refuse_incomplete
 from icl_embed.model.lora import merge
@@ -167,6 +168,7 @@ def _load(kind: Any, folder: Path, *, device: torch.device, dtype: torch.dtype) 
     from transformers import AutoTokenizer
 
     refuse_incomplete(folder)
+    refuse_architecture(read_config(folder), str(folder))
     quiet_transformers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +137,14 @@ def test_an_architecture_that_is_refused_is_refused_before_any_work(family: str,
     (tmp_path / "model" / "model.safetensors").write_bytes(b"not read")
     with pytest.raises(ModelError, match=r"Supported are Llama, .*GPT-2"):
         _ = open_run(str(preset)).keys
+
+
+@pytest.mark.parametrize("load", [Embedder.load, Reranker.load], ids=["embedder", "reranker"])
+def test_every_command_refuses_it_by_name(load: Callable[[Path], object], folder_of, tmp_path: Path) -> None:
+    folder = shutil.copytree(folder_of("bloom"), tmp_path / "model")
+    (folder / "icl_rerank.json").write_text('{"head_layers": [2]}')
+    with pytest.raises(ModelError, match=r"is a model of the type Bloom: its positions \(ALiBi\)"):
+        load(folder)
 
 
 @pytest.mark.parametrize("family", ["bloom", "falcon", "gptj", "stablelm"])
