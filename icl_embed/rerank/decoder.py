@@ -29,7 +29,7 @@ Rotary = Any  # what the backbone's own module makes of positions: cosines and s
 
 def part_of(decoder: Any, name: str) -> Any:
     """A part of the decoder (see ``Architecture``), whatever it is called there; None where it has none."""
-    return architecture_of(decoder.config).part(decoder, name)
+    return architecture_of(getattr(decoder, "config", None)).part(decoder, name)
 
 
 def embed(decoder: Any, tokens: Tensor, positions: Tensor) -> Tensor:
