@@ -9,7 +9,8 @@ from flows.distill_reranker import distill, report
 from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import train
 from icl_embed.pipeline.run import open_run
-from tasks.policies import DOWNLOADS
+from tasks import data
+from tasks.policies import DOWNLOADS, run_stage
 
 
 @flow(name="full-pipeline", task_runner=DOWNLOADS)
@@ -21,6 +22,9 @@ def full_pipeline(preset: str = "demo", overrides: list[str] | None = None) -> s
         overrides: settings on top of the preset, e.g. ``["train.optimizer.learning_rate=1e-4"]``.
     """
     run = open_run(preset, overrides or [])
+    run_stage(
+        data.fetch_base_model, run, run.keys.base_model
+    )  # first: what cannot be trained is refused here
     prepare_data(run)
     train(run)
     evaluate(run)

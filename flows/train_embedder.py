@@ -14,6 +14,9 @@ from tasks.policies import DOWNLOADS, run_stage
 def train_embedder(preset: str = "demo", overrides: list[str] | None = None) -> str:
     """Train an embedder, building whatever it needs first."""
     run = open_run(preset, overrides or [])
+    run_stage(
+        data.fetch_base_model, run, run.keys.base_model
+    )  # first: what cannot be trained is refused here
     prepare_data(run)
     return train(run)
 

@@ -1,6 +1,7 @@
 """Shared fixtures: tiny models and data built on the spot, one temp home for everything that keeps state."""
 
 import os
+import subprocess
 import tempfile
 
 # Before any library reads them: no network, no shared state, one thread per process on a 2-core machine.
@@ -15,6 +16,7 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -31,3 +33,17 @@ settings.load_profile("repeatable")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A 4-layer Llama-type model folder."""
     return build_model(tmp_path_factory.mktemp("tiny") / "model", layers=4)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 4 MiB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    argv = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount)]
+    if os.geteuid() != 0 or subprocess.run(argv, check=False, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)

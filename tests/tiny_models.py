@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 WORDS = (
     "the a of and to in is cat dog fish bird red blue green big small fast slow retrieve find similar text "
@@ -32,14 +33,26 @@ def build_tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def build_model(folder: Path, family: str = "llama", *, layers: int = 2, width: int = 32) -> Path:
-    """A randomly initialised model folder of one of the families we promise to support."""
+# The older families have as many key heads as query heads, and other names for some sizes.
+WITHOUT_GROUPS = {"gpt2", "gpt_neox", "opt", "bloom", "falcon", "gptj", "mpt"}
+
+
+def build_model(
+    folder: Path, family: str = "llama", *, layers: int = 2, width: int = 32, spread: float = 0.0, **more: Any
+) -> Path:
+    """A randomly initialised model folder.
+
+    Parameters
+        spread: deviation of all weights; 0 leaves what the family starts with, which hardly attends.
+        more: further settings of its config.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     build_tokenizer(folder)
+    groups = {} if family in WITHOUT_GROUPS else {"num_key_value_heads": 2, "head_dim": width // 4}
     config = AutoConfig.for_model(
         family,
         vocab_size=512,
@@ -47,12 +60,19 @@ def build_model(folder: Path, family: str = "llama", *, layers: int = 2, width: 
         intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=width // 4,
         max_position_embeddings=2048,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
+        **groups,
+        **({"ffn_dim": 2 * width, "word_embed_proj_dim": width} if family == "opt" else {}),
+        **more,
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config)
+    if spread:
+        for weight in model.parameters():
+            torch.nn.init.normal_(weight, std=spread) if weight.dim() > 1 else weight.data.add_(
+                spread * torch.randn_like(weight)
+            )
+    model.save_pretrained(folder)
     return folder

@@ -55,13 +55,16 @@ class OptimizerConfig(Section):
 
 
 class LaunchConfig(Section):
-    """Processes of one distributed job (torchrun)."""
+    """Processes of one distributed job; several nodes meet through torchrun."""
 
     processes: Count = Field(1, description="ranks per node: GPUs, or CPU processes")
     nodes: Count = 1
     rendezvous: str = Field("", description="host:port shared by all nodes; empty on one node")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: CountOrZero = Field(0, description="CPU threads per process; 0 divides the cores")
+    stall_seconds: CountOrZero = Field(
+        1800, description="a job without a sign of life for so long is ended; 0 waits for ever"
+    )
 
 
 class KindRule(Section):

@@ -77,7 +77,7 @@ def write_model(
         write_adapter(model_dir, out_dir, base=adapter_of, settings=settings)
     write_settings(out_dir, settings)
     text = write_tokenizer(builder, out_dir)
-    dimension = int(config["hidden_size"])
+    dimension = int(config[_width_name(config)])
     write_sentence_transformers_files(out_dir, settings, text, tasks, dimension=dimension)
     differences = count_differences(text, tasks, out_dir)
     return Exported(settings, text, tasks, differences, dimension, adapter_of is not None)
@@ -127,6 +127,10 @@ def _copy_weights(model_dir: Path, out_dir: Path) -> None:
 
 def _read_config(model_dir: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((model_dir / "config.json").read_bytes())
-    if not isinstance(config.get("hidden_size"), int):
+    if not isinstance(config.get(_width_name(config)), int):
         raise ModelError(f"{model_dir / 'config.json'} names no hidden_size; is it a text model?")
     return config
+
+
+def _width_name(config: Mapping[str, Any]) -> str:
+    return "hidden_size" if "hidden_size" in config else "n_embd"  # GPT-2's

@@ -1,32 +1,75 @@
-"""The caller's side of a job: start torchrun, stream its log, clean up, explain how it ended."""
+"""The caller's side of a job: start its ranks, stream the first one's log, clean up, explain how it ended.
+
+The ranks of one machine are started here, and meet through a file: nothing of the job listens on a network.
+Several machines meet through torchrun.
+"""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from icl_embed import errors
 from icl_embed.config import LaunchConfig
-from icl_embed.errors import IclEmbedError, TrainingError
-from icl_embed.launch.processes import die_with_parent, reap_orphans
-from icl_embed.launch.worker import OUTCOME_NAME
-
-logger = logging.getLogger(__name__)
+from icl_embed.errors import IclEmbedError, StoreError, TrainingError
+from icl_embed.launch.output import LINES_KEPT, Output, tail_of
+from icl_embed.launch.processes import die_with_parent, is_stopped, reap_orphans, register
+from icl_embed.launch.worker import BEAT_NAME, DUMP_SIGNAL, EXIT_STOPPED, MEETING, OUTCOME_NAME, stack_path
+from icl_embed.store.files import why_disk_refuses
 
 GRACE_SECONDS = 60  # a stopped job finishes its step and saves before it is killed
-LINES_KEPT = 30
-FIRST_RANK = "[default0]:"  # torchrun's mark on the lines of rank 0
+PEERS_SECONDS = 20  # what the other ranks have to notice that one is gone
+POLL_SECONDS = 0.5
+DUMP_SECONDS = 3.0  # for stacks to be written
 
 
 class WorkerLostError(IclEmbedError):
     """A rank died without saying why (killed, out of memory, node lost); trying again resumes."""
+
+
+class StalledJobError(IclEmbedError):
+    """A job gave no sign of life for too long and was ended; trying again would mostly wait again."""
+
+
+@dataclass
+class _Child:
+    """A process of the job: a rank, or the torchrun of this node."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@dataclass
+class _Job:
+    """The processes of a job, the first one's output, and what was noticed so far."""
+
+    work_dir: Path
+    children: list[_Child] = field(default_factory=list)
+    lost: _Child | None = None  # the first that failed
+
+    def first_failure(self) -> _Child | None:
+        """The child that failed first; one that was killed before those that only missed it."""
+        if self.lost is None:
+            failed = [child for child in self.children if child.process.poll()]
+            failed.sort(key=lambda child: child.process.returncode >= 0)
+            self.lost = failed[0] if failed else None
+        return self.lost
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every process has ended."""
+        return all(child.process.poll() is not None for child in self.children)
 
 
 def launch(
@@ -39,61 +82,62 @@ def launch(
 
     Raises
         IclEmbedError: the error a rank reported, as its own type.
-        WorkerLostError: a rank ended without reporting one.
+        StoreError: the disk takes no more.
+        StalledJobError: no sign of life for ``config.stall_seconds``.
+        WorkerLostError: a rank ended without reporting an error.
     """
     reap_orphans(work_dir)
     (work_dir / OUTCOME_NAME).unlink(missing_ok=True)
-    process = subprocess.Popen(
-        _command(module, job_path, work_dir, config),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        bufsize=1,
-        errors="replace",
-        env=_environment(),
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl call, safe between fork and exec
-    )
-    tail: deque[str] = deque(maxlen=LINES_KEPT)
-    try:
-        if process.stdout is None:
-            raise WorkerLostError("the launcher gave no output pipe")
-        for line in process.stdout:
-            text = line.rstrip()
-            if text.startswith(FIRST_RANK):
-                on_line(text.removeprefix(FIRST_RANK))
-            if (
-                text.startswith(FIRST_RANK) or "exitcode" in text
-            ):  # torchrun's own traceback says nothing more
-                tail.append(text.removeprefix(FIRST_RANK).strip())
-        process.wait()
-    finally:
-        _end(process)
-        reap_orphans(work_dir)
-    if process.returncode != 0:
-        raise _explain(process.returncode, work_dir, tail)
+    (work_dir / "logs").mkdir(parents=True, exist_ok=True)
+    job = _Job(work_dir)
+    with _commands(module, job_path, work_dir, config) as commands:
+        try:
+            for name, argv, environment in commands:
+                job.children.append(_start(name, argv, environment, work_dir, is_read=not job.children))
+            _follow(job, config, on_line)
+        finally:
+            _end(job)
+            reap_orphans(work_dir)
+    failed = job.first_failure()
+    if failed is not None:
+        raise _explain(failed, work_dir)
 
 
-def _command(module: str, job_path: Path, work_dir: Path, config: LaunchConfig) -> list[str]:
+@contextmanager
+def _commands(
+    module: str, job_path: Path, work_dir: Path, config: LaunchConfig
+) -> Iterator[list[tuple[str, list[str], dict[str, str]]]]:
+    """What to start on this machine: names, arguments, environments."""
+    usual = _environment()
+    work = ["-m", module, str(job_path)]
     if config.nodes > 1:
-        if not config.rendezvous:
-            raise TrainingError(
-                "launch.nodes is above 1: set launch.rendezvous to host:port of the first node"
-            )
-        where = [
-            "--nnodes",
-            str(config.nodes),
-            "--rdzv-backend",
-            "c10d",
-            "--rdzv-endpoint",
-            config.rendezvous,
+        yield [("torchrun", [*_torchrun(work_dir, config), *work], usual)]
+        return
+    # Sockets between the ranks of one machine are nobody else's business.
+    for library in ("GLOO", "NCCL"):
+        usual.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+    with tempfile.TemporaryDirectory(prefix="icl-embed-ranks-") as folder:
+        usual |= {
+            MEETING: str(Path(folder) / "meeting"),
+            "WORLD_SIZE": str(config.processes),
+            "LOCAL_WORLD_SIZE": str(config.processes),
+        }
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            usual.pop(name, None)
+        yield [
+            (str(rank), [sys.executable, *work], {**usual, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(config.processes)
         ]
-    else:
-        where = ["--standalone"]
+
+
+def _torchrun(work_dir: Path, config: LaunchConfig) -> list[str]:
+    if not config.rendezvous:
+        raise TrainingError("launch.nodes is above 1: set launch.rendezvous to host:port of the first node")
     return [
-        sys.executable, "-m", "torch.distributed.run", *where,
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", str(config.nodes),
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", config.rendezvous,
         "--nproc-per-node", str(config.processes),
         "--log-dir", str(work_dir / "logs"), "--tee", "3", "--local-ranks-filter", "0",
-        "-m", module, str(job_path),
     ]  # fmt: skip
 
 
@@ -106,30 +150,153 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a launcher that still runs: politely, so that ranks save, then not."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+def _start(
+    name: str, argv: list[str], environment: dict[str, str], work_dir: Path, *, is_read: bool
+) -> _Child:
+    """Start a process whose output is read here, or goes to its log; it is on record from then on."""
+    path = work_dir / "logs" / f"{name}.log"
+    with path.open("ab") as log:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if is_read else log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            process_group=0,  # a terminal's Ctrl-C is for us; we ask the ranks to save and stop
+            # Safe between fork and exec: two system calls.
+            preexec_fn=partial(die_with_parent, parent=os.getpid()),  # noqa: PLW1509
+        )
+    register(work_dir, name, process.pid)
+    return _Child(name, process, path)
+
+
+def _follow(job: _Job, config: LaunchConfig, on_line: Callable[[str], None]) -> None:
+    """Pass the lines on until all ranks are done, one has failed, or nothing moves any more."""
+    first = job.children[0]
+    output = Output(first.process, first.log, is_torchrun=config.nodes > 1)
+    watch = _Watch(job.work_dir / BEAT_NAME, config.stall_seconds)
+    deadline: float | None = None
+    while True:
+        was_over = job.is_over
+        for line in output.lines(POLL_SECONDS):
+            watch.heard()
+            on_line(line)
+        if was_over and not output.has_more:
+            return
+        failed = job.first_failure()
+        if failed is not None and deadline is None:
+            is_saving = failed.process.returncode == EXIT_STOPPED
+            deadline = time.monotonic() + (GRACE_SECONDS if is_saving else PEERS_SECONDS)
+        if deadline is not None and time.monotonic() > deadline:
+            return
+        if not was_over and watch.is_stalled():
+            raise _stalled(job, config.stall_seconds)
+
+
+class _Watch:
+    """When the first rank was last known to move: a line of its log, or a touch of its file."""
+
+    def __init__(self, beat: Path, patience: float) -> None:
+        self._beat, self._patience = beat, patience
+        self._seen, self._last = self._touched(), time.monotonic()
+
+    def heard(self) -> None:
+        """A line arrived."""
+        self._last = time.monotonic()
+
+    def is_stalled(self) -> bool:
+        """Whether nothing has moved for too long."""
+        touched = self._touched()
+        if touched != self._seen:
+            self._seen, self._last = touched, time.monotonic()
+        return bool(self._patience) and time.monotonic() - self._last > self._patience
+
+    def _touched(self) -> int:
         try:
-            process.wait(GRACE_SECONDS)
+            return self._beat.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+
+def _stalled(job: _Job, seconds: float) -> StalledJobError:
+    """Ask every rank where it stands, and end them all."""
+    for child in job.children:
+        if child.process.poll() is None and not is_stopped(child.process.pid):
+            child.process.send_signal(DUMP_SIGNAL)
+    deadline = time.monotonic() + DUMP_SECONDS
+    while time.monotonic() < deadline and not all(
+        _has_answered(child, job.work_dir) for child in job.children
+    ):
+        time.sleep(0.1)
+    places = [f"rank {child.name}: {_where(child, job.work_dir)}" for child in job.children]
+    for child in job.children:
+        child.process.kill()
+    return StalledJobError(
+        f"the job gave no sign of life for {seconds:g} s and was ended. " + "; ".join(places) + ". Look into "
+        f"{job.work_dir / 'logs'}, then run again to resume from the last checkpoint; if it only needs "
+        "longer, raise launch.stall_seconds"
+    )
+
+
+def _has_answered(child: _Child, work_dir: Path) -> bool:
+    gone = child.process.poll() is not None or is_stopped(child.process.pid)
+    return gone or bool(tail_of(stack_path(work_dir, child.name), 1))
+
+
+def _where(child: _Child, work_dir: Path) -> str:
+    """Where a process stands, in words."""
+    if child.process.poll() is not None:
+        return f"ended ({child.process.returncode})"
+    if is_stopped(child.process.pid):
+        return "stopped by a signal"
+    frames = tail_of(stack_path(work_dir, child.name), 400)
+    start = max((number for number, line in enumerate(frames) if "Current thread" in line), default=0)
+    inner = [line.strip() for line in frames[start + 1 : start + 4]]
+    return " < ".join(inner) if inner else "no answer"
+
+
+def _end(job: _Job) -> None:
+    """End processes that still run: politely, so that ranks save, then not."""
+    left = [child.process for child in job.children if child.process.poll() is None]
+    for process in left:
+        process.send_signal(signal.SIGTERM)
+    # Ranks that miss one of theirs cannot save.
+    deadline = time.monotonic() + (GRACE_SECONDS if job.lost is None else 0.0)
+    for process in left:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    for child in job.children:
+        if child.process.stdout is not None:
+            child.process.stdout.close()
 
 
-def _explain(code: int, work_dir: Path, tail: deque[str]) -> IclEmbedError:
+def _explain(failed: _Child, work_dir: Path) -> IclEmbedError:
     try:
         outcome = json.loads((work_dir / OUTCOME_NAME).read_bytes())
     except (OSError, ValueError):
-        last = "\n  ".join(tail)
-        return WorkerLostError(
-            f"a rank died without a message (launcher exit code {code}); it may have been killed or out of "
-            f"memory. Run again to resume from the last checkpoint. All logs: {work_dir / 'logs'}. "
-            f"Last lines:\n  {last}"
-        )
+        return _explain_silence(failed, work_dir)
     kind = getattr(errors, outcome["kind"], None)
     if isinstance(kind, type) and issubclass(kind, IclEmbedError):
         return kind(outcome["message"])
     return WorkerLostError(outcome["message"])
+
+
+def _explain_silence(failed: _Child, work_dir: Path) -> IclEmbedError:
+    """A rank left no message. A full disk takes neither checkpoints nor messages, so look at it first."""
+    refusal = why_disk_refuses(work_dir)
+    if refusal:
+        return StoreError(
+            f"training stopped because nothing more can be written to {work_dir}: {refusal}. Nothing was "
+            "published; free space or fix the folder, and run again to resume from the last checkpoint"
+        )
+    code = failed.process.returncode
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    guess = " (so the kernel does when memory runs out)" if code == -signal.SIGKILL else ""
+    last = "\n  ".join(tail_of(failed.log, LINES_KEPT))
+    return WorkerLostError(
+        f"rank {failed.name} {how}{guess} without a message. Run again to resume from the last checkpoint. "
+        f"All logs: {work_dir / 'logs'}. Last lines:\n  {last}"
+    )

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from icl_embed.errors import IclEmbedError
+from icl_embed.errors import IclEmbedError, StoreError
 from icl_embed.launch.processes import die_with_parent, register
 from icl_embed.store.files import write_atomically
 
 OUTCOME_NAME = "outcome.json"
+BEAT_NAME = "beat"  # touched by the first rank whenever it has come further
+MEETING = "ICL_EMBED_MEETING"  # the variable that names the file where the ranks of one machine meet
+DUMP_SIGNAL = signal.SIGUSR1  # asks a rank where it stands
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 3  # asked to stop: everything is saved, run again to go on
+
+_beat: Path | None = None
 
 
 def run_rank(work_dir: Path, work: Callable[[], bool]) -> int:
@@ -28,13 +35,14 @@ def run_rank(work_dir: Path, work: Callable[[], bool]) -> int:
     rank = int(os.environ.get("RANK", "0"))
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent(signal.SIGKILL)
-    register(work_dir, rank)
+    register(work_dir, str(rank), os.getpid())
+    _answer_where(work_dir, rank)
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries talking to each other
     try:
         complete = work()
     except IclEmbedError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
         _write_outcome(work_dir, type(error).__name__, str(error))
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return EXIT_USER_ERROR
     if complete:
         return 0
@@ -43,5 +51,29 @@ def run_rank(work_dir: Path, work: Callable[[], bool]) -> int:
     return EXIT_STOPPED
 
 
+def beat() -> None:
+    """Tell the launcher that this rank has come further: call it where work is done, never from a timer."""
+    if _beat is not None:
+        with suppress(OSError):
+            _beat.touch()
+
+
+def stack_path(work_dir: Path, name: str) -> Path:
+    """Where a rank writes its stack when it is asked."""
+    return work_dir / "logs" / f"{name}.stack"
+
+
+def _answer_where(work_dir: Path, rank: int) -> None:
+    global _beat  # noqa: PLW0603 - one rank per process, and whoever computes may report
+    if rank == 0:
+        _beat = work_dir / BEAT_NAME
+        beat()
+    path = stack_path(work_dir, str(rank))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Open for life: a rank that hangs can be asked from outside, whatever it waits for.
+    faulthandler.register(DUMP_SIGNAL, file=path.open("w", encoding="utf-8"))
+
+
 def _write_outcome(work_dir: Path, kind: str, message: str) -> None:
-    write_atomically(work_dir / OUTCOME_NAME, json.dumps({"kind": kind, "message": message}).encode())
+    with suppress(StoreError):  # a full disk: the launcher looks for itself
+        write_atomically(work_dir / OUTCOME_NAME, json.dumps({"kind": kind, "message": message}).encode())

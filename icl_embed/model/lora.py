@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import torch
 
 from icl_embed.config import LoraConfig
 from icl_embed.errors import ModelError
+from icl_embed.model.architectures import linear_names
 from icl_embed.store.files import write_atomically
+
+logger = logging.getLogger(__name__)
 
 ADAPTER_FOLDER = "adapter"  # beside the merged weights of a trained model
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -29,20 +33,39 @@ def attach(model: Any, config: LoraConfig, *, seed: int, trained_tokens: Sequenc
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
+    targets = linear_names(model.config, config.targets)
     settings = PeftConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=list(config.targets),
+        target_modules=targets,
         bias="none",
+        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2's
         trainable_token_indices=list(trained_tokens) or None,
     )
+    _warn_of_absent(model, targets)
     torch.manual_seed(seed)
     try:
         # The optimizer keeps fp32 master weights, so adapters may compute in the model's own dtype.
         return get_peft_model(model, settings, autocast_adapter_dtype=False)
     except ValueError as error:
         raise ModelError(f"cannot attach adapters to {', '.join(config.targets)}: {error}") from error
+
+
+def _warn_of_absent(model: Any, targets: Sequence[str]) -> None:
+    """Say which targets name no layer: peft passes over them in silence, and trains less than was asked."""
+    names = [name for name, _ in model.named_modules()]
+    absent = [one for one in targets if not any(f".{name}".endswith(f".{one}") for name in names)]
+    if absent:
+        linears = {
+            name.rpartition(".")[2]
+            for name, part in model.named_modules()
+            if isinstance(part, torch.nn.Linear)
+        }
+        logger.warning(
+            "no layer of %s is called %s, so fewer get adapters; its linear layers are %s: set lora.targets",
+            type(model).__name__, ", ".join(absent), ", ".join(sorted(linears)),
+        )  # fmt: skip
 
 
 def merge(model: Any) -> Any:

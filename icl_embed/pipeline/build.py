@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icl_embed.config import ModelConfig, NegativesConfig, PoolConfig
+from icl_embed.config import NegativesConfig, PoolConfig
+from icl_embed.pipeline.base_model import refuse_changed, refuse_unfit_folder, settings_of
 from icl_embed.pipeline.checkpoints import build_checkpoint_model
 from icl_embed.pipeline.measure import (
     build_evaluation,
@@ -47,7 +48,11 @@ def build(run: Run, key: StageKey, on_line: OnLine | None = None) -> Artefact:
 def _build_base_model(run: Run, key: StageKey, out_dir: Path) -> Counts:
     from icl_embed.model.base import fetch_base_model
 
-    return fetch_base_model(ModelConfig(**key.settings), run.config.paths.downloads, out_dir)
+    wanted = settings_of(key, run.config.model)
+    counts = fetch_base_model(wanted, run.config.paths.downloads, out_dir)
+    refuse_changed(run.config, key)
+    refuse_unfit_folder(run.config, out_dir)
+    return counts
 
 
 def _build_dataset(run: Run, key: StageKey, out_dir: Path) -> Counts:

@@ -1,4 +1,4 @@
-"""The key of every stage, computed from the config alone.
+"""The key of every stage, computed from the config, and from what is in the model folders that it names.
 
 A key holds exactly what the stage reads. Raise a stage's version when its code changes what it produces.
 Paths, numbers of processes and checkpoint intervals are left out: they do not change a result.
@@ -13,6 +13,7 @@ from typing import Literal
 from icl_embed.config import RANKING_KINDS, RunConfig
 from icl_embed.errors import ConfigError
 from icl_embed.model.settings import EmbedderSettings
+from icl_embed.pipeline.base_model import base_model_key
 from icl_embed.pipeline.key_parts import NO_RESULT, dump, make_key
 from icl_embed.pipeline.reranking_keys import reranker_choice_key, reranker_evaluation_key, tuning_sets
 from icl_embed.sources.card import Card
@@ -58,8 +59,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
     """All keys of a run."""
     names = dict.fromkeys((*config.data.train, *config.data.evaluate))
     cards = {name: catalog[name] for name in names}
-    used_later = {"dtype", "attention", "pooling", "template"}
-    base = make_key("base-model", dump(config.model, used_later), label=config.model.name)
+    base = base_model_key(config)
     datasets = {name: dataset_key(config, card) for name, card in cards.items()}
     pool = pool_key(config, cards, datasets)
     negatives = negatives_key(config, base, pool)
@@ -84,8 +84,8 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
     inputs += [*tuning.values(), *([choice] if choice else []), reranked]
     report = make_key(
         "report",
-        {"config": dump(config, {"paths": True, "teacher": {"folder"}})},
-        {f"{key.stage}:{key.label}": key.reference for key in inputs},
+        {"config": dump(config, {"paths": True, "teacher": {"folder"}, "model": _where(config)})},
+        {_role(config, key): key.reference for key in inputs},
         label=config.preset,
     )
     return PipelineKeys(
@@ -103,6 +103,17 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         reranker_evaluation=reranked,
         report=report,
     )
+
+
+def _where(config: RunConfig) -> set[str]:
+    """What says only where a model lies; the base model's key knows what it is."""
+    return {"name", "version", "filename", "sha256", "member"} if config.model.source == "local" else set()
+
+
+def _role(config: RunConfig, key: StageKey) -> str:
+    """What a stage is to the report; the name of a local folder is no part of it."""
+    is_folder = key.stage == "base-model" and config.model.source == "local"
+    return key.stage if is_folder else f"{key.stage}:{key.label}"
 
 
 def dataset_key(config: RunConfig, card: Card) -> StageKey:

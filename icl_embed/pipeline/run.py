@@ -10,6 +10,7 @@ from pathlib import Path
 
 from icl_embed.config import RunConfig
 from icl_embed.errors import ConfigError
+from icl_embed.pipeline.base_model import refuse_unfit
 from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys
 from icl_embed.preset import load_config
 from icl_embed.sources.card import Card, load_catalog
@@ -32,7 +33,8 @@ class Run:
 
     @cached_property
     def keys(self) -> PipelineKeys:
-        """The keys of every stage."""
+        """The keys of every stage; raises an error if the base model cannot do what the run asks of it."""
+        refuse_unfit(self.config)
         return pipeline_keys(self.config, self.catalog)
 
     def artefact(self, key: StageKey) -> Artefact:

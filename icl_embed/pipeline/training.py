@@ -16,6 +16,7 @@ from icl_embed.pipeline.run import Run
 from icl_embed.rerank.training.job import RerankerJob
 from icl_embed.store import StageKey
 from icl_embed.train.job import EmbedderJob, Job, write_job
+from icl_embed.train.learning import idle_steps
 from icl_embed.train.metrics import METRICS_NAME, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -95,5 +96,9 @@ def summarise(lines: list[dict[str, Any]]) -> dict[str, Any]:
         "first_loss": round(lines[0]["loss"], 4),
         "last_loss": round(sum(line["loss"] for line in last) / len(last), 4),
         "train_seconds": round(sum(line["seconds"] for line in lines), 1),
+        "idle_steps": idle_steps(lines),  # which taught nothing
+        "queries_without_negative": round(
+            sum(line.get("without_negative_per_query", 0.0) for line in lines) / len(lines), 4
+        ),
         "examples_used": round(sum(line.get("examples_per_query", 0.0) for line in lines), 2),
     }

@@ -30,7 +30,8 @@ def _about_training(config: Mapping[str, Any]) -> list[str]:
     layers = config["model"]["num_layers"]
     if layers:
         found.append(
-            f"Only the first {layers} layers of {config['model']['name']} are used, not the whole model."
+            f"Only the first {layers} layers of {config['model'].get('name', 'the base model')} are used, "
+            "not the whole model."
         )
     train = config["train"]
     seen = train["batch_size"] * train["optimizer"]["steps"]

@@ -7,38 +7,48 @@ that we do not know is refused instead of being scored wrongly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from icl_embed.errors import ModelError
+from icl_embed.model.architectures import KNOWN, architecture_of
 from icl_embed.model.attention import use_packed_attention
-from icl_embed.model.backbone import token_states
+from icl_embed.model.backbone import PROBE_TOLERANCE, differences, refuse_unfaithful, token_states
 from icl_embed.model.groups import Group
 from icl_embed.model.packing import Layout, PrefixStates, pack
 from icl_embed.prompts import Tokens
 
-PARTS = ("embed_tokens", "layers", "norm", "rotary_emb")
-PROBE_TOKENS = 8
-PROBE_TOLERANCE = 1e-3  # of a state's length
-PROBE_TOLERANCE_16_BITS = 0.25  # between kernels: each layer rounds, and another order rounds otherwise
+PARTS = ("embed", "layers", "norm")
 
-Rotary = Any  # what the backbone's own module makes of positions: cosines and sines
+Rotary = Any  # what the backbone's own module makes of positions: cosines and sines, of each kind of layer
 
 
-def embed(decoder: Any, tokens: Tensor) -> Tensor:
+def part_of(decoder: Any, name: str) -> Any:
+    """A part of the decoder (see ``Architecture``), whatever it is called there; None where it has none."""
+    return architecture_of(getattr(decoder, "config", None)).part(decoder, name)
+
+
+def embed(decoder: Any, tokens: Tensor, positions: Tensor) -> Tensor:
     """States [T, D] before the first layer."""
-    states: Tensor = decoder.embed_tokens(tokens[None])[0]
+    states: Tensor = part_of(decoder, "embed")(tokens[None])[0]
+    table = part_of(decoder, "positions")
+    if table is not None:
+        states = states + F.embedding(positions + getattr(table, "offset", 0), table.weight)
     return states
 
 
 def rotary_of(decoder: Any, states_TD: Tensor, positions: Tensor) -> Rotary:
-    """Rotary embeddings of packed positions [T]; they serve all layers."""
-    return decoder.rotary_emb(states_TD[None], positions[None])
+    """Rotary embeddings of packed positions [T], by kind of layer where kinds differ; None without any."""
+    rotary = part_of(decoder, "rotary")
+    if rotary is None:
+        return None
+    if hasattr(rotary, "layer_types"):
+        return {kind: rotary(states_TD[None], positions[None], kind) for kind in rotary.layer_types}
+    return rotary(states_TD[None], positions[None])
 
 
 def run_layer(
@@ -49,11 +59,11 @@ def run_layer(
     Raises
         ModelError: a pair is longer than the layer's sliding window.
     """
-    states: Tensor = decoder.layers[layer](
+    states: Tensor = part_of(decoder, "layers")[layer](
         states_TD[None],
         attention_mask=None,
         position_ids=positions[None],
-        position_embeddings=rotary,
+        position_embeddings=rotary[decoder.config.layer_types[layer]] if isinstance(rotary, dict) else rotary,
         use_cache=False,
         layout=layout,
     )
@@ -74,7 +84,7 @@ class QueryStates:
         device = device_of(decoder)
         self._decoder = decoder
         self._pack = pack([Group([tokens])], device=device)
-        self._states = embed(decoder, self._pack.tokens)
+        self._states = embed(decoder, self._pack.tokens, self._pack.positions)
         self._rotary = rotary_of(decoder, self._states, self._pack.positions)
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
@@ -100,7 +110,7 @@ class QueryStates:
 
 def device_of(decoder: Any) -> torch.device:
     """Where the decoder computes."""
-    device: torch.device = decoder.embed_tokens.weight.device
+    device: torch.device = part_of(decoder, "embed").weight.device
     return device
 
 
@@ -112,55 +122,27 @@ def refuse_unknown_backbone(decoder: Any) -> None:
     Raises
         ModelError: a part is missing, or the results differ.
     """
-    missing = [part for part in PARTS if not hasattr(decoder, part)]
     name = type(decoder).__name__
+    missing = [part for part in PARTS if part_of(decoder, part) is None]
     if missing:
+        supported = ", ".join(one.title for one in KNOWN.values())
         raise ModelError(
-            f"{name} has no {', '.join(missing)}; the reranker needs a decoder with rotary positions "
-            "(Llama, Qwen, Mistral, Gemma 2 and their kin)"
+            f"the reranker does not find the {', '.join(missing)} of {name}; supported are {supported}"
         )
-    device = device_of(decoder)
-    tokens = torch.arange(1, 1 + PROBE_TOKENS, device=device)
-    half = PROBE_TOKENS // 2
-    rows = [tokens[half:].tolist(), tokens[half:-1].tolist()]  # two, so that the first half is shared
-    packed = pack([Group(rows, tokens[:half].tolist())], device=device)
+    refuse_unfaithful(decoder)
+    use_packed_attention(decoder)
+    packed = pack([Group([[3, 4, 5], [6, 7]], [1, 2])], device=device_of(decoder))
     with torch.no_grad():
-        with _own_attention(decoder):
-            unpacked = decoder(input_ids=tokens[None], use_cache=False).last_hidden_state[0]
         whole = token_states(decoder, packed)
-        states = embed(decoder, packed.tokens)
+        states = embed(decoder, packed.tokens, packed.positions)
         rotary = rotary_of(decoder, states, packed.positions)
-        for layer in range(len(decoder.layers)):
+        for layer in range(len(part_of(decoder, "layers"))):
             states = run_layer(
                 decoder, layer, states, positions=packed.positions, rotary=rotary, layout=packed.layout
             )
-        found = decoder.norm(states)
-    if not bool(_differences(found, whole).max() <= PROBE_TOLERANCE):  # not a number is refused as well
+        found = part_of(decoder, "norm")(states)
+    if not bool(differences(found, whole).max() <= PROBE_TOLERANCE):  # not a number is refused as well
         raise ModelError(
             f"running the layers of {name} one by one does not give what its own forward gives; "
             "this backbone is not supported by the reranker"
         )
-    first_row = torch.cat([found[:half], found[packed.starts[0] :][: PROBE_TOKENS - half]])
-    tolerance = PROBE_TOLERANCE if found.dtype == torch.float32 else PROBE_TOLERANCE_16_BITS
-    # The median token: in 16 bits a rare one differs by as much between transformers' own eager and sdpa.
-    if not bool(_differences(first_row, unpacked).median() <= tolerance):
-        raise ModelError(
-            f"packed attention does not give what the own attention of {name} gives; "
-            "this backbone is not supported by the reranker"
-        )
-
-
-def _differences(found_TD: Tensor, expected_TD: Tensor) -> Tensor:
-    """Lengths [T] of the differences, in units of the expected lengths."""
-    expected = expected_TD.float()
-    lengths: Tensor = (found_TD.float() - expected).norm(dim=-1) / expected.norm(dim=-1)
-    return lengths
-
-
-@contextmanager
-def _own_attention(decoder: Any) -> Iterator[None]:
-    decoder.config._attn_implementation = "eager"
-    try:
-        yield
-    finally:
-        use_packed_attention(decoder)

@@ -18,6 +18,7 @@ from torch import nn
 from icl_embed.errors import ConfigError
 from icl_embed.model.packing import buckets
 from icl_embed.rerank.cascade import Cascade
+from icl_embed.rerank.decoder import part_of
 from icl_embed.rerank.model import Pooling
 from icl_embed.rerank.pair_tokens import PairTokens
 from icl_embed.rerank.shape import Shape
@@ -47,12 +48,14 @@ def costs_of(decoder: Any, pooling: Pooling = "mean") -> Costs:
     # Two products (scores, weighted sum), two operations per multiply-add.
     per_pair = 2 * 2 * config.num_attention_heads * head_width
     layers = tuple(
-        LayerCost(
-            2 * sum(part.weight.numel() for part in layer.modules() if isinstance(part, nn.Linear)), per_pair
-        )
-        for layer in decoder.layers
+        LayerCost(2 * sum(part.weight.numel() for part in layer.modules() if _is_linear(part)), per_pair)
+        for layer in part_of(decoder, "layers")
     )
     return Costs(layers, 2 * config.hidden_size, pooling)
+
+
+def _is_linear(part: nn.Module) -> bool:
+    return isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"  # GPT-2's
 
 
 def query_flops(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from icl_embed.errors import ConfigError, ModelError
 from icl_embed.model.attention import use_packed_attention
 from icl_embed.rerank.compress import merge_states
-from icl_embed.rerank.decoder import QueryStates, Rotary, device_of, embed, rotary_of, run_layer
+from icl_embed.rerank.decoder import QueryStates, Rotary, device_of, embed, part_of, rotary_of, run_layer
 from icl_embed.rerank.pair_packing import PackedPairs, rearrange
 from icl_embed.rerank.shape import Shape
 
@@ -75,10 +75,9 @@ class RerankerModel(nn.Module):
 
     def __init__(self, decoder: Any, heads: ScoreHeads, *, pooling: Pooling = "mean") -> None:
         super().__init__()
-        if heads.layers[-1] != len(decoder.layers):
-            raise ModelError(
-                f"the last score head is at layer {heads.layers[-1]}, but the model has {len(decoder.layers)}"
-            )
+        depth = len(part_of(decoder, "layers"))
+        if heads.layers[-1] != depth:
+            raise ModelError(f"the last score head is at layer {heads.layers[-1]}, but the model has {depth}")
         use_packed_attention(decoder)
         self.decoder = decoder
         self.heads = heads
@@ -110,7 +109,7 @@ class RerankerModel(nn.Module):
 
     def begin(self, pairs: PackedPairs) -> Progress:
         """Before the first layer."""
-        states = embed(self.decoder, pairs.tokens.to(device_of(self.decoder)))
+        states = embed(self.decoder, pairs.tokens.to(device_of(self.decoder)), pairs.positions)
         return Progress(0, states, pairs, rotary_of(self.decoder, states, pairs.positions))
 
     def advance(
@@ -138,7 +137,7 @@ class RerankerModel(nn.Module):
     def scores(self, progress: Progress) -> Tensor:
         """Scores [N] in fp32 of the head at the layer that a pass has reached."""
         last_ND = progress.states.index_select(0, progress.pairs.last)
-        scores: Tensor = self.heads(progress.layer, self.decoder.norm(last_ND))
+        scores: Tensor = self.heads(progress.layer, part_of(self.decoder, "norm")(last_ND))
         if self._softcap:
             scores = self._softcap * torch.tanh(scores / self._softcap)
         return scores

@@ -15,11 +15,12 @@ from pydantic import Field, ValidationError
 
 from icl_embed.config import Count, CountOrZero, PromptPlace, RerankConfig, Section
 from icl_embed.errors import ConfigError, ModelError
+from icl_embed.model.architectures import read_config, refuse_architecture
 from icl_embed.model.backbone import quiet_transformers
 from icl_embed.model.base import refuse_incomplete
 from icl_embed.model.lora import merge
 from icl_embed.rerank.calibration import Calibration
-from icl_embed.rerank.decoder import refuse_unknown_backbone
+from icl_embed.rerank.decoder import part_of, refuse_unknown_backbone
 from icl_embed.rerank.model import RerankerModel, ScoreHeads, heads_from_vocabulary
 from icl_embed.rerank.pair_tokens import CONTAINS_ANSWER
 from icl_embed.rerank.shape import head_layers, refuse_bad_layers
@@ -61,8 +62,8 @@ def start_from(
     language_model, tokenizer = _load(AutoModelForCausalLM, folder, device=device, dtype=dtype)
     decoder = language_model.base_model
     refuse_unknown_backbone(decoder)
-    layers = head_layers(config.start_layer, config.layer_step, len(decoder.layers))
-    refuse_bad_layers(config.compress_layers, below=len(decoder.layers))
+    layers = head_layers(config.start_layer, config.layer_step, len(part_of(decoder, "layers")))
+    refuse_bad_layers(config.compress_layers, below=len(part_of(decoder, "layers")))
     heads = heads_from_vocabulary(tokenizer, language_model.get_output_embeddings().weight, layers)
     settings = RerankerSettings(
         head_layers=layers,
@@ -113,7 +114,7 @@ def read_reranker(
     decoder, tokenizer = _load(AutoModel, folder, device=device, dtype=dtype)
     refuse_unknown_backbone(decoder)
     try:
-        refuse_bad_layers(settings.compress_layers, below=len(decoder.layers))
+        refuse_bad_layers(settings.compress_layers, below=len(part_of(decoder, "layers")))
     except ConfigError as error:
         raise ModelError(f"{folder / SETTINGS_NAME} does not fit the model beside it: {error}") from error
     width = int(decoder.config.hidden_size)
@@ -167,6 +168,7 @@ def _load(kind: Any, folder: Path, *, device: torch.device, dtype: torch.dtype) 
     from transformers import AutoTokenizer
 
     refuse_incomplete(folder)
+    refuse_architecture(read_config(folder), str(folder))
     quiet_transformers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

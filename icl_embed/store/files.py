@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def sync_files(folder: Path) -> None:
     for path in files_below(folder):
         path.chmod(folder.stat().st_mode & 0o666)
         fsync_path(path)
+
+
+def why_disk_refuses(folder: Path) -> str:
+    """Why a megabyte cannot be written below a folder (full, over quota, read-only); empty when it can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as handle:
+            handle.write(bytes(CHUNK_BYTES))
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def files_below(folder: Path) -> Iterator[Path]:

@@ -74,12 +74,14 @@ def sources_of(manifest: Manifest) -> list[str]:
     settings: dict[str, Any] = manifest.key["settings"]
     source = settings.get("card", {}).get("source") if manifest.stage == "dataset" else None
     if manifest.stage == "base-model":
-        source = settings
+        source = {"name": manifest.label, **settings}  # a folder's key knows only what is in it
     if not source:
         return []
     kind = source.get("kind") or source.get("source")
     where = " ".join(str(source[name]) for name in _PLACE if source.get(name))
     pin = f"sha256 {source['sha256']}" if source.get("sha256") else source.get("revision", "")
+    if source.get("content"):
+        pin = f"content {source['content']}"
     return [f"{kind} {where} ({pin})"]
 
 

@@ -1,4 +1,4 @@
-"""``python -m icl_embed.train job.json``: one rank of an embedder training job, usually under torchrun."""
+"""``python -m icl_embed.train job.json``: one rank of an embedder training job."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from icl_embed.train.model import load_for_training
 from icl_embed.train.objective import EmbedderObjective
 from icl_embed.train.place import enter
 from icl_embed.train.prepare import StepBuilder
+from icl_embed.train.rules import refuse_nothing_to_learn
 from icl_embed.train.taught import read_taught_sets
 
 
@@ -25,13 +26,14 @@ def main(job_path: Path) -> int:
 
 def train(job: EmbedderJob) -> bool:
     """Run this rank's part of the job; returns whether the last step is done."""
-    launch = job.train.launch
-    with enter(device=launch.device, dtype=job.dtype, threads=launch.threads) as place:
+    with enter(job.train.launch, dtype=job.dtype) as place:
         logging.basicConfig(level=logging.INFO if place.is_first else logging.WARNING, format="%(message)s")
+        training_sets = read_taught_sets(job.rows_path, job.teacher_dir)
+        refuse_nothing_to_learn(training_sets, job.train)
         model = load_for_training(job, place)
         builder = StepBuilder(
             model.embedder.prompts,
-            read_taught_sets(job.rows_path, job.teacher_dir),
+            training_sets,
             job.train,
             seed=job.seed,
             mine=(place.rank, place.world_size),

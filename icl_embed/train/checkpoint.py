@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import StoreError, TrainingError
+from icl_embed.launch.worker import beat
 from icl_embed.store.artefact import publish
 from icl_embed.store.key import StageKey, explain_difference
 from icl_embed.store.manifest import describe, find_damage, read_manifest
@@ -40,6 +41,7 @@ class Checkpoints:
             partial.mkdir(parents=True)
         place.wait()
         engine.save(partial)
+        beat()
         place.wait()
         if place.is_first and not final.exists():
             key = StageKey("checkpoint", 1, {"step": step, "ranks": place.world_size, **self.identity})

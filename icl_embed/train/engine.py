@@ -13,6 +13,7 @@ import torch
 
 from icl_embed.config import OptimizerConfig
 from icl_embed.errors import TrainingError
+from icl_embed.launch.worker import beat
 from icl_embed.train.place import Place
 
 TAG = "state"
@@ -38,6 +39,7 @@ class Engine:
         _settle_environment(place)
         import deepspeed
 
+        _avoid_compiling(deepspeed)
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         by_rate = _by_rate(model, rates)
         trained = [parameter for parameters in by_rate.values() for parameter in parameters]
@@ -72,6 +74,7 @@ class Engine:
             # not use. Uncounted, each pass would overwrite the gradients of the one before.
             self._engine.optimizer.clear_backward_seen_flag()
         self._engine.backward(loss * self._world_size)
+        beat()
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear; returns the global gradient norm before clipping."""
@@ -80,6 +83,7 @@ class Engine:
         plain = [parameter.grad for parameter in self._trained if parameter.grad is not None]
         own_norm = torch.nn.utils.get_total_norm(plain) if self._zero_stage == 0 and plain else None
         self._engine.step()
+        beat()
         norm = self._engine.get_global_grad_norm()
         return float(own_norm if norm is None and own_norm is not None else norm)
 
@@ -139,6 +143,16 @@ def _settings(config: OptimizerConfig, place: Place) -> dict[str, Any]:
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
+
+
+def _avoid_compiling(deepspeed: Any) -> None:
+    """Keep DeepSpeed from compiling its shared-memory all-reduce when the process group is wrapped.
+
+    Only its tensor-parallel inference calls that operation; training goes through gloo or NCCL. Compiling
+    takes a minute, needs a compiler, and is guarded by a file: a process killed meanwhile leaves it behind,
+    and every later training of that user would wait for it for ever.
+    """
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _settle_environment(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import signal
 import sys
@@ -17,12 +18,15 @@ import torch
 from icl_embed.config import OptimizerConfig
 from icl_embed.train.checkpoint import Checkpoints
 from icl_embed.train.engine import Engine
+from icl_embed.train.learning import LearningWatch
 from icl_embed.train.metrics import METRICS_NAME, MetricsLog
 from icl_embed.train.place import Place
 from icl_embed.train.schedule import learning_rate
 from icl_embed.train.step import Objective, StepReport, train_step
 
 logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 90  # more than the launcher's own patience with a job that it stops
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ def run_training(
     if place.is_first and first:
         logger.info("resumed after step %d of %d", first, optimizer.steps)
     log = MetricsLog(work_dir / METRICS_NAME, first) if place.is_first else None
+    watch = LearningWatch()
     done = first
     with _stop_requests() as stop:
         while done < optimizer.steps:
@@ -74,6 +79,7 @@ def run_training(
                 line = _line(done, report, rate, time.perf_counter() - started)
                 log.write(line)
                 _announce(line, optimizer.steps)
+                watch.see(line)
             stopping = bool(place.sum(torch.tensor([float(stop.asked)], device=place.device)).item())
             # before the checkpoint: a run that resumes after it would not come by here again
             if snapshot and snapshot_every and done % snapshot_every == 0 and done < optimizer.steps:
@@ -112,7 +118,7 @@ def derive(sums: Mapping[str, float], seconds: float) -> dict[str, float]:
         for name in list(values):
             if name.startswith("accuracy"):  # of the answer, or of each layer
                 values[name] = round(values[name] / queries, 4)
-            elif name in ("examples", "examples_dropped"):
+            elif name in ("examples", "examples_dropped", "without_negative", "chance_loss"):
                 values[f"{name}_per_query"] = round(values.pop(name) / queries, 4)
     return values
 
@@ -138,9 +144,12 @@ def _stop_requests() -> Iterator[_Stop]:
         if stop.asked:
             sys.exit(143)
         stop.asked = True
+        # A launcher that died cannot end a rank that waits for one that is gone.
+        faulthandler.dump_traceback_later(STOP_SECONDS, exit=True)
 
     previous = signal.signal(signal.SIGTERM, ask)
     try:
         yield stop
     finally:
+        faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGTERM, previous)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import DataError
+from icl_embed.store.files import write_atomically
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -17,8 +18,8 @@ class MetricsLog:
     def __init__(self, path: Path, first_step: int) -> None:
         self.path = path
         kept = [line for line in read_metrics(path) if line["step"] <= first_step]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        # Whole or not at all: on a full disk the steps before the checkpoint would be lost for good.
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one step."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from icl_embed.config import TrainConfig
 from icl_embed.errors import TrainingError
+from icl_embed.launch.worker import beat
 from icl_embed.model.embedder import Embedder
 from icl_embed.train.gradient_cache import cached_loss
 from icl_embed.train.loss import distillation, info_nce, leading_dimensions
@@ -69,7 +70,9 @@ class EmbedderObjective:
         return loss, sums
 
     def _encode(self, batch: MicroBatch) -> Tensor:
-        return self.embedder.embed_groups(batch.groups)
+        vectors = self.embedder.embed_groups(batch.groups)
+        beat()
+        return vectors
 
     def _micro_batches(self, prepared: PreparedStep, place: Place) -> list[MicroBatch]:
         batches = plan_micro_batches(prepared.prompts, self._config.batch_tokens, share_prefixes=self._shares)
@@ -111,6 +114,9 @@ class EmbedderObjective:
     ) -> Tensor:
         """The summed loss at one width. The last call, at full width, leaves its figures in ``sums``."""
         scores_QP = queries_QD @ passages_PD.T / self._config.temperature
+        choices_Q = (~targets.masked).sum(dim=1)
+        sums["without_negative"] = float((choices_Q == 1).sum())
+        sums["chance_loss"] = float(choices_Q.log().sum())  # of a model that tells no passages apart
         loss = info_nce(scores_QP, targets.positive, targets.masked)
         hits = scores_QP.detach().masked_fill(targets.masked, -torch.inf).argmax(dim=1)
         sums["accuracy"] = float((hits == targets.positive).sum())

@@ -12,7 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore, HashStore, Store  # dist exports them untyped
 
+from icl_embed.config import LaunchConfig
+from icl_embed.launch.worker import MEETING, beat
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 
 
@@ -80,20 +83,23 @@ class _Gather(torch.autograd.Function):
 
 
 @contextmanager
-def enter(*, device: str, dtype: str, threads: int = 0) -> Iterator[Place]:
-    """Join the job that torchrun describes in the environment; alone, a job of one.
+def enter(config: LaunchConfig, *, dtype: str) -> Iterator[Place]:
+    """Join the job that the launcher or torchrun describes in the environment; alone, a job of one.
 
     The dtype is probed by rank 0 and told to the others, so that all ranks compute alike.
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(threads or max(1, available_cores() // local_size))
-    where = resolve_device(device)
+    torch.set_num_threads(config.threads or max(1, available_cores() // local_size))
+    where = resolve_device(config.device)
     if where.type == "cuda":
         where = torch.device("cuda", local_rank)
         torch.cuda.set_device(where)
-    _join(rank, world_size, "nccl" if where.type == "cuda" else "gloo")
+    # Ranks wait for each other longer than the launcher waits for all: it can tell where they stand.
+    patience = timedelta(seconds=2 * config.stall_seconds) if config.stall_seconds else timedelta(days=7)
+    _join(rank, world_size, "nccl" if where.type == "cuda" else "gloo", patience)
+    beat()
     try:
         choice = [resolve_dtype(dtype, where)] if rank == 0 else [None]
         if world_size > 1:
@@ -103,13 +109,14 @@ def enter(*, device: str, dtype: str, threads: int = 0) -> Iterator[Place]:
         dist.destroy_process_group()
 
 
-def _join(rank: int, world_size: int, backend: str) -> None:
+def _join(rank: int, world_size: int, backend: str, patience: timedelta) -> None:
     # DeepSpeed wants a process group even for one rank; a lone process meets itself in memory.
     if "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
-    else:
-        store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+        dist.init_process_group(backend, timeout=patience)
+        return
+    store: Store = HashStore() if world_size == 1 else FileStore(os.environ[MEETING], world_size)
+    store.set_timeout(patience)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=patience)
 
 
 def available_cores() -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,20 +70,6 @@ def test_a_build_killed_at_any_moment_is_whole_or_absent(tmp_path: Path) -> None
         subprocess.run([sys.executable, "-c", BUILDER, str(root)], check=True, capture_output=True)
         assert store.is_valid(KEY)
     assert interrupted >= 5, "too few kills hit a running build to prove anything"
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 4 MiB."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    argv = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount)]
-    if os.geteuid() != 0 or subprocess.run(argv, check=False, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
 
 
 def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(small_disk: Path) -> None:

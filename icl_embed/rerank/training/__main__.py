@@ -1,4 +1,4 @@
-"""``python -m icl_embed.rerank.training job.json``: one rank of a training job, usually under torchrun."""
+"""``python -m icl_embed.rerank.training job.json``: one rank of a training job."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ def main(job_path: Path) -> int:
 def train(job: RerankerJob) -> bool:
     """Run this rank's part of the job; returns whether the last step is done."""
     config = job.rerank
-    launch = config.launch
-    with enter(device=launch.device, dtype=job.dtype, threads=launch.threads) as place:
+    with enter(config.launch, dtype=job.dtype) as place:
         logging.basicConfig(level=logging.INFO if place.is_first else logging.WARNING, format="%(message)s")
         training_sets = read_ranking_sets(
             job.rows_path, batch_size=config.batch_size, teacher_dir=job.teacher_dir

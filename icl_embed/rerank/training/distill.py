@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from icl_embed.config import RerankConfig
+from icl_embed.launch.worker import beat
 from icl_embed.rerank.batches import PairBatch, plan_pair_batches
 from icl_embed.rerank.model import RerankerModel
 from icl_embed.rerank.pair_packing import PackedPairs, pack_pairs
@@ -125,6 +126,7 @@ class RerankerObjective:
         device = next(self._reranker.parameters()).device
         parts = []
         for batch in batches:
+            beat()
             packed = pack_pairs([tokens[number] for number in batch.numbers], device=device)
             if len(batches) > 1 and torch.is_grad_enabled():
                 parts.append(checkpoint(self._score_packed, packed, shape, use_reentrant=False))

@@ -5,8 +5,9 @@ import sys
 import time
 from pathlib import Path
 
+from icl_embed.config import LaunchConfig
 from icl_embed.errors import TrainingError
-from icl_embed.launch.worker import run_rank
+from icl_embed.launch.worker import beat, run_rank
 
 RANK = os.environ["RANK"]
 
@@ -21,9 +22,23 @@ def behave(name: str) -> bool:
     elif name == "crash":
         print("about to crash")
         os.abort()
-    elif name == "sleep":
+    elif name.startswith("sleep"):
         print("asleep")
-        time.sleep(120)
+        time.sleep(float(name.removeprefix("sleep") or 120))
+    elif name == "beat":
+        for _ in range(14):
+            time.sleep(0.5)
+            beat()
+    elif name == "meet":
+        from icl_embed.train.place import enter  # torch: the others start without it
+
+        with enter(LaunchConfig(device="cpu", threads=1), dtype="float32") as place:
+            place.wait()
+            print("here we are")
+            time.sleep(1)
+    elif name == "fill":
+        with (path.parent / "everything").open("wb") as handle:
+            handle.write(bytes(64 << 20))
     return True
 
 

@@ -124,7 +124,7 @@ def test_a_backbone_that_works_between_its_layers_is_refused(reranker: Reranker,
     decoder.forward = scaled
     with pytest.raises(ModelError, match="does not give what its own forward gives"):
         refuse_unknown_backbone(decoder)
-    with pytest.raises(ModelError, match="has no embed_tokens"):
+    with pytest.raises(ModelError, match="does not find the embed, layers, norm of Linear"):
         refuse_unknown_backbone(torch.nn.Linear(2, 2))
 
 

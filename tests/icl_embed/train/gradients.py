@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from icl_embed.config import LaunchConfig
 from icl_embed.train.engine import Engine
 from icl_embed.train.job import EmbedderJob, read_job
 from icl_embed.train.model import load_for_training
@@ -66,7 +67,7 @@ def gradients(
 
 
 def main(folder: Path) -> None:
-    with enter(device="cpu", dtype="float32", threads=1) as place:
+    with enter(LaunchConfig(device="cpu", threads=1), dtype="float32") as place:
         for path in sorted(folder.glob("*.json")):
             measure(path, place)
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,28 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one_rank(tiny_model: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory):
+def killed_build(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What a process leaves that is killed while DeepSpeed compiles: a lock that nobody will take away."""
+    folder = tmp_path_factory.mktemp("extensions")
+    lock = folder / "deepspeed_shm_comm" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
+        yield lock
+
+
+@pytest.fixture(scope="module")
+def one_rank(killed_build: Path, tiny_model: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("one")
     job = make_job(folder, tiny_model, rows, **OPTIONS)
     metrics, _ = run_job(job, folder)
     return job, metrics
+
+
+def test_training_compiles_nothing_and_waits_for_nobodys_lock(one_rank, killed_build: Path) -> None:
+    """All trainings of this module meet the lock of a killed build."""
+    assert [path for path in killed_build.parent.parent.rglob("*") if path.is_file()] == [killed_build]
 
 
 def test_two_ranks_and_one_give_the_same_loss_curve(
