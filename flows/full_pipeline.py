@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
 from flows.build_pool import prepare_data
+from flows.declaring import Override, Preset, pipeline_flow
 from flows.distill_reranker import distill, report
 from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import train
 from icl_embed.pipeline.run import open_run
-from tasks.policies import DOWNLOADS
 
 
-@flow(name="full-pipeline", task_runner=DOWNLOADS)
-def full_pipeline(preset: str = "demo", overrides: list[str] | None = None) -> str:
+@pipeline_flow("full-pipeline")
+def full_pipeline(preset: Preset = "demo", overrides: list[Override] | None = None) -> str:
     """Data, pool, negatives, training, evaluation, reranker, report; returns the report's path.
 
     Parameters
