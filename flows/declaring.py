@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -35,6 +36,9 @@ def pipeline_flow(name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
                 # Without its traceback: Prefect keeps the error for the life of the process, and with the
                 # frames all that they hold, down to open databases.
                 return Failed(message=f"{type(error).__name__}: {error}", data=error.with_traceback(None))
+            except BaseException as error:
+                traceback.clear_frames(error.__traceback__)  # as above; lines and messages stay
+                raise
             return Completed(message=_shown(result), data=result)
 
         return flow(name=name, task_runner=DOWNLOADS)(told)

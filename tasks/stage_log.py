@@ -117,14 +117,18 @@ def _install() -> None:
         return record
 
     logging.setLogRecordFactory(named)
-    atexit.register(_forget_database)
+    atexit.register(_let_go)
 
 
-def _forget_database() -> None:
-    """Prefect's threads outlive the interpreter, and with them all that our filters and flows reach."""
-    database = sys.modules.get("icl_embed.pool.database")
-    if database is not None:
-        database.let_go()
+def _let_go() -> None:
+    """Forget the library and DuckDB, as the last act of the process.
+
+    Prefect's threads outlive the interpreter, and with them all that loggers, flows and interrupted frames
+    reach. When DuckDB's module is among it, its bindings print forty lines about leaks.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in ("icl_embed", "duckdb", "_duckdb"):
+            vars(module).clear()
 
 
 _install()

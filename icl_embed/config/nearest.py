@@ -22,7 +22,7 @@ _TRACKER = (
     "nothing is sent to a tracker; the figures of every step are in metrics.jsonl of the artefact, in "
     "the report and in the run's log"
 )
-_DEEPSPEED = (
+DEEPSPEED = (
     "a DeepSpeed JSON is not read; its parts are settings here: train.optimizer (zero_stage, steps, "
     "max_grad_norm), train.batch_size, train.activation_checkpointing, train.launch, model.dtype"
 )
@@ -44,8 +44,8 @@ FOREIGN: Mapping[str, tuple[str, str]] = {
         ("batch_size", _BATCH),
     ),
     **dict.fromkeys(("wandb", "report_to", "tensorboard", "mlflow", "logging_steps"), ("", _TRACKER)),
-    **dict.fromkeys(("deepspeed", "deepspeed_config", "ds_config"), ("", _DEEPSPEED)),
-    "zero_optimization": ("optimizer.zero_stage", _DEEPSPEED),
+    **dict.fromkeys(("deepspeed", "deepspeed_config", "ds_config"), ("", DEEPSPEED)),
+    "zero_optimization": ("optimizer.zero_stage", DEEPSPEED),
     **dict.fromkeys(("resume", "resume_from_checkpoint"), ("", _RESUME)),
     "warmup_ratio": ("optimizer.warmup_steps", "counted in steps: warmup_steps = ratio × steps"),
     "lr": ("optimizer.learning_rate", ""),

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from icl_embed.config import RunConfig
+from icl_embed.config.nearest import DEEPSPEED
 from icl_embed.errors import ConfigError
 from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys
 from icl_embed.preset import load_config
@@ -83,6 +84,8 @@ def find_preset(name: str) -> Path:
     """
     if name.endswith(".toml"):
         return Path(name)
+    if name.endswith(".json"):
+        raise ConfigError(f"{name} is no preset, which is a TOML file of settings; {DEEPSPEED}")
     known = known_presets()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,15 +159,3 @@ def _explain(path: Path, message: str) -> str:
             "Parquet files of a published pool instead"
         )
     return f"{path}: {message}"
-
-
-def let_go() -> None:
-    """Forget DuckDB, as the last act of a process whose other threads outlive the interpreter.
-
-    Such threads (Prefect's) keep what they reach alive; when that is DuckDB's module, its bindings print some
-    forty lines about leaks. Nothing here can be used afterwards.
-    """
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in ("duckdb", "_duckdb"):
-            vars(module).clear()
-    globals().clear()

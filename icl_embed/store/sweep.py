@@ -4,8 +4,8 @@ Kept are
 
 - what a running build makes or reads: its lock is held, and its lock file names its inputs;
 - the newest reports and the last accepted scores of each preset, scores and studies of benchmarks;
-- of every label the newest embedder and the newest reranker;
-- all that these were made from, because marks such as "trained on" and model cards are read off it;
+- the models that these scores belong to, and of every label the newest embedder and the newest reranker;
+- all that these were made from: marks such as "trained on" and model cards are read off it;
 - what is younger than a day: a run that is between two stages may be about to use it;
 - the work folder of an unfinished build, with the checkpoints that its next run goes on from.
 """
@@ -106,17 +106,16 @@ def _needed(store: Store, artefacts: list[Artefact], reports: list[Artefact]) ->
     roots = [*reports, *(one for one in artefacts if one.stage in MEASURED)]
     for stage in MODELS:
         roots += _newest_per_label((one for one in artefacts if one.stage == stage), 1)
-    read = _read_by_running_builds(store) | {name for one in accepted for name in _accepted_inputs(one)}
+    read = _read_by_running_builds(store) | {name for one in accepted for name in _models_of(one)}
     roots += [one for one in artefacts if one.reference in read]
     return reachable(store, roots) | {one.reference for one in accepted}
 
 
-def _accepted_inputs(accepted: Artefact) -> Iterator[str]:
-    """What accepted scores were made from, models included, but not the scores that they replaced."""
-    key = accepted.manifest.key
-    yield from (reference for role, reference in key["inputs"].items() if role != "reference")
-    for evaluation in key["settings"].get("evaluations", {}).values():
-        yield from evaluation["inputs"].values()
+def _models_of(accepted: Artefact) -> Iterator[str]:
+    """The models that were scored; accepted scores hold copies of all else that they need."""
+    for evaluation in accepted.manifest.key["settings"].get("evaluations", {}).values():
+        if "model" in evaluation["inputs"]:
+            yield evaluation["inputs"]["model"]
 
 
 def _newest_per_label(artefacts: Iterable[Artefact], keep: int) -> list[Artefact]:
