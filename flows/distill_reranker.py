@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from prefect.logging import get_run_logger
-
 from flows.build_pool import prepare_data
 from flows.declaring import Override, Preset, pipeline_flow
 from flows.evaluate_checkpoint import evaluate
@@ -41,6 +39,4 @@ def distill(run: Run) -> str:
 def report(run: Run) -> str:
     """The report over everything that the run made; returns the path of its page."""
     run_stage(evaluation.write_report, run, run.keys.report)
-    page = (run.artefact(run.keys.report).path / "index.html").resolve()
-    get_run_logger().info("report: %s", page)
-    return str(page)
+    return str((run.artefact(run.keys.report).path / "index.html").resolve())
