@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.build_pool import prepare_data
+from flows.declaring import Override, Preset, pipeline_flow
 from flows.train_embedder import train
 from icl_embed.pipeline.ablation import TABLE_NAME, build_ablation, open_variants
 from tasks import evaluation
-from tasks.policies import DOWNLOADS, run_stage
+from tasks.policies import run_stage
 
 
-@flow(name="ablations", task_runner=DOWNLOADS)
-def ablations(preset: str = "demo", overrides: list[str] | None = None, vary: list[str] | None = None) -> str:
+@pipeline_flow("ablations")
+def ablations(
+    preset: Preset = "demo", overrides: list[Override] | None = None, vary: list[str] | None = None
+) -> str:
     """Compare variants; whatever they have in common is built once. Returns the table as Markdown.
 
     Parameters

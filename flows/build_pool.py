@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
+from flows.declaring import Override, Preset, pipeline_flow
 from icl_embed.pipeline.run import Run, open_run
 from tasks import data
-from tasks.policies import DOWNLOADS, prepared, run_stage
+from tasks.policies import prepared, run_stage
+from tasks.stage_log import reference_of
 
 
-@flow(name="build-pool", task_runner=DOWNLOADS)
-def build_pool(preset: str = "demo", overrides: list[str] | None = None) -> str:
+@pipeline_flow("build-pool")
+def build_pool(preset: Preset = "demo", overrides: list[Override] | None = None) -> str:
     """Fetch the data sets of a preset, build the pool and mine hard negatives."""
     return prepare_data(open_run(preset, overrides or []))
 
@@ -26,7 +26,9 @@ def prepare_data(run: Run) -> str:
 def prepare_pool(run: Run) -> str:
     """Data sets and example pool; returns the pool's reference."""
     # Downloads wait for the network, so they may run at once; the rest uses all cores by itself.
-    waiting = [prepared(data.build_dataset, run, key).submit(run, key) for key in run.keys.datasets.values()]
-    for future in waiting:
-        future.result()
+    datasets = run.keys.datasets.values()
+    waiting = [(key, prepared(data.build_dataset, run, key).submit(run, key)) for key in datasets]
+    for key, future in waiting:
+        future.wait()
+        reference_of(future.state, key)
     return run_stage(data.build_pool, run, run.keys.pool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -46,6 +47,26 @@ app.add_typer(store_app, name="store")
 app.add_typer(export_app)  # icl-embed export, icl-embed export-data
 console = Console()
 
+
+def show_version(asked: bool) -> None:
+    """Print the version, with the commit of a checkout, and end."""
+    if asked:
+        from icl_embed.store.manifest import git_commit
+
+        version = importlib.metadata.version("icl-embed")
+        typer.echo(" ".join(part for part in ("icl-embed", version, git_commit()) if part))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="show the version and end")
+    ] = False,
+) -> None:
+    """Few-shot text embedders: data, training and evaluation in one pipeline."""
+
+
 PresetOption = Annotated[str, typer.Option("--preset", "-p", help="name in flows/presets, or a TOML file")]
 SetOption = Annotated[list[str], typer.Option("--set", "-s", help="override, e.g. train.temperature=0.05")]
 
@@ -71,22 +92,23 @@ def run_flow(
     from icl_embed.pipeline.ablation import open_variants
     from icl_embed.pipeline.run import open_run
 
+    name = flow.partition("/")[0]  # Prefect's way to name a deployment is understood, too
     parameters: dict[str, object] = {"preset": preset, "overrides": list(overrides)}
     # a mistake in the config is told now, in one line, not by a failed run
-    if flow == "ablations":
+    if name == "ablations":
         open_variants(preset, overrides, vary)
         parameters["vary"] = list(vary)
     elif vary:
-        raise ConfigError(f"--vary belongs to the flow ablations, not to {flow}; use --set")
+        raise ConfigError(f"--vary belongs to the flow ablations, not to {name}; use --set")
     else:
         open_run(preset, overrides)
-    if accept and flow != "re-evaluate":
-        raise ConfigError(f"--accept belongs to the flow re-evaluate, not to {flow}")
-    if flow == "re-evaluate":
+    if accept and name != "re-evaluate":
+        raise ConfigError(f"--accept belongs to the flow re-evaluate, not to {name}")
+    if name == "re-evaluate":
         parameters["accept"] = accept
     if here:
         result = starting.run_here(flow, parameters)
-        console.print(f"\n[bold]{escape(flow)} is done[/bold]\n{escape(str(result))}", soft_wrap=True)
+        console.print(f"\n[bold]{escape(name)} is done[/bold]\n{escape(str(result))}", soft_wrap=True)
     else:
         starting.run_deployed(flow, parameters, console)
 

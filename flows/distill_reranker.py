@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from prefect import flow
-from prefect.logging import get_run_logger
-
 from flows.build_pool import prepare_data
+from flows.declaring import Override, Preset, pipeline_flow
 from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import teach, train
 from icl_embed.pipeline.run import Run, open_run
 from tasks import evaluation, training
-from tasks.policies import DOWNLOADS, run_stage
+from tasks.policies import run_stage
 
 
-@flow(name="distill-reranker", task_runner=DOWNLOADS)
-def distill_reranker(preset: str = "demo", overrides: list[str] | None = None) -> str:
+@pipeline_flow("distill-reranker")
+def distill_reranker(preset: Preset = "demo", overrides: list[Override] | None = None) -> str:
     """Teacher scores, training, tuning, evaluation and report of the reranker; returns the report's path.
 
     Whatever is missing is built first; the embedder gives the passages that are reranked.
@@ -41,6 +39,4 @@ def distill(run: Run) -> str:
 def report(run: Run) -> str:
     """The report over everything that the run made; returns the path of its page."""
     run_stage(evaluation.write_report, run, run.keys.report)
-    page = (run.artefact(run.keys.report).path / "index.html").resolve()
-    get_run_logger().info("report: %s", page)
-    return str(page)
+    return str((run.artefact(run.keys.report).path / "index.html").resolve())

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.build_pool import prepare_data
+from flows.declaring import Override, Preset, pipeline_flow
 from flows.train_embedder import train
 from icl_embed.pipeline import checkpoints
 from icl_embed.pipeline.run import Run, open_run
 from tasks import evaluation, training
-from tasks.policies import DOWNLOADS, run_stage
+from tasks.policies import run_stage
 
 
-@flow(name="evaluate-checkpoint", task_runner=DOWNLOADS)
-def evaluate_checkpoint(preset: str = "demo", overrides: list[str] | None = None) -> list[str]:
+@pipeline_flow("evaluate-checkpoint")
+def evaluate_checkpoint(preset: Preset = "demo", overrides: list[Override] | None = None) -> list[str]:
     """Evaluate the embedder of a preset; trains it first if it does not exist.
 
     With ``train.snapshot_every`` the best of its checkpoints, chosen on dev splits, is scored as well.

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
 from flows.build_pool import prepare_data
+from flows.declaring import Override, Preset, pipeline_flow
 from flows.distill_reranker import distill, report
 from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import train
 from icl_embed.pipeline.run import open_run
 from tasks import data
-from tasks.policies import DOWNLOADS, run_stage
+from tasks.policies import run_stage
 
 
-@flow(name="full-pipeline", task_runner=DOWNLOADS)
-def full_pipeline(preset: str = "demo", overrides: list[str] | None = None) -> str:
+@pipeline_flow("full-pipeline")
+def full_pipeline(preset: Preset = "demo", overrides: list[Override] | None = None) -> str:
     """Data, pool, negatives, training, evaluation, reranker, report; returns the report's path.
 
     Parameters
@@ -22,9 +21,7 @@ def full_pipeline(preset: str = "demo", overrides: list[str] | None = None) -> s
         overrides: settings on top of the preset, e.g. ``["train.optimizer.learning_rate=1e-4"]``.
     """
     run = open_run(preset, overrides or [])
-    run_stage(
-        data.fetch_base_model, run, run.keys.base_model
-    )  # first: what cannot be trained is refused here
+    run_stage(data.fetch_base_model, run, run.keys.base_model)  # what cannot be trained is refused here
     prepare_data(run)
     train(run)
     evaluate(run)

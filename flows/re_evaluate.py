@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
+from prefect.runtime import deployment
 
 from flows.build_pool import prepare_pool
+from flows.declaring import Override, Preset, pipeline_flow
 from icl_embed.pipeline.re_evaluation import (
     TABLE_NAME,
     ReEvaluation,
@@ -17,13 +18,13 @@ from icl_embed.pipeline.re_evaluation import (
 from icl_embed.pipeline.run import Run, open_run
 from icl_embed.results.regression import RegressionError
 from tasks import evaluation
-from tasks.policies import DOWNLOADS, run_stage
+from tasks.policies import run_stage
 
 
-@flow(name="re-evaluate", task_runner=DOWNLOADS)
+@pipeline_flow("re-evaluate")
 def re_evaluate(
-    preset: str = "demo",
-    overrides: list[str] | None = None,
+    preset: Preset = "demo",
+    overrides: list[Override] | None = None,
     accept: bool = False,
     level: float = 0.05,
 ) -> str:
@@ -67,9 +68,10 @@ def compare(run: Run, plan: ReEvaluation, *, accept: bool, level: float) -> str:
     create_markdown_artifact(f"{table}\n{changes}\n", key="re-evaluation", description=found[:200])
     is_regression = bool(artefact.manifest.counts["fell"] or artefact.manifest.counts["lost"])
     if is_regression and not accept:
+        here = "" if deployment.id else " --here"
         raise RegressionError(
             f"{found}. Changed: {'; '.join(plan.changes)}. The table is in {artefact.path / TABLE_NAME}; "
-            f"if the fall is meant: icl-embed run re-evaluate --preset {run.config.preset} --accept"
+            f"if the fall is meant: icl-embed run re-evaluate {run.options} --accept{here}"
         )
     reason = "a fall accepted on purpose" if is_regression else "no fall"
     run_stage(evaluation.accept_scores, run, accepted_key(run, plan, reason))

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 
-from flows.starting import settle_environment
+from flows.starting import command_at, settle_environment
 from icl_embed.errors import ConfigError
 from icl_embed.launch.processes import die_with_parent
 
@@ -49,7 +49,8 @@ def serve(port: int, console: Console) -> None:
         limit_accelerators()
         worker = stack.enter_context(_prefect("worker", "start", "--pool", WORK_POOL))
         console.print(f"\n[bold]UI: {url.removesuffix('/api')}[/bold]   (Ctrl-C stops server and worker)")
-        console.print("In another terminal: icl-embed run full-pipeline --preset demo\n")
+        hint = command_at(url, "icl-embed run full-pipeline --preset demo")
+        console.print(f"In another terminal: {hint}\n", soft_wrap=True)
         _wait_until_stopped(server, worker)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from icl_embed.errors import ConfigError, IclEmbedError
+from icl_embed.errors import ConfigError
 
 FLOWS = (
     "full-pipeline",
@@ -22,10 +24,6 @@ FLOWS = (
     "ablations",
 )
 LOCAL_API_URL = "http://127.0.0.1:4200/api"  # where `make ui` listens
-
-
-class FlowFailedError(IclEmbedError):
-    """A deployed flow run did not complete."""
 
 
 def run_here(flow: str, parameters: Mapping[str, Any]) -> Any:
@@ -45,8 +43,12 @@ def load_flow(name: str) -> Any:
     Raises
         ConfigError: there is no such flow.
     """
-    if name not in FLOWS:
-        raise ConfigError(f"there is no flow {name!r}; known are {', '.join(FLOWS)}")
+    name, _, deployment = name.partition("/")
+    refuse_unknown(name)
+    if deployment not in ("", name):
+        raise ConfigError(
+            f"{deployment!r} is a deployment of its own; leave --here out to run it on its server"
+        )
     module = name.replace("-", "_")
     return getattr(importlib.import_module(f"flows.{module}"), module)
 
@@ -54,61 +56,69 @@ def load_flow(name: str) -> Any:
 def run_deployed(flow: str, parameters: Mapping[str, Any], console: Console) -> None:
     """Create a run of the flow's deployment and follow it to its end.
 
+    Parameters
+        flow: its name, or Prefect's ``flow/deployment``; without one, the deployment is called like the flow.
+
     Raises
-        ConfigError: there is no such flow, no server answers, or nothing is deployed.
+        ConfigError: there is no such flow, no server answers, nothing is deployed, or the server refuses the
+            parameters.
         FlowFailedError: the run did not complete.
     """
     settle_environment()
     os.environ.setdefault("PREFECT_API_URL", LOCAL_API_URL)
-    if flow not in FLOWS:
-        raise ConfigError(f"there is no flow {flow!r}; known are {', '.join(FLOWS)}")
+    name, _, deployment = flow.partition("/")
+    refuse_unknown(name)
     import httpx
     from prefect.deployments import run_deployment
-    from prefect.exceptions import ObjectNotFound
+    from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
     from prefect.settings import get_current_settings
+
+    from flows.following import follow
 
     url = get_current_settings().api.url or LOCAL_API_URL
     # the worker stands in another folder than the caller
     preset = parameters["preset"]
     named = str(Path(preset).resolve()) if preset.endswith(".toml") else preset
     try:
-        run: Any = run_deployment(f"{flow}/{flow}", parameters={**parameters, "preset": named}, timeout=0)
+        run: Any = run_deployment(
+            f"{name}/{deployment or name}", parameters={**parameters, "preset": named}, timeout=0
+        )
     except httpx.TransportError as error:
-        raise ConfigError(f"no Prefect server answers at {url}; run `make ui`, or add --here") from error
+        raise ConfigError(
+            f"no Prefect server answers at {url}; start one with `{serving_command(url)}`, or add --here"
+        ) from error
     except ObjectNotFound as error:
-        raise ConfigError(f"{flow} is not deployed at {url}; run `prefect deploy --all`") from error
+        deploy = command_at(url, "prefect --no-prompt deploy --all")
+        raise ConfigError(f"{name}/{deployment or name} is not deployed at {url}; run `{deploy}`") from error
+    except PrefectHTTPStatusError as error:
+        raise ConfigError(f"the Prefect server at {url} refuses this run: {error.response.text}") from error
     console.print(f"flow run {run.name}: {url.removesuffix('/api')}/runs/flow-run/{run.id}", soft_wrap=True)
     follow(run.id, console)
 
 
-def follow(run_id: Any, console: Console) -> None:
-    """Print a run's log until it ends.
+def refuse_unknown(flow: str) -> None:
+    """Nothing, for a flow that there is.
 
     Raises
-        FlowFailedError: it ended in any state but Completed.
+        ConfigError: there is no such flow.
     """
-    import time
+    if flow not in FLOWS:
+        near = difflib.get_close_matches(flow, FLOWS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(FLOWS)}"
+        raise ConfigError(f"there is no flow {flow!r}; {hint}")
 
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-    from prefect.client.schemas.sorting import LogSort
 
-    seen = 0
-    with get_client(sync_client=True) as client:
-        logs_of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
-        while True:
-            run = client.read_flow_run(run_id)
-            lines = client.read_logs(logs_of_run, limit=200, offset=seen, sort=LogSort.TIMESTAMP_ASC)
-            for line in lines:
-                console.print(f"{line.timestamp:%H:%M:%S} {line.message}", markup=False, soft_wrap=True)
-            seen += len(lines)
-            if run.state is not None and run.state.is_final() and not lines:
-                break
-            if not lines:
-                time.sleep(2)
-    if not run.state.is_completed():
-        raise FlowFailedError(f"flow run {run.name} ended as {run.state.name}: {run.state.message}")
-    console.print(f"[bold]{run.name} completed[/bold]")
+def command_at(url: str, command: str) -> str:
+    """A command as it must be typed to reach a server; ``icl-embed`` finds the usual one by itself."""
+    if url == LOCAL_API_URL and command.startswith("icl-embed "):
+        return command
+    return f"PREFECT_API_URL={url} {command}"
+
+
+def serving_command(url: str) -> str:
+    """The command that starts a server at a URL, as far as that is on this machine."""
+    port = urlsplit(url).port or 4200
+    return "icl-embed ui" if port == 4200 else f"icl-embed ui --port {port}"
 
 
 def settle_environment() -> None:

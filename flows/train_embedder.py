@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
 from flows.build_pool import prepare_data
+from flows.declaring import Override, Preset, pipeline_flow
 from icl_embed.pipeline.run import Run, open_run
 from tasks import data, training
-from tasks.policies import DOWNLOADS, run_stage
+from tasks.policies import run_stage
 
 
-@flow(name="train-embedder", task_runner=DOWNLOADS)
-def train_embedder(preset: str = "demo", overrides: list[str] | None = None) -> str:
+@pipeline_flow("train-embedder")
+def train_embedder(preset: Preset = "demo", overrides: list[Override] | None = None) -> str:
     """Train an embedder, building whatever it needs first."""
     run = open_run(preset, overrides or [])
     run_stage(

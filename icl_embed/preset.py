@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from icl_embed.config import RunConfig
+from icl_embed.config.nearest import explain_unknown
 from icl_embed.errors import ConfigError
 
 
@@ -55,7 +56,11 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "config"
-        found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
-        lines.append(f"{key}: {problem['msg']}{found}")
+        path = [str(part) for part in problem["loc"]]
+        key = ".".join(path) or "config"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{key}: {explain_unknown(RunConfig, path)}")
+            continue
+        found = "" if isinstance(problem["input"], dict | BaseModel) else f" (found {problem['input']!r})"
+        lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}{found}")
     return "the config is not valid:\n  " + "\n  ".join(lines)

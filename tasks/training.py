@@ -15,10 +15,10 @@ from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
-from icl_embed.pipeline.build import build
 from icl_embed.pipeline.run import Run
 from icl_embed.store import StageKey
 from tasks import policies
+from tasks.stage_log import built, stage_name
 
 STEP = re.compile(r"(?:step|shard) (\d+)/(\d+)")
 
@@ -27,27 +27,27 @@ STEP = re.compile(r"(?:step|shard) (\d+)/(\d+)")
 def train_embedder(run: Run, key: StageKey) -> str:
     """Train the embedder with DeepSpeed; resumes from the last checkpoint of a killed run."""
     with policies.accelerator_slot():
-        return build(run, key, follow_log(key)).reference
+        return built(run, key, follow_log(key)).reference
 
 
 @task(name="score-teacher", **policies.TRAIN)
 def score_teacher(run: Run, key: StageKey) -> str:
     """Score the training pairs with the teacher; takes over the finished shards of a killed run."""
     with policies.accelerator_slot():
-        return build(run, key, follow_log(key)).reference
+        return built(run, key, follow_log(key)).reference
 
 
 @task(name="train-reranker", **policies.TRAIN)
 def train_reranker(run: Run, key: StageKey) -> str:
     """Distil the lightweight reranker with DeepSpeed."""
     with policies.accelerator_slot():
-        return build(run, key, follow_log(key)).reference
+        return built(run, key, follow_log(key)).reference
 
 
 @task(name="restore-checkpoint", **policies.COMPUTE)
 def restore_checkpoint(run: Run, key: StageKey) -> str:
     """Make a model folder of a step that training kept."""
-    return build(run, key).reference
+    return built(run, key).reference
 
 
 def follow_log(key: StageKey) -> Callable[[str], None]:
@@ -63,7 +63,7 @@ def follow_log(key: StageKey) -> Callable[[str], None]:
 
     def on_line(line: str) -> None:
         nonlocal shown
-        logger.info(line)
+        logger.info("%s: %s", stage_name(key), line)
         found = STEP.search(line)
         if found is None:
             return

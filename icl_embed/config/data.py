@@ -7,15 +7,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from icl_embed.config.base import Count, CountOrZero, Fraction, Section
+from icl_embed.config.base import Count, CountOrZero, Fraction, LocalPath, Section
 
 
 class PathsConfig(Section):
     """Where things live on this machine. Paths never enter a fingerprint."""
 
-    store: Path = Field(Path("store"), description="artefacts, one verified folder each")
-    downloads: Path = Field(Path("downloads"), description="verified source files, safe to delete")
-    catalog: Path | None = Field(None, description="a folder of extra data cards, beside the built-in ones")
+    store: LocalPath = Field(Path("store"), description="artefacts, one verified folder each")
+    downloads: LocalPath = Field(Path("downloads"), description="verified source files, safe to delete")
+    catalog: LocalPath | None = Field(
+        None, description="a folder of extra data cards, beside the built-in ones"
+    )
 
 
 class DataConfig(Section):

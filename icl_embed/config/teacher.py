@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from icl_embed.config.base import RANKING_KINDS, Count, Kind, Section
+from icl_embed.config.base import RANKING_KINDS, Count, Kind, LocalPath, Section
 
 
 class TeacherConfig(Section):
@@ -18,7 +17,7 @@ class TeacherConfig(Section):
         description="own: this run's reranker, trained without a teacher first; reranker: a local reranker "
         "folder, or a causal language model that answers Yes; cross_encoder: a sentence-transformers folder",
     )
-    folder: Path | None = Field(None, description="the teacher's model folder, for all but own")
+    folder: LocalPath | None = Field(None, description="the teacher's model folder, for all but own")
     kinds: tuple[Kind, ...] = Field(
         ("retrieval", "reranking"), description="kinds of tasks whose pairs are scored"
     )

@@ -28,21 +28,28 @@ from icl_embed.store import Artefact, StageKey
 Counts = Mapping[str, Any]
 
 
-def build(run: Run, key: StageKey, on_line: OnLine | None = None) -> Artefact:
+def build(
+    run: Run, key: StageKey, on_line: OnLine | None = None, on_start: Callable[[], None] | None = None
+) -> Artefact:
     """The artefact of a key: verified if it is there, produced if not.
 
     Parameters
         on_line: called with every line that a long subprocess prints.
+        on_start: called when the artefact is not there and producing it begins.
 
     Raises
         StoreError: an input is missing or damaged, the artefact is locked, or the disk refuses.
         IclEmbedError: whatever the stage itself refuses.
     """
-    if key.stage in _TRAINERS:
-        trainer = _TRAINERS[key.stage]
-        return run.store.build(key, lambda out_dir: trainer(run, key, out_dir, on_line))
-    builder = _BUILDERS[key.stage]
-    return run.store.build(key, lambda out_dir: builder(run, key, out_dir))
+
+    def produce(out_dir: Path) -> Counts:
+        if on_start is not None:
+            on_start()
+        if key.stage in _TRAINERS:
+            return _TRAINERS[key.stage](run, key, out_dir, on_line)
+        return _BUILDERS[key.stage](run, key, out_dir)
+
+    return run.store.build(key, produce)
 
 
 def _build_base_model(run: Run, key: StageKey, out_dir: Path) -> Counts:

@@ -170,7 +170,7 @@ def _newest_model(run: Run) -> Artefact:
     if not found:
         raise StoreError(
             f"no model of the preset {preset} is published in {run.store.root}; train one with "
-            f"icl-embed run train-embedder --preset {preset}"
+            f"icl-embed run train-embedder {run.options}"
         )
     return run.store.get("embedder", found[-1].fingerprint)
 

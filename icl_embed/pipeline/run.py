@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from icl_embed.config import RunConfig
+from icl_embed.config.nearest import DEEPSPEED
 from icl_embed.errors import ConfigError
 from icl_embed.pipeline.base_model import refuse_unfit
 from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys
@@ -25,6 +27,14 @@ class Run:
 
     config: RunConfig
     catalog: dict[str, Card]
+    preset: str = "demo"
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> str:
+        """What a shell command needs to mean this run: the preset as it was asked for, and the overrides."""
+        settings = (f"--set {shlex.quote(override)}" for override in self.overrides)
+        return " ".join((f"--preset {shlex.quote(self.preset)}", *settings))
 
     @cached_property
     def store(self) -> Store:
@@ -65,7 +75,7 @@ def open_run(preset: str = "demo", overrides: Sequence[str] = ()) -> Run:
     catalog = load_catalog([config.paths.catalog])
     for name in (*config.data.train, *config.data.evaluate):
         find_card(catalog, name)
-    return Run(config, catalog)
+    return Run(config, catalog, preset, tuple(overrides))
 
 
 def find_preset(name: str) -> Path:
@@ -76,12 +86,19 @@ def find_preset(name: str) -> Path:
     """
     if name.endswith(".toml"):
         return Path(name)
-    known = sorted(path.stem for path in PRESETS_DIR.glob("*.toml"))
+    if name.endswith(".json"):
+        raise ConfigError(f"{name} is no preset, which is a TOML file of settings; {DEEPSPEED}")
+    known = known_presets()
     if name not in known:
-        raise ConfigError(
-            f"there is no preset {name!r}; known are {', '.join(known)}, or give the path of a .toml file"
-        )
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)},"
+        raise ConfigError(f"there is no preset {name!r}; {hint} or give the path of a .toml file")
     return PRESETS_DIR / f"{name}.toml"
+
+
+def known_presets() -> list[str]:
+    """The names in flows/presets."""
+    return sorted(path.stem for path in PRESETS_DIR.glob("*.toml"))
 
 
 def find_card(catalog: dict[str, Card], name: str) -> Card:

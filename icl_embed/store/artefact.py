@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import StoreError
-from icl_embed.store.files import fsync_path, sync_files, write_atomically
+from icl_embed.store.files import fsync_path, refusal, sync_files, write_atomically
 from icl_embed.store.key import StageKey
 from icl_embed.store.lock import exclusive
 from icl_embed.store.manifest import MANIFEST_NAME, Manifest, describe, find_damage, read_manifest
 
 logger = logging.getLogger(__name__)
 
+MAX_WAIT_SECONDS = 12 * 3600.0  # for another process that builds the same artefact: a long training
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 Produce = Callable[[Path], Mapping[str, Any]]
 
 
@@ -50,11 +53,19 @@ class Store:
     """All artefacts below one root folder."""
 
     def __init__(self, root: Path) -> None:
+        if _ADDRESS.match(str(root)):  # a Path has lost one of the two slashes
+            raise StoreError(
+                f"a store is a folder on this machine, and {root} is an address; mount it, name the mount"
+            )
         self.root = Path(root)
 
     def path_of(self, stage: str, fingerprint: str) -> Path:
         """Where an artefact is, or would be."""
         return self.root / stage / fingerprint
+
+    def lock_of(self, stage: str, fingerprint: str) -> Path:
+        """The file whose lock the builder of an artefact holds."""
+        return self.root / stage / f".{fingerprint}.lock"
 
     def work_dir(self, key: StageKey) -> Path:
         """The builder's crash-surviving scratch folder."""
@@ -83,25 +94,39 @@ class Store:
             raise StoreError(f"{stage}/{fingerprint}: {damage}; run the flow again to rebuild it")
         return Artefact(stage, fingerprint, self.path_of(stage, fingerprint))
 
-    def build(self, key: StageKey, produce: Produce) -> Artefact:
+    def build(self, key: StageKey, produce: Produce, *, wait_seconds: float = MAX_WAIT_SECONDS) -> Artefact:
         """Return the artefact of ``key``, producing it if it is missing or damaged.
 
         ``produce`` fills an empty folder and returns counts for the manifest. A damaged artefact is moved
-        aside, never deleted, before it is rebuilt.
+        aside, never deleted, before it is rebuilt. While another process builds the same artefact this one
+        waits for it, and takes what that one publishes.
+
+        Parameters
+            wait_seconds: how long to wait for another builder.
 
         Raises
-            StoreError: another process builds the same artefact, or the disk refuses.
+            StoreError: another process still builds it after the wait, or the disk refuses.
         """
         folder = self.path_of(key.stage, key.fingerprint)
-        with exclusive(self.root / key.stage / f".{key.fingerprint}.lock", key.reference):
-            if folder.exists():
-                damage = self.damage(key.stage, key.fingerprint)
-                if not damage:
-                    return Artefact(key.stage, key.fingerprint, folder)
-                self._quarantine(folder, damage)
-            self._produce(key, produce, folder)
-        shutil.rmtree(self.work_dir(key), ignore_errors=True)
-        return Artefact(key.stage, key.fingerprint, folder)
+        found = Artefact(key.stage, key.fingerprint, folder)
+        if self.is_valid(key):  # needs no lock, so a store that cannot be written can still be used
+            return found
+        lock = self.lock_of(key.stage, key.fingerprint)
+        with exclusive(lock, key.reference, wait_seconds=wait_seconds, inputs=key.inputs):
+            try:
+                if folder.exists():
+                    damage = self.damage(key.stage, key.fingerprint)
+                    if not damage:  # made while this process waited
+                        return found
+                    self._quarantine(folder, damage)
+                self._produce(key, produce, folder)
+            except (ConnectionError, TimeoutError):  # somebody did not answer: no matter of the disk
+                raise
+            except OSError as error:
+                why = refusal(error, folder, kept="nothing was published")
+                raise StoreError(f"cannot write {key.reference}: {why}") from error
+            shutil.rmtree(self.work_dir(key), ignore_errors=True)
+        return found
 
     def _produce(self, key: StageKey, produce: Produce, folder: Path) -> None:
         partial = folder.with_name(f"{key.fingerprint}.partial-{os.getpid()}")
@@ -111,11 +136,6 @@ class Store:
             partial.mkdir(parents=True)
             counts = produce(partial)
             publish(partial, folder, describe(key, partial, counts, time.monotonic() - started))
-        except OSError as error:
-            raise StoreError(
-                f"cannot write {key.reference}: {error.strerror or error}; "
-                "nothing was published, free space or fix the folder and run again"
-            ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from icl_embed.store.artefact import Store
 from icl_embed.store.lineage import ancestors, find, sources_of
-from icl_embed.store.sweep import find_garbage, remove
+from icl_embed.store.sweep import MIN_AGE_HOURS, remove, survey
 
 app = typer.Typer(help="Look at artefacts, verify them, trace them, free space.", no_args_is_help=True)
 console = Console()
@@ -24,23 +23,23 @@ NameArgument = Annotated[
 DEFAULT_STORE = Path("store")
 
 
-@app.command("ls", epilog="Example: icl-embed store ls --stage evaluation")
+@app.command("ls", epilog="Example: icl-embed store ls --stage evaluation | grep trained")
 def list_artefacts(
     stage: Annotated[str, typer.Option(help="only this stage")] = "", store: StoreOption = DEFAULT_STORE
 ) -> None:
-    """List artefacts, oldest first."""
-    table = Table("artefact", "label", "created", "seconds", "size", box=None)
+    """List artefacts, oldest first: one line each, never cut."""
+    rows = [("artefact", "created", "seconds", "size", "label")]
     for artefact in Store(store).artefacts():
         manifest = artefact.manifest
         if stage in ("", artefact.stage):
-            table.add_row(
-                artefact.reference,
-                escape(manifest.label),
-                manifest.created,
-                f"{manifest.seconds:.1f}",
-                readable_size(manifest.num_bytes),
+            size = readable_size(manifest.num_bytes)
+            rows.append(
+                (artefact.reference, manifest.created, f"{manifest.seconds:.1f}", size, manifest.label)
             )
-    console.print(table)
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for *cells, label in rows:
+        aligned = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
+        console.print("  ".join([*aligned, label]), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("show", epilog="Example: icl-embed store show embedder/1f0c2a9be2d37c55")
@@ -89,19 +88,36 @@ def collect_garbage(
     keep: Annotated[
         int, typer.Option(help="newest reports of each preset whose artefacts are kept", min=1)
     ] = 3,
+    min_age: Annotated[
+        float, typer.Option(help="hours; younger artefacts are kept", min=0.0)
+    ] = MIN_AGE_HOURS,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="also checkpoints of trainings that were not finished")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="really delete")] = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """List what no kept report needs; delete it with --yes."""
-    garbage = find_garbage(Store(store), keep_reports=keep)
-    for one in garbage:
-        console.print(f"{one.path.relative_to(store)}  {readable_size(one.bytes)}  [dim]{one.reason}[/dim]")
-    total = readable_size(sum(one.bytes for one in garbage))
+    """Say what nothing that is kept needs; delete it with --yes.
+
+    Kept are the newest reports, accepted scores, scores and studies, the newest model of every label, all
+    that these were made from, and what a running build makes or reads.
+    """
+    opened = Store(store)
+    found = survey(opened, keep_reports=keep, min_age_hours=min_age, unfinished=unfinished)
+    for goes, word in ((False, "stays"), (True, "goes ")):
+        for one in found:
+            if one.goes == goes:
+                line = f"{word} {one.path.relative_to(store)}  {readable_size(one.bytes)}  {one.reason}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+    going = [one for one in found if one.goes]
+    for reason in dict.fromkeys(one.reason for one in going):
+        group = [one.bytes for one in going if one.reason == reason]
+        console.print(f"{reason}: {len(group)} folders, {readable_size(sum(group))}", soft_wrap=True)
     if yes:
-        remove(garbage)
-        console.print(f"freed {total}")
+        console.print(f"freed {readable_size(remove(opened, going))}")
     else:
-        console.print(f"{len(garbage)} folders, {total}; delete them with --yes")
+        total = readable_size(sum(one.bytes for one in going))
+        console.print(f"{len(going)} folders, {total} would go; delete them with --yes")
 
 
 def readable_size(num_bytes: int) -> str:

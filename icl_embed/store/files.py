@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -29,6 +30,25 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def refusal(error: OSError, path: Path | None = None, *, kept: str = "") -> str:
+    """Why the file system refused, what was kept, and what would help.
+
+    Parameters
+        path: what was to be written, where the error does not say.
+        kept: what is still as it was.
+    """
+    reason = error.strerror or str(error)
+    where = error.filename or path
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        cure = "free space and run again"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        cure = "make the folder writable for this user, or name another one (paths.store or --store)"
+    else:
+        cure = "mend the folder, or name another one (paths.store or --store), and run again"
+    place = f" ({where})" if where else ""
+    return "; ".join(part for part in (reason, kept, cure + place) if part)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old content or the new, never a part.
 
@@ -47,7 +67,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):  # what refused the file may refuse this too
             temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; nothing was changed") from error
+        raise StoreError(f"cannot write {path}: {refusal(error, kept='nothing was changed')}") from error
 
 
 def sync_files(folder: Path) -> None:

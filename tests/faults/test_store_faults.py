@@ -90,3 +90,15 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_was_there(small_disk: Pat
     assert not store.path_of(KEY.stage, KEY.fingerprint).exists()
     assert list((small_disk / "pool").glob("*.partial-*")) == []
     assert store.build(KEY, write(2)).manifest.counts == {"megabytes": 2}
+
+
+def test_a_read_only_store_is_one_clear_error_and_can_still_be_read(small_disk: Path) -> None:
+    store = Store(small_disk)
+    small = StageKey("pool", 1, {"size": 0})
+    store.build(small, lambda _folder: {"files": 0})
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(
+        StoreError, match=f"cannot lock {KEY.reference}: Read-only file system; make the folder"
+    ):
+        store.build(KEY, lambda _folder: {"files": 0})
+    assert store.build(small, lambda _folder: {"files": 1}).manifest.counts == {"files": 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -57,5 +58,7 @@ def stages_to_run(run: Run) -> list[str]:
 
 
 def task_states(output: str) -> Counter[str]:
-    lines = [line for line in output.splitlines() if "Task run '" in line and "Finished in state" in line]
-    return Counter(line.split("Finished in state ")[1].split("(")[0] for line in lines)
+    """How many stages ran, were cached and failed, as the log of a run says."""
+    ends = re.compile(r"- (\S+ .*): (done in [\d.]+ s|cached, \S+|Finished in state (?:Failed|Crashed).*)$")
+    states = {"d": "Completed", "c": "Cached", "F": "Failed"}
+    return Counter(states[found[2][0]] for line in output.splitlines() if (found := ends.search(line)))

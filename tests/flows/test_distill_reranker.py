@@ -23,7 +23,7 @@ def test_teacher_training_tuning_evaluation_and_report_in_one_command(tmp_path: 
     assert process.returncode == 0, output[-4000:]
     run = open_run(str(project), [teacher])
     assert str(run.artefact(run.keys.report).path / "index.html") in process.stdout
-    finished = re.findall(r"Task run '(\S+) [^']*' - Finished in state Completed", output)
+    finished = re.findall(r"Task run '[^']*' - (\S+) .*: done in ", output)
     assert [stage for stage in finished if stage in STAGES] == list(STAGES)
     assert stages_to_run(run) == []
     assert re.search(r"shard 1/1: \d+ pairs", output)

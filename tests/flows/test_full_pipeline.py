@@ -125,6 +125,18 @@ def test_a_mistake_in_the_config_is_one_line_and_exit_code_2(project: Path) -> N
     assert "Traceback" not in process.stderr
 
 
+def test_a_stage_that_refuses_its_input_ends_the_run_with_one_clean_message(finished) -> None:
+    project, _ = finished
+    process = run_flow("build-pool", project, "pool.min_characters=5000")
+    assert process.returncode == 2
+    said = process.stdout + process.stderr
+    assert process.stderr.splitlines()[-1].startswith(("PoolError", "prefect"))
+    assert "raise pool.max_dropped_fraction" in said
+    assert "Traceback" not in said
+    assert "nanobind" not in said
+    assert task_states(said)["Failed"] == 1
+
+
 def test_a_card_that_does_not_exist_is_refused_with_near_names(project: Path) -> None:
     process = run_flow("full-pipeline", project, 'data.train=["tiny-fact"]')
     assert process.returncode == 2

@@ -25,7 +25,7 @@ from icl_embed.pipeline.run import open_run
 from icl_embed.results import scoring_code
 from icl_embed.results.regression import RegressionError
 from icl_embed.store import StageKey
-from icl_embed.store.sweep import find_garbage
+from icl_embed.store.sweep import survey
 from tests.tiny_project import build_project, fact, pair, write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,8 +126,9 @@ def test_perturbed_weights_fail_the_run_until_the_fall_is_accepted(project: Path
     publish(project, noise=5.0)
     fallen = run(project)
     assert fallen.is_failed()
-    with pytest.raises(RegressionError, match=r"tiny-notes, .* → .*inputs.model"):
+    with pytest.raises(RegressionError, match=r"tiny-notes, .* → .*inputs.model") as told:
         fallen.result()
+    assert str(told.value).endswith(f"icl-embed run re-evaluate --preset {project} --accept --here")
     table = newest_table()
     assert "| **fell** | tiny-notes, zero-shot" in table
     assert "| **fell** | average of 3, zero-shot" in table
@@ -201,8 +202,11 @@ def test_a_data_set_that_the_preset_drops_is_told_and_is_no_fall(project: Path) 
 
 def test_without_a_published_model_the_run_says_how_to_get_one(tmp_path: Path) -> None:
     preset = build_project(tmp_path)
-    with pytest.raises(StoreError, match="no model of the preset tiny .* run train-embedder --preset tiny"):
-        plan_re_evaluation(open_run(str(preset)))
+    with pytest.raises(
+        StoreError,
+        match="no model of the preset tiny .* run train-embedder --preset .*/tiny.toml --set seed=13$",
+    ):
+        plan_re_evaluation(open_run(str(preset), ["seed=13"]))
 
 
 @pytest.mark.slow
@@ -219,9 +223,10 @@ def test_garbage_collection_keeps_the_accepted_scores(project: Path) -> None:
     run(project)
     store = open_run(str(project)).store
     store.build(StageKey("report", 1, {}, {}, "tiny"), lambda folder: {})
-    garbage = {one.path.parent.name for one in find_garbage(store, keep_reports=1)}
+    garbage = {one.path.parent.name for one in survey(store, keep_reports=1, min_age_hours=0) if one.goes}
     assert "evaluation" in garbage
     assert "accepted-scores" not in garbage
+    assert "embedder" not in garbage
     shutil.rmtree(store.root / "evaluation")
     assert "nothing changed" in run(project).result()
 

@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 
 from icl_embed.config import RunConfig
+from icl_embed.config.nearest import FOREIGN, settings_below
 from icl_embed.errors import ConfigError
+from icl_embed.pipeline.run import find_preset
 from icl_embed.preset import load_config
 
 PRESETS = sorted((Path(__file__).resolve().parents[2] / "flows" / "presets").glob("*.toml"))
@@ -33,6 +35,60 @@ def test_overrides_are_typed_and_win_over_the_preset(tmp_path: Path) -> None:
 def test_a_bad_override_is_refused_and_named(override: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named.replace(".", r"\.")):
         load_config(None, ["train.batch_size=4", override])
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.temprature=1", "did you mean train.temperature"),
+        ("train.learning_rate=1", "did you mean train.optimizer.learning_rate?"),
+        ("learning_rate=1", "did you mean train.optimizer.learning_rate or rerank.optimizer.learning_rate?"),
+        ("rerank.learning_rate=1", "did you mean rerank.optimizer.learning_rate?"),
+        ("optimizer.steps=3", "did you mean train.optimizer or rerank.optimizer?"),
+        ("train.kinds.sts.batchsize=3", "did you mean train.kinds.KIND.batch_size"),
+        (
+            "train.gradient_accumulation_steps=4",
+            "did you mean train.batch_tokens .*one update over all ranks",
+        ),
+        ("train.epochs=3", "did you mean train.optimizer.steps.*epochs × rows"),
+        ("rerank.num_train_epochs=3", "did you mean rerank.optimizer.steps"),
+        ("train.warmup_ratio=0.1", "did you mean train.optimizer.warmup_steps.*ratio × steps"),
+        ("wandb.project=x", "wandb: .*nothing is sent to a tracker"),
+        ("train.deepspeed=ds.json", "a DeepSpeed JSON is not read.*train.optimizer"),
+        ("trian.seed=1", "did you mean train?"),
+        ("foo=1", "the whole config has preset, seed, paths"),
+        ("pool.foo=1", "pool has min_characters"),
+    ],
+)
+def test_an_unknown_setting_leads_to_the_one_that_was_meant(override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told.replace("?", r"\?")):
+        load_config(None, [override])
+
+
+def test_every_setting_that_other_trainers_are_led_to_exists() -> None:
+    known = [name for name, _ in settings_below(RunConfig)]
+    assert ("train", "optimizer", "learning_rate") in known
+    for foreign, (end, note) in FOREIGN.items():
+        assert end or note, foreign
+        parts = tuple(end.split("."))
+        assert not end or any(name[-len(parts) :] == parts for name in known), foreign
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/store", "gs://x", "hf://datasets/x", "file:///tmp/x"])
+def test_an_address_is_no_folder(address: str) -> None:
+    for setting in ("paths.store", "paths.downloads", "paths.catalog", "teacher.folder"):
+        with pytest.raises(ConfigError, match=f"{setting}: expected a folder on this machine.*{address}"):
+            load_config(None, [f"{setting}={address}"])
+
+
+def test_a_preset_that_is_not_there_leads_to_one_that_is() -> None:
+    for name, told in (("dmeo", "did you mean demo"), ("ds_config.json", "a DeepSpeed JSON is not read")):
+        with pytest.raises(ConfigError, match=told):
+            find_preset(name)
+
+
+def test_the_home_folder_is_found() -> None:
+    assert load_config(None, ["paths.store=~/store"]).paths.store == Path.home() / "store"
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:

@@ -98,7 +98,18 @@ def test_a_run_completes_on_the_worker_and_the_browser_shows_it(
         argv, cwd=project.parent, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    assert "completed" in run.stdout
+    url = run.stdout.split("flow-run/")[1].split()[0]
+    logs = httpx.post(
+        f"{server}/logs/filter",
+        json={"logs": {"flow_run_id": {"any_": [url]}}, "limit": 200},
+        timeout=20,
+    ).json()
+    shown = [line.partition(" ")[2] for line in run.stdout.splitlines()]
+    told = {log["message"] for log in logs}
+    assert {message: shown.count(message) for message in told} == {
+        message: sum(log["message"] == message for log in logs) for message in told
+    }
+    assert run.stdout.splitlines()[-1].startswith("negatives/")
     name = run.stdout.split("flow run ")[1].split(":")[0]
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: the run completed, the page was not looked at")
@@ -139,3 +150,25 @@ def test_a_failing_run_is_an_error_for_the_caller(
     )
     assert run.returncode == 2
     assert "FlowFailedError" in run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_a_preset_that_does_not_exist_is_refused_before_there_is_a_run(
+    server: str, environment: dict[str, str]
+) -> None:
+    argv = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "deployment",
+        "run",
+        "build-pool/build-pool",
+        "-p",
+        "preset=dmeo",
+    ]
+    run = subprocess.run(
+        argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode != 0
+    assert "dmeo" in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr

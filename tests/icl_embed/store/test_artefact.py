@@ -1,14 +1,18 @@
 import json
+import logging
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from icl_embed.errors import StoreError
-from icl_embed.store import StageKey, Store
+from icl_embed.store import StageKey, Store, lock
 from icl_embed.store.manifest import MANIFEST_NAME
 
 KEY = StageKey("pool", 1, {"threshold": 0.9}, {"a": "dataset/1"}, label="demo")
@@ -118,22 +122,83 @@ def test_a_failing_fsync_fails_the_build(store: Store, monkeypatch: pytest.Monke
     assert not store.is_valid(KEY)
 
 
-def test_a_second_builder_is_told_who_holds_the_lock(store: Store) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from icl_embed.store.lock import exclusive\n"
-        "with exclusive(Path(sys.argv[1]), 'x'):\n    print('held', flush=True); time.sleep(60)"
-    )
-    lock = store.root / KEY.stage / f".{KEY.fingerprint}.lock"
-    holder = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True)
+HOLDER = """
+import sys, time
+from pathlib import Path
+from icl_embed.store import StageKey, Store
+
+def produce(folder):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+    (folder / "rows.txt").write_text("theirs")
+    return {"rows": 1}
+
+Store(Path(sys.argv[1])).build(StageKey("pool", 1, {"threshold": 0.9}, {"a": "dataset/1"}, label="demo"), produce)
+"""
+
+
+@contextmanager
+def another_builder(store: Store, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """A process that builds the artefact of KEY and takes a while."""
+    argv = [sys.executable, "-c", HOLDER, str(store.root), str(seconds)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(StoreError, match=f"process {holder.pid}"):
-            store.build(KEY, produce)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
     finally:
-        holder.kill()
-        holder.wait()
-    assert store.build(KEY, produce).manifest.counts == {"rows": 2}  # a killed holder blocks nobody
+        process.kill()
+        process.wait()
+
+
+def test_a_second_builder_waits_says_for_whom_and_takes_what_the_first_one_made(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "REPEAT_SECONDS", 0.6)
+    with another_builder(store, 1.5) as process, caplog.at_level(logging.WARNING):
+        artefact = store.build(KEY, refuse)
+    assert (artefact.path / "rows.txt").read_text() == "theirs"
+    waiting = [one for one in caplog.messages if f"is being built by process {process.pid}; waiting" in one]
+    assert len(waiting) >= 2  # at once, and again now and then
+
+
+def test_a_second_builder_builds_itself_when_the_first_one_dies(store: Store) -> None:
+    with another_builder(store, 60) as process:
+        threading.Timer(0.5, process.kill).start()
+        assert store.build(KEY, produce).manifest.counts == {"rows": 2}
+
+
+def test_waiting_for_another_builder_has_an_end(store: Store) -> None:
+    with another_builder(store, 60) as process:
+        for seconds in (0.0, 0.7):
+            with pytest.raises(StoreError, match=f"process {process.pid}.*wait for it, or stop it"):
+                store.build(KEY, refuse, wait_seconds=seconds)
+
+
+def test_what_cannot_be_written_is_a_typed_error_that_names_the_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"cannot lock pool/.*Not a directory.*mend the folder.*file"):
+        Store(tmp_path / "file").build(KEY, produce)
+
+
+def test_a_server_that_does_not_answer_is_not_taken_for_the_disk(store: Store) -> None:
+    def ask(_folder: Path) -> dict[str, int]:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    with pytest.raises(ConnectionResetError):
+        store.build(KEY, ask)
+
+
+def test_an_artefact_that_is_there_needs_no_lock(store: Store) -> None:
+    built = store.build(KEY, produce)
+    store.lock_of(KEY.stage, KEY.fingerprint).unlink()
+    assert store.build(KEY, refuse) == built
+    assert not store.lock_of(KEY.stage, KEY.fingerprint).exists()  # nothing was written
+
+
+def test_an_address_is_no_store() -> None:
+    with pytest.raises(StoreError, match="a folder on this machine"):
+        Store(Path("s3://bucket/store"))
 
 
 def test_files_that_leave_the_folder_are_refused(store: Store) -> None:

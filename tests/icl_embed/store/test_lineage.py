@@ -8,7 +8,6 @@ from icl_embed.store import Artefact, StageKey, Store
 from icl_embed.store.command_line import app
 from icl_embed.store.key import explain_difference
 from icl_embed.store.lineage import ancestors, find, trained_datasets
-from icl_embed.store.sweep import find_garbage, remove
 
 CARD = {"card": {"source": {"kind": "pypi", "package": "cwe2", "filename": "cwe2.whl", "sha256": "ab" * 32}}}
 
@@ -76,28 +75,16 @@ def test_an_artefact_is_found_by_reference_start_or_label(store: Store) -> None:
         find(store, "")
 
 
-def test_garbage_is_what_kept_reports_do_not_need(store: Store) -> None:
-    import time
-
-    old = chain(store, 1)
-    time.sleep(1.1)  # manifests count seconds
-    new = chain(store, 2)
-    study = build(store, "study", CARD)
-    leftover = store.root / "pool" / "123.partial-9"
-    leftover.mkdir()
-    garbage = find_garbage(store, keep_reports=1)
-    gone = {one.path for one in garbage}
-    assert old.path in gone
-    assert leftover in gone
-    assert study.path not in gone  # belongs to no report, and took long to measure
-    assert len(gone) == 4  # old report, old score, old pool, the leftover; the shared data set stays
-    remove(garbage)
-    assert all(one.manifest for one in ancestors(store, new))
-
-
-def test_nothing_is_garbage_before_the_first_report(store: Store) -> None:
-    build(store, "dataset", CARD)
-    assert find_garbage(store, keep_reports=1) == []
+def test_the_listing_is_one_whole_line_per_artefact_however_narrow_the_output(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    label = "trained on a data set with a name that no narrow table would show"
+    score = build(store, "reranker-evaluation", {}, label=label)
+    lines = CliRunner().invoke(app, ["ls", "--store", str(store.root)]).output.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith(score.reference)
+    assert lines[1].endswith(label)
 
 
 def test_verify_fails_and_names_the_damaged_artefact(store: Store) -> None:
