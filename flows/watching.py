@@ -8,6 +8,7 @@ crashed whose heartbeats stopped.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,7 @@ from icl_embed.launch.processes import (
     children_of,
     end_processes,
     environment_of,
+    parent_of,
     processes_with,
     start_time_of,
 )
@@ -140,6 +142,7 @@ class Watch:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._gone: dict[str, datetime] = {}
+        self._left: dict[int, float] = {}
 
     def note(self, name: str, pid: int) -> None:
         """Write down a process: ``server``, ``worker`` or the id of a run."""
@@ -150,7 +153,19 @@ class Watch:
             path.write_text(text, encoding="ascii")
 
     def look(self, worker: int) -> None:
-        """Write down the runs that the worker started."""
+        """Write down the runs that the worker started, and end those that a killed worker left.
+
+        Nobody reads their output any more, and nobody could cancel them.
+        """
+        for record in self._records():
+            if record.is_alive and parent_of(record.pid) != worker:
+                since = self._left.get(record.pid)
+                with suppress(ProcessLookupError):
+                    if since is None:
+                        self._left[record.pid] = time.monotonic()
+                        os.kill(record.pid, signal.SIGTERM)
+                    elif time.monotonic() - since > SAVING_SECONDS:
+                        os.kill(record.pid, signal.SIGKILL)
         for child in children_of(worker):
             run = environment_of(child).get(RUN_VARIABLE)
             if run and start_time_of(child):

@@ -68,12 +68,22 @@ def end_processes(pids: Iterable[int], *, patience_seconds: float) -> int:
 
 def start_time_of(pid: int) -> str:
     """The kernel's start time of a living process; empty for a dead one. Tells a reused pid apart."""
+    return _status(pid)[19]
+
+
+def parent_of(pid: int) -> int:
+    """The process that started a living one, or adopted it; 0 for a dead one."""
+    return int(_status(pid)[1] or 0)
+
+
+def _status(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the command's name: state, parent, …; empty ones for a dead process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
-        return ""
-    state, *fields = stat.rsplit(")", 1)[1].split()
-    return "" if state == "Z" else fields[18]
+        return [""] * 50
+    fields = stat.rsplit(")", 1)[1].split()
+    return [""] * 50 if fields[0] == "Z" else fields
 
 
 def register(work_dir: Path, rank: int) -> None:
