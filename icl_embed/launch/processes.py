@@ -77,7 +77,7 @@ def parent_of(pid: int) -> int:
 
 
 def _status(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the command's name: state, parent, …; empty ones for a dead process."""
+    """What /proc/PID/stat says after the name: state, parent, …; empty fields for a dead process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:

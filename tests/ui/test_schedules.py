@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -89,7 +90,5 @@ def test_a_schedule_of_one_minute_makes_a_run_per_minute(ui: RunningUi, tmp_path
     for run in runs:
         print(run["expected_start_time"], "started", run["start_time"], "ended", run["end_time"])
     expected = [datetime.fromisoformat(run["expected_start_time"]) for run in runs]
-    assert {after - before for before, after in zip(expected, expected[1:], strict=False)} == {
-        timedelta(minutes=1)
-    }
+    assert {after - before for before, after in itertools.pairwise(expected)} == {timedelta(minutes=1)}
     assert "Error in service" not in ui.log.read_text()
