@@ -64,7 +64,7 @@ def serve(port: int, console: Console) -> None:
             server.start()
             wait_for_server(server.process, url, START_SECONDS, stop)
             if not stop.is_set():
-                with _client() as client:
+                with _client(patience=5) as client:
                     _prepare(client, watch, console)
                 worker.start()
                 shown = url.removesuffix("/api")
@@ -73,7 +73,7 @@ def serve(port: int, console: Console) -> None:
                 _keep(server, worker, url, watch, stop)
         finally:
             stop.clear()  # a second Ctrl-C hurries the end
-            _end(server, worker, watch, stop, console)
+            _end(server, worker, url, watch, stop, console)
 
 
 class Service:
@@ -178,13 +178,15 @@ def _keep(server: Service, worker: Service, url: str, watch: Watch, stop: thread
         if time.monotonic() >= due and answers(url):
             with (
                 suppress(httpx.HTTPError),
-                _client() as client,
+                _client(patience=0) as client,
             ):  # a server that dies meanwhile is asked again
                 watch.settle(client)
             due = time.monotonic() + LOOK_SECONDS
 
 
-def _end(server: Service, worker: Service, watch: Watch, hurry: threading.Event, console: Console) -> None:
+def _end(
+    server: Service, worker: Service, url: str, watch: Watch, hurry: threading.Event, console: Console
+) -> None:
     """Worker, runs, their states, server: in this order, because the states need the server."""
     from flows.watching import SAVING_SECONDS
 
@@ -193,7 +195,7 @@ def _end(server: Service, worker: Service, watch: Watch, hurry: threading.Event,
     worker.end(hurry)
     watch.wait_until_ended(SAVING_SECONDS, hurry)
     try:
-        with _client() as client:
+        with _client(patience=3 if answers(url) else 0) as client:
             watch.settle(client, "icl-embed ui was stopped while this run was in progress", at_once=True)
     except httpx.HTTPError:
         console.print("the server does not answer: runs in progress are marked at the next start")
@@ -202,13 +204,13 @@ def _end(server: Service, worker: Service, watch: Watch, hurry: threading.Event,
 
 
 @contextmanager
-def _client() -> Iterator[SyncPrefectClient]:
-    """A client that gives up early: whoever waits for a dead server cannot start it again."""
+def _client(patience: int) -> Iterator[SyncPrefectClient]:
+    """A client that repeats a failed request so often; who waits for a dead server cannot start it again."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     with (
-        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}),
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: patience}),
         get_client(sync_client=True, httpx_settings={"timeout": 30}) as client,
     ):
         yield client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import socket
@@ -9,8 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +45,18 @@ def run_here(flow: str, parameters: Mapping[str, Any]) -> Any:
     settle_environment()
     from prefect.settings import get_current_settings
 
-    if get_current_settings().api.url:
-        return load_flow(flow)(**parameters)
-    with temporary_server():
-        return load_flow(flow)(**parameters)
+    if not get_current_settings().api.url:
+        start_temporary_server()
+    return load_flow(flow)(**parameters)
 
 
-@contextmanager
-def temporary_server() -> Iterator[None]:
-    """A Prefect server for this process alone: however we end, it ends with us.
+def start_temporary_server() -> None:
+    """Start a Prefect server for this process alone: however we end, it ends with us.
 
     Prefect would start one itself, but that one outlives a killed run.
+
+    Raises
+        ConfigError: it does not start.
     """
     import prefect
     from prefect.context import refresh_global_settings_context
@@ -70,27 +71,28 @@ def temporary_server() -> Iterator[None]:
         "PREFECT__SERVER_EPHEMERAL": "1",  # only the services that record what happens
         "PREFECT__SERVER_FINAL": "1",
     }
-    url = f"http://127.0.0.1:{port}/api"
     # a session of its own: Ctrl-C is for the run, which reports its end before the server goes
-    process = subprocess.Popen(
+    server = subprocess.Popen(
         command,
         env=environment,
         preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, safe between fork and exec
         start_new_session=True,
     )
+    # what is registered first runs last: Prefect sends its last logs and states before
+    atexit.register(_end_server, server)
+    url = f"http://127.0.0.1:{port}/api"
+    wait_for_server(server, url, TEMPORARY_START_SECONDS)
+    os.environ["PREFECT_API_URL"] = url
+    refresh_global_settings_context()
+
+
+def _end_server(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
     try:
-        wait_for_server(process, url, TEMPORARY_START_SECONDS)
-        os.environ["PREFECT_API_URL"] = url
-        refresh_global_settings_context()
-        yield
-    finally:
-        os.environ.pop("PREFECT_API_URL", None)
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        server.wait(5)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def answers(url: str) -> bool:

@@ -84,7 +84,11 @@ class RunningUi:
         return self.request(method, path, body or None)
 
     def request(self, method: str, path: str, body: object) -> Any:
-        answer = httpx.request(method, self.url + path, json=body, timeout=30)
+        for _ in range(5):
+            answer = httpx.request(method, self.url + path, json=body, timeout=30)
+            if answer.status_code != 503:  # SQLite is busy
+                break
+            time.sleep(1)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
