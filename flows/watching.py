@@ -83,9 +83,9 @@ def install_automation(client: SyncPrefectClient, flows: Sequence[str]) -> None:
         client.update_automation(found[0].id, AutomationCore(**kept.model_dump(exclude={"id"})))
 
 
-def crash_tasks_of_ended_runs(client: SyncPrefectClient) -> None:
+def crash_tasks_of_ended_runs(client: SyncPrefectClient, since_seconds: float = REPORT_SECONDS) -> None:
     """End the tasks of runs that crashed, failed or were cancelled: their processes could not."""
-    ended = FlowRunFilterEndTime(before_=datetime.now(UTC) - timedelta(seconds=REPORT_SECONDS))
+    ended = FlowRunFilterEndTime(before_=datetime.now(UTC) - timedelta(seconds=since_seconds))
     unfinished = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[*IN_PROGRESS])))
     states: list[tuple[list[StateType], State[None]]] = [
         ([StateType.CRASHED, StateType.FAILED], Crashed(message="its flow run ended before it")),
@@ -188,7 +188,7 @@ class Watch:
                 if at_once or not left:
                     record.path.unlink(missing_ok=True)
                     del self._gone[run]
-        crash_tasks_of_ended_runs(client)
+        crash_tasks_of_ended_runs(client, since_seconds=-1 if at_once else REPORT_SECONDS)
 
     def end_leftovers(self) -> int:
         """End what an earlier ``icl-embed ui`` left behind when it was killed; returns how many processes."""

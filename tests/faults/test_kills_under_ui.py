@@ -13,7 +13,7 @@ import pytest
 
 from icl_embed.launch.processes import start_time_of
 from tests.tiny_project import build_project
-from tests.ui.running_ui import RunningUi
+from tests.ui.running_ui import RunningUi, icl_embed
 
 LONG = ("train.optimizer.steps=1000000", "train.launch.processes=1")
 TRUE_WITHIN = 120
@@ -107,6 +107,26 @@ def test_a_killed_server_comes_back_and_the_run_goes_on(ui: RunningUi, project: 
     print(f"\nSIGKILL server: answers after {seconds:.0f} s, the run goes on")
     assert ui.set_state(run, type="CANCELLING") == "ACCEPT"
     ui.wait(lambda: is_true(ui, run, "Cancelled") and not ui.processes_of(run), TRUE_WITHIN)
+
+
+def test_a_killed_run_of_another_process_is_found_by_its_heartbeats(ui: RunningUi, project: Path) -> None:
+    command = icl_embed("run", "train-embedder", "--here", "--preset", str(project), "--set", LONG[0])
+    mine = subprocess.Popen(command, cwd=project.parent, env=ui.environment)
+    named = {"flows": {"name": {"any_": ["train-embedder"]}}, "sort": "START_TIME_DESC", "limit": 1}
+
+    def is_under_way() -> bool:
+        [run] = ui.ask("/flow_runs/filter", **named) or [{"id": "", "state_name": ""}]
+        return run["state_name"] == "Running" and "Running" in ui.tasks(run["id"]).values()
+
+    ui.wait(is_under_way, 180)
+    [run] = ui.ask("/flow_runs/filter", **named)
+    mine.kill()
+    mine.wait()
+    # the automation acts three heartbeats after the last one
+    seconds = ui.wait(lambda: is_true(ui, run["id"], "Crashed"), TRUE_WITHIN)
+    message = ui.ask(f"/flow_runs/{run['id']}", "GET")["state"]["message"]
+    print(f"\nSIGKILL of --here: Crashed after {seconds:.0f} s ({message})")
+    assert "no heartbeat" in message
 
 
 def test_the_next_run_completes(ui: RunningUi, project: Path) -> None:
