@@ -62,7 +62,7 @@ def check_work_goes_on(ui: RunningUi, run: str) -> None:
     """A retry is accepted and gets the slot that the killed run held; cancelling it leaves nothing."""
     assert ui.set_state(run, type="SCHEDULED", name="AwaitingRetry") == "ACCEPT"
     ui.wait(lambda: ui.state(run) == "Running", TRUE_WITHIN)
-    assert ui.set_state(run, type="CANCELLING") == "ACCEPT"
+    assert ui.set_state(run, type="CANCELLING") == "ACCEPT", ui.ask(f"/flow_runs/{run}", "GET")["state"]
     ui.wait(lambda: is_true(ui, run, "Cancelled") and not ui.processes_of(run), TRUE_WITHIN)
 
 
