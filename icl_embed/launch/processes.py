@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -30,24 +32,68 @@ def die_with_parent(number: int = signal.SIGTERM, *, parent: int = 0) -> None:
         os.kill(os.getpid(), number)
 
 
+def environment_of(pid: int) -> dict[str, str]:
+    """What a living process was started with; empty for a dead one and for another user's."""
+    try:
+        lines = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return {}
+    pairs = (line.decode(errors="replace").partition("=") for line in lines)
+    return {name: value for name, _, value in pairs}
+
+
+def processes_with(name: str, value: str) -> list[int]:
+    """The processes that were started with this environment variable, or inherited it."""
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+    return [pid for pid in pids if environment_of(pid).get(name) == value]
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process started, from whichever of its threads."""
+    children: list[str] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that ended meanwhile
+            children += path.read_text(encoding="ascii").split()
+    return [int(child) for child in children]
+
+
+def end_processes(pids: Iterable[int], *, patience_seconds: float) -> int:
+    """Ask processes to end, wait, and kill those that do not; returns how many there were."""
+    living = {pid: started for pid in pids if (started := start_time_of(pid))}
+    for number, seconds in ((signal.SIGTERM, patience_seconds), (signal.SIGKILL, 10.0)):
+        still = [pid for pid, started in living.items() if start_time_of(pid) == started]
+        for pid in still:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + (seconds if still else 0)
+        while time.monotonic() < deadline and any(start_time_of(pid) == living[pid] for pid in still):
+            time.sleep(0.05)
+    return len(living)
+
+
 def start_time_of(pid: int) -> str:
     """The kernel's start time of a living process; empty for a dead one. Tells a reused pid apart."""
-    state, *fields = _stat(pid)
-    return "" if state in ("", "Z") else fields[18]
+    return _status(pid)[19]
 
 
 def is_stopped(pid: int) -> bool:
     """Whether a signal or a debugger has stopped a process."""
-    return _stat(pid)[0] in ("T", "t")
+    return _status(pid)[0] in ("T", "t")
 
 
-def _stat(pid: int) -> list[str]:
-    """State and further fields of a process; an empty state when there is none."""
+def parent_of(pid: int) -> int:
+    """The process that started a living one, or adopted it; 0 for a dead one."""
+    return int(_status(pid)[1] or 0)
+
+
+def _status(pid: int) -> list[str]:
+    """What /proc/PID/stat says after the name: state, parent, …; empty fields for a dead process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
-        return [""]
-    return stat.rsplit(")", 1)[1].split()
+        return [""] * 50
+    fields = stat.rsplit(")", 1)[1].split()
+    return [""] * 50 if fields[0] == "Z" else fields
 
 
 def register(work_dir: Path, name: str, pid: int) -> None:

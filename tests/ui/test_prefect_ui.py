@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +12,8 @@ import httpx
 import pytest
 
 from tests.tiny_project import build_project
+from tests.ui.running_ui import ROOT, RunningUi, icl_embed
 
-ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -26,52 +22,29 @@ QUIET = (
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def icl_embed(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from flows.command_line import main; main()", *arguments]
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_project(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="module")
-def environment(project: Path) -> dict[str, str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = project.parent / ".prefect"
-    return {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PREFECT_HOME": str(home),
-        "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "OMP_NUM_THREADS": "1",
-    }
+def ui(project: Path) -> Iterator[RunningUi]:
+    running = RunningUi(project.parent)
+    running.start()
+    yield running
+    running.stop()
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{running.url}/health", timeout=2)  # nothing stays behind
 
 
 @pytest.fixture(scope="module")
-def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    url = environment["PREFECT_API_URL"]
-    port = url.rsplit(":", 1)[1].removesuffix("/api")
-    log = tmp_path_factory.mktemp("log") / "ui.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            icl_embed("ui", "--port", port), cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
-        try:
-            deadline = time.monotonic() + 180
-            while "In another terminal" not in log.read_text():
-                assert process.poll() is None, log.read_text()[-3000:]
-                assert time.monotonic() < deadline, log.read_text()[-3000:]
-                time.sleep(0.5)
-            yield url
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
-    with pytest.raises(httpx.TransportError):
-        httpx.get(f"{url}/health", timeout=2)  # nothing stays behind
+def environment(ui: RunningUi) -> dict[str, str]:
+    return ui.environment
+
+
+@pytest.fixture(scope="module")
+def server(ui: RunningUi) -> str:
+    return ui.url
 
 
 def test_every_flow_is_deployed(server: str) -> None:
