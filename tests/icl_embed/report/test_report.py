@@ -9,7 +9,7 @@ import pytest
 from icl_embed.config import RunConfig
 from icl_embed.errors import DataError, EvaluationError
 from icl_embed.evaluate.measurement import Bootstrap, compare
-from icl_embed.evaluate.scores import read_measurements, read_scores
+from icl_embed.evaluate.scores import Absence, read_measurements, read_scores, write_scores, write_values
 from icl_embed.report.facts import signed
 from icl_embed.report.inputs import ReportInputs
 from icl_embed.report.page import build_report, duration
@@ -156,6 +156,20 @@ def test_averages_leave_out_what_was_trained_on_and_what_lacks_a_setting(run_inp
 
 def test_an_absent_setting_is_explained(markdown):
     assert "trivia-facts: no few-shot score, because the pool holds no eligible examples" in markdown
+
+
+def test_a_baseline_that_says_nothing_is_no_score_and_is_explained(run_inputs, tmp_path):
+    given = [(folder, read_scores(folder)) for folder in run_inputs.evaluations]
+    place = next(place for place, (_, scores) in enumerate(given) if scores.model == "bm25")
+    silent = dataclasses.replace(given[place][1], results=(), absent=(Absence("bm25", "no word in common"),))
+    write_scores(tmp_path, silent)
+    write_values(tmp_path, {})
+    folders = [folder for folder, _ in given]
+    folders[place] = tmp_path
+    view = gather(dataclasses.replace(run_inputs, evaluations=tuple(folders)))
+    assert f"{silent.dataset}: no BM25 score, because no word in common." in view.limitations
+    (row,) = [row for row in view.table.rows if row.label == silent.dataset]
+    assert "bm25" not in row.cells and "trained-few" in row.cells
 
 
 def test_the_exact_examples_are_shown(html):
