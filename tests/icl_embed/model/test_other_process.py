@@ -42,7 +42,7 @@ def run(script: str, *arguments: str, **variables: str) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
         env={**os.environ, **variables},
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -144,7 +144,7 @@ def encode(threads=None):
 
 child = os.fork()
 if not child:
-    signal.alarm(30)  # a child that hangs is killed and fails
+    signal.alarm(90)  # a child that hangs is killed and fails
     encode()
     encode(threads=2)  # as servers do after a fork
     Embedder.load(sys.argv[1], device="cpu", dtype="float32").encode_passages(texts)
