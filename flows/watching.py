@@ -223,16 +223,11 @@ class Watch:
 
 
 def _crash(client: SyncPrefectClient, run_id: UUID, message: str, since: datetime) -> None:
-    try:
+    with suppress(ObjectNotFound):  # deleted by an operator
         state = client.read_flow_run(run_id).state
-    except ObjectNotFound:  # deleted by an operator
-        return
-    if state is None or state.timestamp > since:  # retried meanwhile
-        return
-    new: State[None] | None = None
-    if state.type == StateType.CANCELLING:
-        new = Cancelled(message=message)
-    elif state.type in IN_PROGRESS:
-        new = Crashed(message=message)
-    if new is not None:
-        client.set_flow_run_state(run_id, new)
+        if state is None or state.timestamp > since:  # retried meanwhile
+            return
+        if state.type == StateType.CANCELLING:
+            client.set_flow_run_state(run_id, Cancelled(message=message))
+        elif state.type in IN_PROGRESS:
+            client.set_flow_run_state(run_id, Crashed(message=message))
