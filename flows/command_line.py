@@ -12,20 +12,20 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from icl_embed.benchmark.command_line import register as register_benchmark
-from icl_embed.corpus.command_line import app as data_app
+from icl_embed.cli.benchmark_report import register as register_report
+from icl_embed.cli.data import app as data_app
+from icl_embed.cli.evaluation import app as eval_app
+from icl_embed.cli.evaluation import register as register_benchmark
+from icl_embed.cli.examples import app as examples_app
+from icl_embed.cli.export import app as export_app
+from icl_embed.cli.model import app as model_app
+from icl_embed.cli.pool import app as pool_app
+from icl_embed.cli.rerank import app as rerank_app
+from icl_embed.cli.rerank_measuring import register as register_rerank_measuring
+from icl_embed.cli.results import register as register_results
+from icl_embed.cli.store import app as store_app
+from icl_embed.cli.study import app as study_app
 from icl_embed.errors import ConfigError, IclEmbedError
-from icl_embed.evaluate.command_line import app as eval_app
-from icl_embed.export.command_line import app as export_app
-from icl_embed.model.command_line import app as model_app
-from icl_embed.pool.command_line import app as pool_app
-from icl_embed.report.benchmark_command_line import register as register_report
-from icl_embed.rerank.command_line import app as rerank_app
-from icl_embed.rerank.measuring_command_line import register as register_rerank_measuring
-from icl_embed.results.command_line import register as register_results
-from icl_embed.selection.command_line import app as examples_app
-from icl_embed.store.command_line import app as store_app
-from icl_embed.studies.command_line import app as study_app
 
 app = typer.Typer(
     help="Few-shot text embedders: data, training and evaluation in one pipeline.",

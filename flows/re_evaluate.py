@@ -8,6 +8,7 @@ from prefect.runtime import deployment
 
 from flows.build_pool import prepare_pool
 from flows.declaring import Override, Preset, pipeline_flow
+from icl_embed.evaluation.results.regression import RegressionError
 from icl_embed.pipeline.re_evaluation import (
     TABLE_NAME,
     ReEvaluation,
@@ -16,7 +17,6 @@ from icl_embed.pipeline.re_evaluation import (
     plan_re_evaluation,
 )
 from icl_embed.pipeline.run import Run, open_run
-from icl_embed.results.regression import RegressionError
 from tasks import evaluation
 from tasks.policies import run_stage
 

@@ -59,11 +59,11 @@ DOORS = {
     "duckdb": ("icl_embed/pool/", "icl_embed/results/"),
     "deepspeed": ("icl_embed/train/engine.py",),
     "mteb": ("icl_embed/evaluate/mteb_", "icl_embed/benchmark/mteb/"),
-    "pytrec_eval": ("icl_embed/benchmark/air_bench/metrics.py",),
+    "pytrec_eval": ("icl_embed/evaluation/air_bench/ranking.py",),
     "peft": ("icl_embed/model/lora.py", "icl_embed/rerank/"),
     "pypi_simple": ("icl_embed/sources/",),
     "huggingface_hub": ("icl_embed/sources/hub.py",),
-    "bm25s": ("icl_embed/pool/", "icl_embed/evaluate/bm25.py"),
+    "bm25s": ("icl_embed/pool/", "icl_embed/bm25.py"),
     "datasketch": ("icl_embed/corpus/",),
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}

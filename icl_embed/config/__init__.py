@@ -20,7 +20,7 @@ from icl_embed.config.base import (
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
 from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, SelectionConfig
 from icl_embed.config.model import ModelConfig, PromptConfig, TemplateConfig
-from icl_embed.config.reranking import PAIR_PROMPTS, PromptPlace, RerankConfig
+from icl_embed.config.reranking import PAIR_PROMPTS, PromptPlace, RerankConfig, TuneConfig
 from icl_embed.config.run import RunConfig
 from icl_embed.config.teacher import TeacherConfig
 from icl_embed.config.training import (
@@ -31,7 +31,6 @@ from icl_embed.config.training import (
     OptimizerConfig,
     TrainConfig,
 )
-from icl_embed.config.tuning import TuneConfig
 
 __all__ = [
     "LABEL_KINDS",

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.config import NegativesConfig, PoolConfig
-from icl_embed.pipeline.base_model import refuse_changed, refuse_unfit_folder, settings_of
 from icl_embed.pipeline.checkpoints import build_checkpoint_model
+from icl_embed.pipeline.keys import refuse_changed, refuse_unfit_folder, settings_of
 from icl_embed.pipeline.measure import (
     build_evaluation,
     build_report,

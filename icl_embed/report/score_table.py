@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from icl_embed.evaluate.measurement import Bootstrap, Measurement, average, average_difference, compare
-from icl_embed.evaluate.scores import (
+from icl_embed.evaluation.measurement import (
+    Bootstrap,
+    Difference,
+    Interval,
+    Measurement,
+    average,
+    average_difference,
+    compare,
+)
+from icl_embed.evaluation.scores import (
     BM25,
     FEW_SHOT,
     ZERO_SHOT,
@@ -16,7 +24,6 @@ from icl_embed.evaluate.scores import (
     read_measurements,
     read_scores,
 )
-from icl_embed.evaluate.statistics import Difference, Interval
 
 KIND_ORDER = ("retrieval", "reranking", "classification", "clustering", "sts", "pair_classification")
 SEARCH_KINDS = ("retrieval", "reranking")

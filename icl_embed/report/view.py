@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from icl_embed.config import RunConfig
-from icl_embed.evaluate.measurement import Bootstrap
-from icl_embed.evaluate.scores import FEW_SHOT, read_examples, read_scores
+from icl_embed.evaluation.measurement import Bootstrap
+from icl_embed.evaluation.scores import FEW_SHOT, read_examples, read_scores
 from icl_embed.examples import Example
 from icl_embed.report.facts import (
     ArtefactFact,
     DatasetSize,
+    ReportInputs,
     Table,
+    TrainingFacts,
     dataset_size,
     per_dataset_table,
     pool_table,
     read_artefacts,
     read_json,
+    read_training,
     signed,
     this_machine,
 )
-from icl_embed.report.inputs import ReportInputs
 from icl_embed.report.limitations import find_limitations
-from icl_embed.report.reranking import RerankingFacts, read_reranking
+from icl_embed.report.reranking import RerankingFacts, TuningFacts, read_reranking, read_tuning
 from icl_embed.report.score_table import ScoreRow, ScoreTable, build_score_table
-from icl_embed.report.training import TrainingFacts, read_training
-from icl_embed.report.tuning import TuningFacts, read_tuning
 from icl_embed.store.manifest import git_commit, library_versions
 
 Fact = tuple[str, str]

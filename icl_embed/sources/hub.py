@@ -12,8 +12,8 @@ from icl_embed.errors import SourceError, SourceUnreachableError
 from icl_embed.sources.archive import matches
 from icl_embed.sources.card_source import HubSource
 from icl_embed.sources.fetched import Fetched
+from icl_embed.sources.http import may_pass
 from icl_embed.sources.local import fetch_local
-from icl_embed.sources.transfer import may_pass
 
 # Weights as safetensors, tokenizer and settings: never pickles, never code.
 MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt")

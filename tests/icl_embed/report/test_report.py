@@ -8,10 +8,9 @@ import pytest
 
 from icl_embed.config import RunConfig
 from icl_embed.errors import DataError, EvaluationError
-from icl_embed.evaluate.measurement import Bootstrap, compare
-from icl_embed.evaluate.scores import Absence, read_measurements, read_scores, write_scores, write_values
-from icl_embed.report.facts import signed
-from icl_embed.report.inputs import ReportInputs
+from icl_embed.evaluation.measurement import Bootstrap, compare
+from icl_embed.evaluation.scores import Absence, read_measurements, read_scores, write_scores, write_values
+from icl_embed.report.facts import ReportInputs, signed
 from icl_embed.report.page import build_report, duration
 from icl_embed.report.score_table import build_score_table
 from icl_embed.report.view import config_changes, gather
