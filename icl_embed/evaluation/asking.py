@@ -10,14 +10,13 @@ from typing import Any
 from icl_embed.config import EvaluateConfig
 from icl_embed.errors import ConfigError, EvaluationError
 from icl_embed.evaluation.leaks import FewShotTask, Strategy, refuse_leaks
-from icl_embed.evaluation.scores import FEW_SHOT
 from icl_embed.evaluation.tasks.rows import EvaluationInput
 from icl_embed.evaluation.tasks.task import BenchmarkTask, TaskFacts
 from icl_embed.evaluation.trials import Workbench
 from icl_embed.examples import ExampleSet
 from icl_embed.few_shot.candidates import Candidates
 from icl_embed.few_shot.files import read_chosen
-from icl_embed.few_shot.settings import CLEAN, AskedSetting
+from icl_embed.few_shot.settings import CLEAN, FEW_SHOT, AskedSetting
 from icl_embed.few_shot.sources import ExampleSource, Offered, hash_examples
 from icl_embed.few_shot.strategies import choose_setting, draw_rows
 from icl_embed.model.cached_encoding import CachingEncoder, Setting

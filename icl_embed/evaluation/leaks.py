@@ -9,9 +9,9 @@ from typing import Protocol
 
 from icl_embed.config import LABEL_KINDS, EvaluateConfig, Kind
 from icl_embed.errors import EvaluationError, PoolError
-from icl_embed.evaluation.scores import FEW_SHOT
 from icl_embed.evaluation.tasks.rows import EvaluationInput, SearchData, TaskData, query_texts
 from icl_embed.examples import Example
+from icl_embed.few_shot.settings import FEW_SHOT
 from icl_embed.model.cached_encoding import Encoder, Setting
 
 

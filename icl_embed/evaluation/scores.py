@@ -24,6 +24,7 @@ from icl_embed.errors import EvaluationError
 from icl_embed.evaluation.measurement import Aggregation, Measurement
 from icl_embed.evaluation.tasks.rows import SearchData
 from icl_embed.examples import Example
+from icl_embed.few_shot.settings import FEW_SHOT
 
 SCORES_NAME = "scores.json"
 VALUES_NAME = "per_query.parquet"
@@ -31,8 +32,6 @@ EXAMPLES_NAME = "examples.json"
 RANKING_NAME = "ranking.parquet"
 TOP_PASSAGES_NAME = "top_passages.parquet"
 
-ZERO_SHOT = "zero-shot"
-FEW_SHOT = "few-shot"
 BM25 = "bm25"
 
 

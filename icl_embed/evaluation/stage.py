@@ -19,8 +19,6 @@ from icl_embed.evaluation.mteb.run import run_bm25, run_encoder
 from icl_embed.evaluation.score import TokenCount, count_query_tokens
 from icl_embed.evaluation.scores import (
     BM25,
-    FEW_SHOT,
-    ZERO_SHOT,
     Absence,
     EvaluationScores,
     SettingScore,
@@ -37,6 +35,7 @@ from icl_embed.evaluation.tasks.rows import (
     read_task_data,
 )
 from icl_embed.evaluation.tasks.task import EvaluatedModel, TaskRun
+from icl_embed.few_shot.settings import FEW_SHOT, ZERO_SHOT
 from icl_embed.model.cached_encoding import CachingEncoder, Effort, Encoder, Setting
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ import numpy as np
 
 from icl_embed.config import ExampleStrategy
 from icl_embed.evaluation.measurement import Bootstrap, Difference, Measurement, paired_difference
-from icl_embed.evaluation.scores import ZERO_SHOT
 from icl_embed.evaluation.tasks.rows import query_texts
 from icl_embed.evaluation.trials import Cost, Workbench, count_queries
 from icl_embed.few_shot.files import ChosenExamples
+from icl_embed.few_shot.settings import ZERO_SHOT
 from icl_embed.few_shot.strategies import choose_setting
 from icl_embed.model.cached_encoding import Setting
 

@@ -27,14 +27,8 @@ from icl_embed.evaluation.measurement import (
     compare,
 )
 from icl_embed.evaluation.models import OpenedModel
-from icl_embed.evaluation.scores import (
-    ZERO_SHOT,
-    EvaluationScores,
-    SettingScore,
-    read_measurements,
-    read_scores,
-)
-from icl_embed.few_shot.settings import AskedSetting
+from icl_embed.evaluation.scores import EvaluationScores, SettingScore, read_measurements, read_scores
+from icl_embed.few_shot.settings import ZERO_SHOT, AskedSetting
 
 FORMAT = 1
 

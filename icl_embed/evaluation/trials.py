@@ -23,11 +23,11 @@ from icl_embed.errors import PoolError
 from icl_embed.evaluation.measurement import Bootstrap, Measurement
 from icl_embed.evaluation.mteb.local_tasks import MAIN_SCORES
 from icl_embed.evaluation.mteb.run import run_encoder
-from icl_embed.evaluation.scores import FEW_SHOT
 from icl_embed.evaluation.tasks.rows import EvaluationInput, LabelData, PairData, SearchData, TaskData
 from icl_embed.examples import Example
 from icl_embed.few_shot.candidates import Candidates, without_texts
 from icl_embed.few_shot.search import Found, Positions, halving_shares, search_greedy, search_halving
+from icl_embed.few_shot.settings import FEW_SHOT
 from icl_embed.model.cached_encoding import CachingEncoder, Encoder, Setting, Vectors
 from icl_embed.pool.examples import Candidate, TrainingRow, TrainingSide, read_training_side
 from icl_embed.prompts import PromptBuilder

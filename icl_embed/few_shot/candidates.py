@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from icl_embed.evaluation.scores import ZERO_SHOT
 from icl_embed.examples import ExampleSet
+from icl_embed.few_shot.settings import ZERO_SHOT
 from icl_embed.model.cached_encoding import CachingEncoder, Encoder, Setting, Vectors
 from icl_embed.pool.examples import Candidate, compared_forms, eligible_examples, in_drawn_order
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from icl_embed.config import ExampleStrategy
 
+ZERO_SHOT = "zero-shot"
+FEW_SHOT = "few-shot"
 CLEAN = "clean"
 
 
@@ -32,7 +34,7 @@ class AskedSetting:
     def name(self) -> str:
         """Short and unique within a task: ``zero-shot``, ``5-shot``, ``5-shot nearest seed 2 shuffled``."""
         if not self.shots:
-            return "zero-shot"
+            return ZERO_SHOT
         parts = [f"{self.shots}-shot"]
         parts += [self.selection] if self.selection != "random" else []
         parts += [f"seed {self.seed}"] if self.seed else []

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from icl_embed.config import LABEL_KINDS
+from icl_embed.config import LABEL_KINDS, Kind
 from icl_embed.errors import PoolError
-from icl_embed.evaluation.tasks.task import BenchmarkTask, TaskFacts
 from icl_embed.examples import Example
 from icl_embed.few_shot.candidates import without_texts
 from icl_embed.few_shot.files import find_example_file, read_example_file
@@ -17,6 +17,32 @@ from icl_embed.pool.examples import Candidate, compared_forms, eligible_examples
 from icl_embed.store.key import canonical_json
 
 MAX_CANDIDATES = 512  # as many as the pool keeps per task
+
+
+class NamedTask(Protocol):
+    """What names a task and says what it asks."""
+
+    @property
+    def name(self) -> str:
+        """As its benchmark calls it."""
+
+    @property
+    def kind(self) -> Kind:
+        """What its queries are answered by."""
+
+
+class OffersExamples(Protocol):
+    """What this file needs of a task that is evaluated (``evaluation.tasks.task.BenchmarkTask``)."""
+
+    @property
+    def facts(self) -> NamedTask:
+        """What it is."""
+
+    def evaluated_texts(self) -> set[str]:
+        """Texts that no example may show."""
+
+    def training_examples(self) -> Sequence[Candidate]:
+        """Candidates of its own training split; may be none."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +61,7 @@ class ExampleSource:
     pool_names: Mapping[str, str] = field(default_factory=dict)
     max_candidates: int = MAX_CANDIDATES
 
-    def dataset_of(self, facts: TaskFacts) -> str:
+    def dataset_of(self, facts: NamedTask) -> str:
         """The pool's name of a task."""
         return self.pool_names.get(facts.name, facts.name.removeprefix("data/"))
 
@@ -66,7 +92,7 @@ class Offered:
         return hash_examples([row.example for row in self.rows])
 
 
-def offer_examples(task: BenchmarkTask, source: ExampleSource) -> Offered:
+def offer_examples(task: OffersExamples, source: ExampleSource) -> Offered:
     """The candidate examples of a task, none of which shows what is evaluated.
 
     Raises
@@ -95,7 +121,7 @@ def hash_examples(examples: Sequence[Example]) -> str:
     return hashlib.sha256(canonical_json(shown).encode()).hexdigest()[:32]
 
 
-def _from_file(task: BenchmarkTask, where: Path) -> Offered:
+def _from_file(task: OffersExamples, where: Path) -> Offered:
     path = find_example_file(where, task.facts.name)
     if path is None:
         return Offered((), "file", reason=f"{where} has no file for {task.facts.name}")
@@ -112,7 +138,7 @@ def _from_file(task: BenchmarkTask, where: Path) -> Offered:
 
 
 def _kept(
-    task: BenchmarkTask, rows: Sequence[Candidate], origin: str, *, limit: int | None = None
+    task: OffersExamples, rows: Sequence[Candidate], origin: str, *, limit: int | None = None
 ) -> Offered:
     """What is left of the candidates; ``limit`` is for sources whose order means nothing."""
     dropped: dict[str, int] = {}

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from icl_embed.bm25 import Bm25Index
 from icl_embed.config import EvaluateConfig, ExampleStrategy
 from icl_embed.errors import ConfigError
-from icl_embed.evaluation.scores import FEW_SHOT
 from icl_embed.examples import ExampleSet, Selection
 from icl_embed.few_shot.candidates import Candidates
+from icl_embed.few_shot.settings import FEW_SHOT
 from icl_embed.model.cached_encoding import Setting, Vectors
 from icl_embed.pool.examples import compared_forms
 

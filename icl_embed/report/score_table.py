@@ -15,15 +15,8 @@ from icl_embed.evaluation.measurement import (
     average_difference,
     compare,
 )
-from icl_embed.evaluation.scores import (
-    BM25,
-    FEW_SHOT,
-    ZERO_SHOT,
-    EvaluationScores,
-    SettingScore,
-    read_measurements,
-    read_scores,
-)
+from icl_embed.evaluation.scores import BM25, EvaluationScores, SettingScore, read_measurements, read_scores
+from icl_embed.few_shot.settings import FEW_SHOT, ZERO_SHOT
 
 KIND_ORDER = ("retrieval", "reranking", "classification", "clustering", "sts", "pair_classification")
 SEARCH_KINDS = ("retrieval", "reranking")

@@ -15,7 +15,8 @@ from icl_embed.evaluation.measurement import (
     average,
     average_difference,
 )
-from icl_embed.evaluation.scores import FEW_SHOT, ZERO_SHOT, read_measurements, read_scores
+from icl_embed.evaluation.scores import read_measurements, read_scores
+from icl_embed.few_shot.settings import FEW_SHOT, ZERO_SHOT
 from icl_embed.train.metrics import METRICS_NAME, read_metrics
 
 LOSS_STEPS = 10

@@ -9,8 +9,9 @@ from typing import Any
 
 from icl_embed.config import RunConfig
 from icl_embed.evaluation.measurement import Bootstrap
-from icl_embed.evaluation.scores import FEW_SHOT, read_examples, read_scores
+from icl_embed.evaluation.scores import read_examples, read_scores
 from icl_embed.examples import Example
+from icl_embed.few_shot.settings import FEW_SHOT
 from icl_embed.report.facts import (
     ArtefactFact,
     DatasetSize,

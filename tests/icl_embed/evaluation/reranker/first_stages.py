@@ -6,7 +6,6 @@ from pathlib import Path
 
 from icl_embed.evaluation.measurement import Measurement
 from icl_embed.evaluation.scores import (
-    ZERO_SHOT,
     EvaluationScores,
     SettingScore,
     write_scores,
@@ -14,6 +13,7 @@ from icl_embed.evaluation.scores import (
     write_values,
 )
 from icl_embed.evaluation.tasks.rows import SearchData
+from icl_embed.few_shot.settings import ZERO_SHOT
 from tests.tiny_models import WORDS
 
 
