@@ -67,7 +67,7 @@ def options(
     """Few-shot text embedders: data, training and evaluation in one pipeline."""
 
 
-PresetOption = Annotated[str, typer.Option("--preset", "-p", help="name in flows/presets, or a TOML file")]
+PresetOption = Annotated[str, typer.Option("--preset", "-p", help="a shipped preset's name, or a TOML file")]
 SetOption = Annotated[list[str], typer.Option("--set", "-s", help="override, e.g. train.temperature=0.05")]
 
 

@@ -17,7 +17,7 @@ def full_pipeline(preset: Preset = "demo", overrides: list[Override] | None = No
     """Data, pool, negatives, training, evaluation, reranker, report; returns the report's path.
 
     Parameters
-        preset: a name from flows/presets, or the path of a TOML file.
+        preset: a name from icl_embed/config/presets, or the path of a TOML file.
         overrides: settings on top of the preset, e.g. ``["train.optimizer.learning_rate=1e-4"]``.
     """
     run = open_run(preset, overrides or [])

@@ -33,7 +33,7 @@ def re_evaluate(
     The run fails when a score fell. Without a fall today's scores become the accepted ones.
 
     Parameters
-        preset: a name from flows/presets, or the path of a TOML file.
+        preset: a name from icl_embed/config/presets, or the path of a TOML file.
         overrides: settings on top of the preset.
         accept: make today's scores the accepted ones although they fell.
         level: chance that a run without any change fails.

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.config import EvaluateConfig
-from icl_embed.errors import ConfigError, EvaluationError
+from icl_embed.errors import ConfigError
 from icl_embed.evaluation.leaks import FewShotTask, Strategy, refuse_leaks
 from icl_embed.evaluation.tasks.rows import EvaluationInput
 from icl_embed.evaluation.tasks.task import BenchmarkTask, TaskFacts
 from icl_embed.evaluation.trials import Workbench
 from icl_embed.examples import ExampleSet
 from icl_embed.few_shot.candidates import Candidates
-from icl_embed.few_shot.files import read_chosen
-from icl_embed.few_shot.settings import CLEAN, FEW_SHOT, AskedSetting
+from icl_embed.few_shot.settings import CLEAN, AskedSetting
 from icl_embed.few_shot.sources import ExampleSource, Offered, hash_examples
 from icl_embed.few_shot.strategies import choose_setting, draw_rows
 from icl_embed.model.cached_encoding import CachingEncoder, Setting
@@ -165,22 +164,5 @@ def strategy_of(config: EvaluateConfig, *, seed: int) -> Strategy | None:
             exclude_texts=task.exclude_texts,
         )
         return choose_setting(config.examples_strategy, candidates, config, seed=config.example_seed)
-
-    return choose
-
-
-def saved_strategy(path: Path) -> Strategy:
-    """Examples that ``icl-embed examples search`` saved, for the task that they were chosen for.
-
-    Raises
-        DataError: the file is not one of examples.
-    """
-    chosen = read_chosen(path)
-
-    def choose(task: FewShotTask) -> Setting:
-        made_for = chosen.origin.get("task", task.dataset)
-        if made_for != task.dataset:
-            raise EvaluationError(f"{path}: the examples were chosen for {made_for}, not for {task.dataset}")
-        return Setting(FEW_SHOT, task.instruction, chosen.examples)
 
     return choose

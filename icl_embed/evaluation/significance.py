@@ -103,17 +103,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted so that at most that share of findings is false (Benjamini & Hochberg, 1995)."""
-    count, running = len(p_values), 1.0
-    adjusted = [1.0] * count
-    order = sorted(range(count), key=p_values.__getitem__)
-    for position in reversed(range(count)):
-        running = min(running, p_values[order[position]] * count / (position + 1))
-        adjusted[order[position]] = running
-    return adjusted
-
-
 def minimum_detectable_effect(
     pairs: Sequence[tuple[Measured, Measured]], how: Bootstrap, *, level: float = 0.05, power: float = 0.8
 ) -> float:

@@ -16,7 +16,7 @@ from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys, refuse_unfit
 from icl_embed.sources.card import Card, load_catalog
 from icl_embed.store import Artefact, StageKey, Store
 
-PRESETS_DIR = Path(__file__).resolve().parents[2] / "flows" / "presets"
+PRESETS_DIR = Path(__file__).resolve().parents[1] / "config" / "presets"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Run:
 
 
 def open_run(preset: str = "demo", overrides: Sequence[str] = ()) -> Run:
-    """Read a preset (a name from flows/presets, or a TOML file) with overrides, and the catalog.
+    """Read a preset (a name from icl_embed/config/presets, or a TOML file) with overrides, and the catalog.
 
     Raises
         ConfigError: unknown preset, invalid value, invalid card, or a card the config names does not exist.

@@ -46,7 +46,6 @@ class ReportInputs:
             where a run has none.
         evaluations: evaluation artefact folders, any number of models.
         artefacts: every artefact folder of the run, for timings and lineage (each has a ``manifest.json``).
-        cached: fingerprints that this run took from the store; None where that is not known.
         base_model, trained_model: the ``model`` names that the evaluations use.
         machine: rows of (fact, value) about the hardware; None looks at this machine.
     """
@@ -61,7 +60,6 @@ class ReportInputs:
     reranker_choice: Path | None = None
     reranker_evaluation: Path | None = None
     artefacts: tuple[Path, ...] = ()
-    cached: frozenset[str] | None = None
     base_model: str = "base"
     trained_model: str = "trained"
     machine: tuple[tuple[str, str], ...] | None = None
@@ -82,10 +80,9 @@ class DatasetSize:
 
 @dataclass(frozen=True)
 class ArtefactFact:
-    """One artefact of the run: what made it, how long it took, and whether it was there before."""
+    """One artefact of the run: what made it, and how long it took."""
 
     manifest: Manifest
-    was_cached: bool | None
 
     @property
     def inputs(self) -> tuple[tuple[str, str], ...]:
@@ -188,13 +185,10 @@ def _flatten(counts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def read_artefacts(folders: tuple[Path, ...], cached: frozenset[str] | None) -> tuple[ArtefactFact, ...]:
+def read_artefacts(folders: tuple[Path, ...]) -> tuple[ArtefactFact, ...]:
     """The manifests of all artefacts, in the order given; folders without one are left out."""
     found = [read_manifest(folder) for folder in folders if (folder / MANIFEST_NAME).exists()]
-    return tuple(
-        ArtefactFact(manifest, None if cached is None else manifest.fingerprint in cached)
-        for manifest in found
-    )
+    return tuple(map(ArtefactFact, found))
 
 
 def this_machine() -> tuple[tuple[str, str], ...]:

@@ -92,14 +92,9 @@ class ReportView:
     titles: Mapping[str, str]
 
     @property
-    def knows_cached(self) -> bool:
-        """Whether we know what this run took from the store."""
-        return any(fact.was_cached is not None for fact in self.artefacts)
-
-    @property
     def build_seconds(self) -> float:
-        """Seconds spent on what was not taken from the store."""
-        return sum(fact.manifest.seconds for fact in self.artefacts if not fact.was_cached)
+        """Seconds that building everything took, whenever it was built."""
+        return sum(fact.manifest.seconds for fact in self.artefacts)
 
 
 def gather(inputs: ReportInputs) -> ReportView:
@@ -135,7 +130,7 @@ def gather(inputs: ReportInputs) -> ReportView:
         tuning=read_tuning(inputs.reranker_choice),
         reranker_training=read_training(inputs.reranker),
         examples=_shown_examples(inputs),
-        artefacts=read_artefacts(inputs.artefacts, inputs.cached),
+        artefacts=read_artefacts(inputs.artefacts),
         machine=this_machine() if inputs.machine is None else inputs.machine,
         versions=tuple(library_versions().items()),
         changes=config_changes(config),

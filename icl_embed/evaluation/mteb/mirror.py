@@ -264,11 +264,6 @@ def names_of_folders(mirror: Path) -> dict[str, str]:
     return {**{name: name for name in found.unreadable}, **{one.name: _name_of(one) for one in found.sets}}
 
 
-def served_names(mirror: Path) -> list[str]:
-    """Every name that a mirror's manifests serve: tasks of mteb and local sets, sorted."""
-    return sorted({_name_of(one) for one in contents_of(mirror).sets})
-
-
 def _name_of(served: FolderSet) -> str:
     task = f"{served.task}[{served.subset}]" if served.subset else served.task
     return task if served.task else served.name

@@ -174,14 +174,16 @@ def _measure(
 
 
 def _ranked(places: Sequence[Place], sort_by: str) -> list[Place]:
-    def value(place: Place) -> float:
-        interval = place.average if sort_by == AVERAGE else place.cells[sort_by].interval
-        return -1.0 if interval is None else interval.mean
+    def interval(place: Place) -> Interval | None:
+        return place.average if sort_by == AVERAGE else place.cells[sort_by].interval
 
-    ordered = sorted(places, key=lambda place: (-value(place), place.model, place.setting))
+    def order(place: Place) -> tuple[bool, float, str, str]:
+        found = interval(place)  # of a correlation it may be below zero, and still has a rank
+        return found is None, -found.mean if found else 0.0, place.model, place.setting
+
     return [
-        dataclasses.replace(place, rank=position if value(place) >= 0.0 else None)
-        for position, place in enumerate(ordered, start=1)
+        dataclasses.replace(place, rank=position if interval(place) else None)
+        for position, place in enumerate(sorted(places, key=order), start=1)
     ]
 
 

@@ -21,8 +21,8 @@ from icl_embed.evaluation.significance import holm
 from icl_embed.store.files import sha256_of
 from icl_embed.store.manifest import library_versions
 
-PACKAGE = Path(__file__).resolve().parents[1]
-SOURCES = ("prompts.py", "examples.py", "model", "evaluate", "benchmark", "selection")
+PACKAGE = Path(__file__).resolve().parents[2]
+SOURCES = ("prompts.py", "examples.py", "bm25.py", "model", "few_shot", "evaluation")
 LIBRARIES = ("torch", "transformers", "mteb")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from icl_embed.config import EvaluateConfig
 from icl_embed.errors import ConfigError
+from icl_embed.evaluation.air_bench.names import LATEST, is_air_bench, resolve
 from icl_embed.evaluation.tasks.local import PREFIX as LOCAL_PREFIX
 from icl_embed.evaluation.tasks.local import open_local_task
 from icl_embed.evaluation.tasks.task import BenchmarkTask
@@ -69,9 +70,7 @@ def task_names(asked: Sequence[str], places: TaskPlaces) -> list[str]:
 def _expanded(name: str, places: TaskPlaces) -> list[str]:
     if name.startswith(LOCAL_PREFIX):
         return [name]
-    if _is_air_bench(name):
-        from icl_embed.evaluation.air_bench.names import LATEST, resolve
-
+    if is_air_bench(name):
         version = places.air_bench_version or LATEST
         split, own_data = places.split or "dev", places.air_bench is not None
         return resolve([name], version=version, split=split, own_data=own_data)
@@ -89,8 +88,7 @@ def open_task(name: str, places: TaskPlaces) -> BenchmarkTask:
     """
     if name.startswith(LOCAL_PREFIX):
         return open_local_task(name, places.store, places.config)
-    if _is_air_bench(name):
-        from icl_embed.evaluation.air_bench.names import LATEST
+    if is_air_bench(name):
         from icl_embed.evaluation.air_bench.task import open_air_bench_task
 
         return open_air_bench_task(
@@ -102,7 +100,3 @@ def open_task(name: str, places: TaskPlaces) -> BenchmarkTask:
     from icl_embed.evaluation.mteb.opening import open_mteb_task
 
     return open_mteb_task(name, mirror=places.mirror, split=places.split)
-
-
-def _is_air_bench(name: str) -> bool:
-    return name == "air-bench" or name.startswith("air-bench/")

@@ -19,7 +19,6 @@ from icl_embed.evaluation.measurement import (
 from icl_embed.evaluation.significance import (
     Randomisation,
     average_randomisation_p,
-    benjamini_hochberg,
     holm,
     minimum_detectable_effect,
     null_differences,
@@ -164,16 +163,8 @@ def test_holm_rejects_what_its_step_down_procedure_rejects(p_values, level):
     assert {index for index, p in enumerate(holm(p_values)) if p <= level} == rejected
 
 
-@settings(max_examples=100)
-@given(p_lists)
-def test_benjamini_hochberg_is_scipys(p_values):
-    from scipy.stats import false_discovery_control
-
-    assert benjamini_hochberg(p_values) == pytest.approx(false_discovery_control(p_values, method="bh"))
-
-
 def test_nothing_to_correct_is_nothing():
-    assert holm([]) == benjamini_hochberg([]) == []
+    assert holm([]) == []
 
 
 def test_a_true_difference_of_the_detectable_size_is_found_four_times_in_five():

@@ -7,14 +7,13 @@ import pytest
 
 from icl_embed.config import EvaluateConfig, SelectionConfig
 from icl_embed.errors import EvaluationError
-from icl_embed.evaluation.asking import saved_strategy, strategy_of
+from icl_embed.evaluation.asking import strategy_of
 from icl_embed.evaluation.score import count_query_tokens
 from icl_embed.evaluation.scores import read_examples, read_scores
 from icl_embed.evaluation.stage import evaluate_encoder
 from icl_embed.evaluation.tasks.rows import read_task_data
 from icl_embed.evaluation.tasks.task import EvaluatedModel
 from icl_embed.examples import Example, Selection
-from icl_embed.few_shot.files import ChosenExamples, write_chosen
 from icl_embed.model.cached_encoding import CachingEncoder, Setting
 from tests.icl_embed.evaluation.folders import row, sentence, write_dataset, write_pool
 from tests.icl_embed.few_shot.tasks import passage
@@ -97,27 +96,6 @@ def test_search_runs_inside_an_evaluation_and_never_sees_its_texts(tmp_path, poo
 def test_a_task_without_enough_rows_says_so_instead_of_failing(tmp_path, dataset, encoder):
     counts, _ = evaluate(tmp_path, dataset, encoder, "search")
     assert "there is no pool" in counts["absent"]["few-shot"]
-
-
-def test_saved_examples_are_evaluated_for_their_own_task_only(tmp_path, dataset, encoder):
-    def run(task):
-        chosen = ChosenExamples("find", (Example("q", "r"),), {"task": task})
-        write_chosen(tmp_path / "chosen.json", chosen)
-        return evaluate_encoder(
-            dataset,
-            encoder,
-            EvaluateConfig(bootstrap_resamples=50),
-            tmp_path / "out",
-            model=EvaluatedModel("toy", "abc", tmp_path),
-            pool_dir=write_pool(tmp_path / "pool", dataset, PAIRS),
-            seed=1,
-            strategy=saved_strategy(tmp_path / "chosen.json"),
-        )
-
-    run(dataset.name)
-    assert read_examples(tmp_path / "out") == (Example("q", "r"),)
-    with pytest.raises(EvaluationError, match="chosen for other, not for toy-retrieval"):
-        run("other")
 
 
 def evaluate_nearest(tmp_path, dataset, encoder, strategy=None):

@@ -118,7 +118,6 @@ def make_run(home):
         reranker_choice=choice.path,
         reranker_evaluation=reranked.path,
         artefacts=tuple(artefact.path for artefact in artefacts),
-        cached=frozenset({base.fingerprint}),
         machine=(("processor", "Example CPU"), ("cores", "2"), ("memory", "8 GiB"), ("accelerator", "none")),
     )
 

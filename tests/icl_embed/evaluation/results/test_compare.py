@@ -156,6 +156,15 @@ def test_the_leaderboard_ranks_by_the_average_over_common_tasks(root: Path) -> N
     assert by_task.places[-1].rank is None
 
 
+def test_an_average_below_zero_has_a_rank(tmp_path: Path) -> None:
+    for model, values in (("worse", [-0.5, -0.3]), ("better", [-0.1, 0.05])):
+        add_scores(tmp_path, model, "Alpha", {"zero-shot": values})
+        add_scores(tmp_path, model, "Beta", {"zero-shot": values})
+    path = refresh(tmp_path)
+    places = build_leaderboard(path, read_stored(path), Bootstrap(50)).places
+    assert [(place.model, place.rank) for place in places] == [("better", 1), ("worse", 2)]
+
+
 def test_scores_on_an_older_version_of_the_data_have_no_place_and_say_why(tmp_path: Path) -> None:
     for number, (model, data) in enumerate([("before", "old"), ("after", "new")]):
         add_scores(tmp_path, model, "Alpha", {"zero-shot": [0.5, 0.7]}, data=data)

@@ -16,7 +16,7 @@ from icl_embed.store import Store
 from tests.icl_embed.evaluation.runs.killed_run import CHUNK
 from tests.icl_embed.evaluation.runs.local_store import KINDS, add_dataset
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 TASKS = 10
 ABOUT_THE_CLOCK = {"seconds", "query_seconds", "passage_seconds", "encoded_queries", "encoded_passages"}
