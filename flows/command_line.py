@@ -86,6 +86,9 @@ def run_flow(
     here: Annotated[bool, typer.Option("--here", help="in this process, without a server")] = False,
     vary: Annotated[list[str], typer.Option(help="ablations: alternatives, a.b=first|second")] = [],  # noqa: B006
     accept: Annotated[bool, typer.Option("--accept", help="re-evaluate: accept fallen scores")] = False,
+    model: Annotated[
+        list[str], typer.Option(help="benchmark: folder, artefact, bm25, hub:org/name@commit")
+    ] = [],  # noqa: B006
 ) -> None:
     """Run a flow: on the Prefect server and its workers, or in this process with --here."""
     from flows import starting
@@ -106,6 +109,10 @@ def run_flow(
         raise ConfigError(f"--accept belongs to the flow re-evaluate, not to {name}")
     if name == "re-evaluate":
         parameters["accept"] = accept
+    if model and flow != "benchmark":
+        raise ConfigError(f"--model belongs to the flow benchmark, not to {flow}; use --set")
+    if flow == "benchmark":
+        parameters["models"] = list(model)
     if here:
         result = starting.run_here(flow, parameters)
         console.print(f"\n[bold]{escape(name)} is done[/bold]\n{escape(str(result))}", soft_wrap=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from flows.benchmark import measure
 from flows.build_pool import prepare_data
 from flows.declaring import Override, Preset, pipeline_flow
 from flows.distill_reranker import distill, report
 from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import train
+from icl_embed.pipeline.benchmarks import models_of_run
 from icl_embed.pipeline.run import open_run
 from tasks import data
 from tasks.policies import run_stage
@@ -25,5 +27,6 @@ def full_pipeline(preset: Preset = "demo", overrides: list[Override] | None = No
     prepare_data(run)
     train(run)
     evaluate(run)
+    measure(run, models_of_run(run))
     distill(run)
     return report(run)

@@ -119,11 +119,11 @@ def _measured(
         outcome = run_grid(request, model, request.places.store, progress=tell)
     shrink_cache(request.places.store.root / FOLDER_NAME, int(max_cache_gb * GIGABYTE))
     how = Bootstrap(request.config.bootstrap_resamples, request.config.confidence, request.seed)
-    summary = summarise(outcome, model, how)
+    summary = summarise(outcome, model.shown.name, how)
     for table in tables_of(summary):
         console.print(table)
     if json_file is not None:
-        text = json.dumps(as_json(summary), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(as_json(summary, model), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(json_file, f"{text}\n".encode())
     return summary
 

@@ -18,7 +18,7 @@ from icl_embed.config.base import (
     Section,
 )
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
-from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, SelectionConfig
+from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, SelectionConfig, SettingsConfig
 from icl_embed.config.model import ModelConfig, PromptConfig, TemplateConfig
 from icl_embed.config.reranking import PAIR_PROMPTS, PromptPlace, RerankConfig, TuneConfig
 from icl_embed.config.run import RunConfig
@@ -59,6 +59,7 @@ __all__ = [
     "RunConfig",
     "Section",
     "SelectionConfig",
+    "SettingsConfig",
     "TeacherConfig",
     "TemplateConfig",
     "TrainConfig",

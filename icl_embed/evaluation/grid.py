@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from icl_embed.config import RANKING_KINDS, EvaluateConfig
+from icl_embed.config import EvaluateConfig
 from icl_embed.errors import (
     DataError,
     EvaluationError,
@@ -145,10 +145,6 @@ class _Run:
             return
         for number, setting in enumerate(asked):
             self.progress(f"{name}, {setting.name}", done + number, total)
-            reason = self._impossible(task, setting, offered)
-            if reason:
-                self._absent(name, setting.name, reason)
-                continue
             try:
                 self._cell(task, setting, offered, encoder)
             except (NoBaselineError, PoolError) as error:  # nothing to search by
@@ -160,15 +156,6 @@ class _Run:
         if self.model.no_examples_because or not any(setting.shots for setting in asked):
             return None
         return offer_examples(task, self.request.source)
-
-    def _impossible(self, task: BenchmarkTask, setting: AskedSetting, offered: Offered | None) -> str:
-        if self.model.sort == "bm25" and task.facts.kind not in RANKING_KINDS:
-            return f"BM25 ranks passages; it cannot do {task.facts.kind}"
-        if self.model.second and task.facts.kind not in RANKING_KINDS:
-            return f"a reranker orders passages; it has nothing to do in {task.facts.kind}"
-        if not setting.shots:
-            return ""
-        return self.model.no_examples_because or (offered.reason if offered else "")
 
     def _cell(
         self, task: BenchmarkTask, setting: AskedSetting, offered: Offered | None, encoder: _LazyEncoder
@@ -190,6 +177,9 @@ class _Run:
         cell = Cell(
             self.model, task, plan, shown, own or facts.instruction, request.config, seed=request.seed
         )
+        if cell.impossible_because:
+            self._absent(facts.name, setting.name, cell.impossible_because)
+            return
         is_new = False
 
         def produce(folder: Path) -> Mapping[str, object]:

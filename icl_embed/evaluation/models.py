@@ -250,6 +250,15 @@ def content_fingerprint(folder: Path, sort: ModelSort) -> str:
     return digest.hexdigest()[:16]
 
 
+def fingerprint_of(folder: Path) -> str:
+    """``content_fingerprint`` of a model folder of either sort.
+
+    Raises
+        ModelError: it holds no weights that we read.
+    """
+    return content_fingerprint(folder, _sort_of(folder))
+
+
 def refuse_shared_name(store: Store, about: EvaluatedModel) -> None:
     """Two models with one name could not be told apart in any table.
 

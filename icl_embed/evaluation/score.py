@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.bm25 import WORDS_VERSION
-from icl_embed.config import EvaluateConfig
-from icl_embed.evaluation.asking import Plan, checked_setting
+from icl_embed.config import RANKING_KINDS, EvaluateConfig
+from icl_embed.evaluation.asking import Plan, checked_setting, plan_setting
 from icl_embed.evaluation.measurement import Bootstrap
 from icl_embed.evaluation.models import OpenedModel
 from icl_embed.evaluation.scores import (
@@ -28,7 +28,8 @@ from icl_embed.evaluation.scores import (
 )
 from icl_embed.evaluation.tasks.local import PREFIX
 from icl_embed.evaluation.tasks.task import BenchmarkTask, TaskRun, Unjudged
-from icl_embed.few_shot.sources import Offered
+from icl_embed.few_shot.settings import AskedSetting
+from icl_embed.few_shot.sources import ExampleSource, Offered
 from icl_embed.model.cached_encoding import CachingEncoder, Effort, Setting
 from icl_embed.prompts import PromptBuilder
 from icl_embed.store import StageKey
@@ -94,6 +95,42 @@ class Cell:
     config: EvaluateConfig
     seed: int = 0
 
+    @classmethod
+    def planned(
+        cls,
+        model: OpenedModel,
+        task: BenchmarkTask,
+        asked: AskedSetting,
+        offered: Offered | None,
+        instruction: str,
+        config: EvaluateConfig,
+        *,
+        source: ExampleSource,
+        seed: int,
+    ) -> Cell:
+        """A cell whose examples are chosen as ``asked`` says."""
+        plan = plan_setting(
+            asked, task, offered or Offered((), ""), instruction=instruction, config=config, source=source
+        )
+        return cls(model, task, plan, offered, instruction, config, seed)
+
+    @property
+    def impossible_because(self) -> str:
+        """Why the task or the model cannot be asked so; empty when it can."""
+        kind = self.task.facts.kind
+        if self.plan is None and kind not in RANKING_KINDS:
+            return f"BM25 ranks passages; it cannot do {kind}"
+        if self.model.second and kind not in RANKING_KINDS:
+            return f"a reranker orders passages; it has nothing to do in {kind}"
+        if self.plan is None or not self.plan.asked.shots:
+            return ""
+        return self.model.no_examples_because or (self.offered.reason if self.offered else "")
+
+    def measure_or_say(self, folder: Path, encoder: CachingEncoder | None) -> Mapping[str, Any]:
+        """``produce``, or where it is impossible an artefact that says why."""
+        reason = self.impossible_because
+        return self.write_absence(folder, reason) if reason else self.produce(folder, encoder)
+
     @property
     def name(self) -> str:
         """The setting's name."""
@@ -149,6 +186,12 @@ class Cell:
             named = dataclasses.replace(run.measurement, dataset=self.task.facts.name)
             run = dataclasses.replace(run, measurement=named)
         return _write(folder, self, run, setting, tokens=tokens, effort=effort, seconds=seconds)
+
+    def write_absence(self, folder: Path, reason: str) -> Mapping[str, Any]:
+        """Write that the task cannot be asked so, and why; returns counts for the manifest."""
+        empty = _scores(self, Unjudged({}), tokens=None, effort=Effort(), seconds=0.0)
+        write_scores(folder, dataclasses.replace(empty, absent=(Absence(self.name, reason),)))
+        return {"scores": {}, "absent": {self.name: reason}}
 
 
 def _write(

@@ -103,7 +103,7 @@ class Average:
 class Summary:
     """A run's result."""
 
-    model: OpenedModel
+    model: str
     how: Bootstrap
     tasks: tuple[TaskSummary, ...]
     averages: tuple[Average, ...]
@@ -118,7 +118,7 @@ class Summary:
         return not self.missing and not self.failed
 
 
-def summarise(outcome: Outcome, model: OpenedModel, how: Bootstrap) -> Summary:
+def summarise(outcome: Outcome, model: str, how: Bootstrap) -> Summary:
     """Read the artefacts of a run and average them."""
     cells: dict[tuple[str, str, str], list[ScoredCell]] = {}
     absent, unjudged = list(outcome.absent), []
@@ -202,9 +202,9 @@ def _spread_of_averages(groups: Sequence[Group]) -> float | None:
     return _spread([float(np.mean([scores[seed] for scores in by_seed])) for seed in sorted(shared)])
 
 
-def as_json(summary: Summary) -> dict[str, Any]:
+def as_json(summary: Summary, model: OpenedModel) -> dict[str, Any]:
     """The content of ``--json``: scores are fractions of one."""
-    about = summary.model.shown
+    about = model.shown
     new = [cell for task in summary.tasks for group in task.groups for cell in group.cells if cell.is_new]
     return {
         "format": FORMAT,
@@ -212,8 +212,8 @@ def as_json(summary: Summary) -> dict[str, Any]:
             "name": about.name,
             "fingerprint": about.fingerprint,
             "dtype": about.dtype,
-            "sort": summary.model.sort,
-            "artefact": summary.model.reference,
+            "sort": model.sort,
+            "artefact": model.reference,
         },
         "bootstrap": asdict(summary.how),
         "tasks": [_task_json(task) for task in summary.tasks],
@@ -265,6 +265,44 @@ def _task_json(task: TaskSummary) -> Mapping[str, Any]:
     }
 
 
+def plain_rows(summary: Summary) -> list[dict[str, str]]:
+    """A row per task and setting, and per average, as plain words: for Markdown and for tables in a UI."""
+    model = summary.model
+    found = []
+    for task in summary.tasks:
+        for group in task.groups:
+            cells = (*_score(group.interval, group.spread), *_gain(group.over_zero))
+            found.append(_plain_row(model, task.scores.dataset, task.scores.metric, group.name, cells))
+    for one in summary.averages:
+        cells = (*_score(one.interval, one.spread), *_gain(one.over_zero))
+        found.append(_plain_row(model, f"average of {one.tasks}", "", one.name, cells))
+    return found
+
+
+def _plain_row(model: str, task: str, metric: str, setting: str, cells: Sequence[str]) -> dict[str, str]:
+    score, interval, spread, gain, gain_interval = cells
+    return {
+        "model": model,
+        "task": task,
+        "metric": metric,
+        "setting": setting,
+        "score": score,
+        "interval": interval,
+        "± draws": spread,
+        "gain": gain.replace("[bold]", "").replace("[/bold]", ""),
+        "gain's interval": gain_interval,
+    }
+
+
+def markdown_rows(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of one form as a Markdown table; empty for no rows."""
+    if not rows:
+        return ""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([row[name] for name in names] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def tables_of(summary: Summary) -> Iterator[Table]:
     """Scores by task, their averages, and what was not measured; the first fits 80 columns."""
     if summary.tasks:
@@ -277,7 +315,7 @@ def tables_of(summary: Summary) -> Iterator[Table]:
 
 def _scores(summary: Summary) -> Table:
     title = (
-        f"{escape(summary.model.shown.name)}: scores in %, {summary.how.confidence:.0%} intervals; "
+        f"{escape(summary.model)}: scores in %, {summary.how.confidence:.0%} intervals; "
         "± between draws; gain over zero-shot, bold if certain"
     )
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)

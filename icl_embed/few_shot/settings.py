@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
-from icl_embed.config import ExampleStrategy
+from icl_embed.config import EvaluateConfig, ExampleStrategy
 
 ZERO_SHOT = "zero-shot"
 FEW_SHOT = "few-shot"
@@ -44,6 +44,16 @@ class AskedSetting:
     def as_json(self) -> dict[str, Any]:
         """For keys and files."""
         return asdict(self)
+
+
+def settings_of_run(config: EvaluateConfig) -> list[AskedSetting]:
+    """The settings in which a run asks its benchmark tasks."""
+    asked = config.settings
+    return settings_of(
+        asked.shots or (0, config.shots),
+        asked.strategies or (config.examples_strategy,),
+        asked.seeds or (config.example_seed,),
+    )
 
 
 def settings_of(

@@ -38,6 +38,10 @@ VERSIONS: Mapping[str, int] = {
     "report": 1,
 }
 
+# what only benchmark tasks are scored by; their own stages read it
+OF_BENCHMARKS = dict.fromkeys(
+    ("tasks", "mirror", "air_bench", "example_files", "on_missing", "settings"), True
+)
 NO_RESULT = {"launch": True, "optimizer": {"save_every", "keep_checkpoints"}}
 
 
@@ -215,7 +219,7 @@ def reranker_evaluation_key(
 def _measuring(config: RunConfig, left_out: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "rerank": dump(config.rerank, {**NO_RESULT, "lora": True, **left_out}),
-        "evaluate": dump(config.evaluate),
+        "evaluate": dump(config.evaluate, OF_BENCHMARKS),
         "dtype": config.model.dtype,
         "seed": config.seed,
     }
@@ -406,7 +410,7 @@ def evaluation_key(
         "system": system,
         "dataset": card.name,
         "split": split,
-        "evaluate": dump(config.evaluate, {"baselines": True}),
+        "evaluate": dump(config.evaluate, {"baselines": True, **OF_BENCHMARKS}),
         "trained_on": card.name in config.data.train,
         "dtype": config.model.dtype,
         "seed": config.seed,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class Run:
     catalog: dict[str, Card]
     preset: str = "demo"
     overrides: tuple[str, ...] = ()
+    folders: Mapping[str, Path] = field(default_factory=dict)  # models of the user's own, by fingerprint
 
     @property
     def options(self) -> str:
@@ -95,7 +96,7 @@ def find_preset(name: str) -> Path:
 
 
 def known_presets() -> list[str]:
-    """The names in flows/presets."""
+    """The names of the shipped presets."""
     return sorted(path.stem for path in PRESETS_DIR.glob("*.toml"))
 
 

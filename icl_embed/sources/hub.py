@@ -42,6 +42,15 @@ def fetch_hub_model(repository: str, revision: str, downloads: Path) -> Path:
     return _snapshot(repository, revision, MODEL_FILES, downloads / "hub", kind="model")[0]
 
 
+def fetch_hub_folder(repository: str, revision: str, files: Sequence[str], downloads: Path) -> Path:
+    """The folder of a data set at a commit or branch, with the matching files.
+
+    Raises
+        SourceError: as ``fetch_hub``.
+    """
+    return _snapshot(repository, revision, files, downloads / "hub", kind="dataset")[0]
+
+
 def _snapshot(
     repository: str, revision: str, files: Sequence[str], cache: Path, *, kind: str
 ) -> tuple[Path, Path]:

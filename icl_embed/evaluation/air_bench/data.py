@@ -65,6 +65,11 @@ def judgements_part(name: TaskName, split: str) -> Part:
     return Part(name.full, repository, name.config, f"qrels_{_plain(name)}{_ending(name, split)}")
 
 
+def repositories(name: TaskName, split: str) -> tuple[str, str]:
+    """The repositories of a task: passages and queries, and the judgements of a split."""
+    return corpus_part(name).repository, judgements_part(name, split).repository
+
+
 def write_task(
     folder: Path,
     name: TaskName,
@@ -158,7 +163,7 @@ def read_part(folder: Path, part: Part) -> list[Record]:
 
 
 def _files(folder: Path, part: Part) -> list[Fetched]:
-    repository, root = _find_repository(folder, part.repository)
+    repository, root = find_repository(folder, part.repository)
     if repository is None:
         return []
     patterns = _declared(repository, part) or _usual(part)
@@ -172,7 +177,7 @@ def _files(folder: Path, part: Part) -> list[Fetched]:
     return fetch_local(repository, patterns, root=root)
 
 
-def _find_repository(folder: Path, name: str) -> tuple[Path | None, Path]:
+def find_repository(folder: Path, name: str) -> tuple[Path | None, Path]:
     """The repository's folder, and how far links in it may lead."""
     for plain in (folder / name, folder / OWNER / name):
         if plain.is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,10 @@ class AirBenchTask:
             served_from=self.served_from,
             language=LANGUAGES[self.name.language],
         )
+
+    def described(self, *, served_from: str) -> AirBenchTask:
+        """The same task with other words on where its data come from."""
+        return replace(self, served_from=served_from)
 
     def query_texts(self) -> Sequence[str]:
         """The queries, in the order of their identities."""

@@ -49,6 +49,10 @@ class MtebTask:
     content: Content
     source: Source | None
 
+    def described(self, *, served_from: str) -> MtebTask:
+        """The same task with other words on where its data come from."""
+        return replace(self, facts=replace(self.facts, served_from=served_from))
+
     def query_texts(self) -> Sequence[str]:
         """Every evaluated text that is encoded as a query."""
         return self.content.asked

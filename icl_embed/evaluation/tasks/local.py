@@ -66,6 +66,10 @@ class LocalBenchmarkTask:
             language=self.dataset.language,
         )
 
+    def described(self, *, served_from: str) -> LocalBenchmarkTask:
+        """The same task: a data set of the store is served from there, whatever is said."""
+        return self
+
     def query_texts(self) -> Sequence[str]:
         """Every text that is encoded as a query."""
         return query_texts(self.data)

@@ -91,6 +91,9 @@ class BenchmarkTask(Protocol):
     def facts(self) -> TaskFacts:
         """What it is."""
 
+    def described(self, *, served_from: str) -> BenchmarkTask:
+        """The same task, saying that its data come from elsewhere than where they were read."""
+
     def query_texts(self) -> Sequence[str]:
         """Every text that is encoded as a query; symmetric tasks ask with all their texts."""
 

@@ -64,7 +64,7 @@ def main(root: Path, log: Path, seconds: float) -> None:
         tuple(names), asked, TaskPlaces(store, config=config), config=config, chunk_texts=CHUNK
     )
     outcome = run_grid(request, model, store)
-    result = as_json(summarise(outcome, model, Bootstrap(100)))
+    result = as_json(summarise(outcome, model.shown.name, Bootstrap(100)), model)
     (root.parent / "result.json").write_text(json.dumps(result))
 
 

@@ -31,7 +31,7 @@ def request_of(store, config):
 
 
 def summary_of(outcome, model):
-    return summarise(outcome, model, Bootstrap(100))
+    return summarise(outcome, model.shown.name, Bootstrap(100))
 
 
 def test_every_cell_is_an_artefact_that_says_everything(store, model, request_of):
@@ -220,7 +220,7 @@ def test_the_summary_averages_seeds_then_tasks_and_pairs_gains(store, model, req
     by_seed = [np.mean([t.of("2-shot").cells[n].result.mean for t in summary.tasks]) for n in (0, 1)]
     assert few.spread == pytest.approx(np.std(by_seed, ddof=1))
     assert few.over_zero.mean == pytest.approx(few.interval.mean - zero.interval.mean)
-    text = as_json(summary)
+    text = as_json(summary, model)
     assert json.loads(json.dumps(text, allow_nan=False)) == text
     assert text["measured_now"]["cells"] == 6
     assert [one["group"] for one in text["tasks"][0]["groups"]] == ["zero-shot", "2-shot"]

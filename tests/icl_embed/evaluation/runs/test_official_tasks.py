@@ -83,6 +83,6 @@ def test_air_bench_is_scored_where_judgements_are_public_and_ranked_where_they_a
     folder = test.measured[1].artefact.path
     assert list(read_ranking(folder)) == ["t0", "t1", "t2"]
     assert "not public" in read_scores(folder).absent[0].reason
-    summary = as_json(summarise(test, model, Bootstrap(100)))
+    summary = as_json(summarise(test, model.shown.name, Bootstrap(100)), model)
     assert summary["tasks"] == []
     assert len(summary["unjudged"]) == 2

@@ -61,7 +61,10 @@ def test_the_reranked_ranking_is_scored_under_a_name_of_its_own(run, store, tmp_
         assert {passage for passage in ranked} <= {p for p, s in before[query].items() if s >= best[-1]}
         assert len(ranked) == 5
         assert list(ranked.values()) == sorted(map(round, ranked.values()), reverse=True)  # common words
-    assert as_json(summarise(outcome, model, Bootstrap(50)))["model"]["name"] == "toy+overlap on 5"
+    assert (
+        as_json(summarise(outcome, model.shown.name, Bootstrap(50)), model)["model"]["name"]
+        == "toy+overlap on 5"
+    )
     assert not run(task, second=second_stage(tmp_path))[0].measured[0].is_new
     assert run(task, second=second_stage(tmp_path, top_k=4))[0].measured[0].is_new
 
