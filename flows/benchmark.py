@@ -17,6 +17,7 @@ from icl_embed.pipeline.run import Run, open_run
 from icl_embed.pipeline.stages.score import ScoredModel, Scoring, scorings_of
 from tasks import data, evaluation
 from tasks.policies import prepared, run_stage
+from tasks.stage_log import reference_of
 
 
 @pipeline_flow("benchmark")
@@ -80,12 +81,14 @@ def measure(run: Run, models: Sequence[ScoredModel]) -> str:
 def fetch(run: Run, scorings: Sequence[Scoring]) -> list[NotMeasured]:
     """The data of all tasks, several at once; returns the tasks that cannot be had, and why."""
     waiting = [
-        (one.task, prepared(data.fetch_task_data, run, one.data).submit(run, one.data)) for one in scorings
+        (one.task, one.data, prepared(data.fetch_task_data, run, one.data).submit(run, one.data))
+        for one in scorings
     ]
     missing = []
-    for task, future in waiting:
+    for task, key, future in waiting:
+        future.wait()
         try:
-            future.result()
+            reference_of(future.state, key)
         except MissingTaskError as error:
             get_run_logger().warning("%s is missing: %s", task, error.reason)
             missing.append(NotMeasured(task, error.reason))

@@ -109,9 +109,9 @@ def run_flow(
         raise ConfigError(f"--accept belongs to the flow re-evaluate, not to {name}")
     if name == "re-evaluate":
         parameters["accept"] = accept
-    if model and flow != "benchmark":
-        raise ConfigError(f"--model belongs to the flow benchmark, not to {flow}; use --set")
-    if flow == "benchmark":
+    if model and name != "benchmark":
+        raise ConfigError(f"--model belongs to the flow benchmark, not to {name}; use --set")
+    if name == "benchmark":
         parameters["models"] = list(model)
     if here:
         result = starting.run_here(flow, parameters)

@@ -148,7 +148,7 @@ def _mirrored(name: str, mirror: Path) -> str:
 
 def _mirror_source(name: str, mirror: Path) -> Any:
     """The folder that serves a task, or a set that mteb does not know."""
-    from icl_embed.evaluation.mteb.mirror import find_source, folder_sets
+    from icl_embed.evaluation.mteb.mirror import contents_of, find_source
     from icl_embed.evaluation.mteb.names import parse, task_class, usual_subset
 
     if not mirror.is_dir():
@@ -157,10 +157,14 @@ def _mirror_source(name: str, mirror: Path) -> Any:
     known = task_class(asked.task)
     if known is not None:
         return find_source(mirror, known.metadata, asked.subset or usual_subset(known.metadata))
-    for one in folder_sets(mirror):
+    found = contents_of(mirror)
+    for one in found.sets:
         if one.name == asked.task:
             return one
-    raise MissingTaskError(name, f"the mirror {mirror} has no set of this name, and mteb no task")
+    reason = found.unreadable.get(
+        asked.task, f"the mirror {mirror} has no set of this name, and mteb no task"
+    )
+    raise MissingTaskError(name, reason)
 
 
 def _hub_path(name: str) -> str:
