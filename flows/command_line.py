@@ -151,6 +151,23 @@ def serve_ui(port: Annotated[int, typer.Option(help="port of the Prefect server"
     serving.serve(port, console)
 
 
+# What a library that is not installed belongs to: the bare package holds what it takes to use a model.
+EXTRAS = {
+    "train": ("deepspeed", "peft"),
+    "eval": ("mteb", "pytrec_eval"),
+    "pipeline": (
+        *("bm25s", "datasets", "datasketch", "defusedxml", "duckdb", "gguf"),
+        *("orjson", "prefect", "pyarrow", "pypi_simple", "requests"),
+    ),
+}
+
+
+def extra_of(module: str) -> str:
+    """The extra that brings a library; empty for one that no extra brings."""
+    top = module.partition(".")[0]
+    return next((extra for extra, modules in EXTRAS.items() if top in modules), "")
+
+
 def main() -> None:
     """Entry point: typed errors become one readable message and exit code 2."""
     # Libraries that cannot know better: no telemetry, no tokenizer threads under our own processes.
@@ -159,6 +176,13 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))
     try:
         app()
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name or "")
+        if not extra:
+            raise
+        told = f"this command needs {error.name}, which is not installed: pip install 'icl-embed[{extra}]'"
+        Console(stderr=True).print(escape(told), soft_wrap=True)
+        sys.exit(2)
     except IclEmbedError as error:
         Console(stderr=True).print(f"[red]{type(error).__name__}[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)

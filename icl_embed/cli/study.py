@@ -14,7 +14,6 @@ from rich.markup import escape
 from rich.status import Status
 
 from icl_embed.cli import evaluation_options as options
-from icl_embed.experiments.corruptions import CORRUPTIONS
 from icl_embed.experiments.record import read_study, study_table
 from icl_embed.store import Artefact, Store
 
@@ -92,7 +91,7 @@ def shots(  # noqa: PLR0913, PLR0917 - an option is an argument
 def examples_(  # noqa: PLR0913, PLR0917
     tasks: options.TasksOption,
     shots: Annotated[int, typer.Option(min=1, help="examples before each query")] = 5,
-    qualities: Annotated[str, typer.Option(help="by comma")] = ",".join(CORRUPTIONS),
+    qualities: Annotated[str, typer.Option(help="by comma; default: all")] = "",
     seeds: options.SeedsOption = "0",
     model: options.ModelOption = "",
     name: options.NameOption = "",
@@ -107,6 +106,7 @@ def examples_(  # noqa: PLR0913, PLR0917
     store: options.StoreOption = Path("store"),
 ) -> None:
     """The score by the quality of the examples: wrong, shuffled, off-task, repeated, very long."""
+    from icl_embed.experiments.corruptions import CORRUPTIONS
     from icl_embed.experiments.curves import study_examples
 
     opened = _open(
@@ -127,7 +127,7 @@ def examples_(  # noqa: PLR0913, PLR0917
             opened.model,
             opened.store,
             shots=shots,
-            qualities=[one.strip() for one in qualities.split(",") if one.strip()],
+            qualities=[one.strip() for one in qualities.split(",") if one.strip()] or list(CORRUPTIONS),
             seeds=options.parse_numbers("--seeds", seeds),
             progress=tell,
         )
