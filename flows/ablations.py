@@ -19,7 +19,7 @@ def ablations(
     """Compare variants; whatever they have in common is built once. Returns the table as Markdown.
 
     Parameters
-        preset: a name from flows/presets, or the path of a TOML file.
+        preset: a name from icl_embed/config/presets, or the path of a TOML file.
         overrides: settings of all variants.
         vary: alternatives, e.g. ``["model.attention=causal|bidirectional", "model.pooling=last|mean"]``.
     """

@@ -12,20 +12,20 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from icl_embed.benchmark.command_line import register as register_benchmark
-from icl_embed.corpus.command_line import app as data_app
+from icl_embed.cli.benchmark_report import register as register_report
+from icl_embed.cli.data import app as data_app
+from icl_embed.cli.evaluation import app as eval_app
+from icl_embed.cli.evaluation import register as register_benchmark
+from icl_embed.cli.examples import app as examples_app
+from icl_embed.cli.export import app as export_app
+from icl_embed.cli.model import app as model_app
+from icl_embed.cli.pool import app as pool_app
+from icl_embed.cli.rerank import app as rerank_app
+from icl_embed.cli.rerank_measuring import register as register_rerank_measuring
+from icl_embed.cli.results import register as register_results
+from icl_embed.cli.store import app as store_app
+from icl_embed.cli.study import app as study_app
 from icl_embed.errors import ConfigError, IclEmbedError
-from icl_embed.evaluate.command_line import app as eval_app
-from icl_embed.export.command_line import app as export_app
-from icl_embed.model.command_line import app as model_app
-from icl_embed.pool.command_line import app as pool_app
-from icl_embed.report.benchmark_command_line import register as register_report
-from icl_embed.rerank.command_line import app as rerank_app
-from icl_embed.rerank.measuring_command_line import register as register_rerank_measuring
-from icl_embed.results.command_line import register as register_results
-from icl_embed.selection.command_line import app as examples_app
-from icl_embed.store.command_line import app as store_app
-from icl_embed.studies.command_line import app as study_app
 
 app = typer.Typer(
     help="Few-shot text embedders: data, training and evaluation in one pipeline.",
@@ -67,7 +67,7 @@ def options(
     """Few-shot text embedders: data, training and evaluation in one pipeline."""
 
 
-PresetOption = Annotated[str, typer.Option("--preset", "-p", help="name in flows/presets, or a TOML file")]
+PresetOption = Annotated[str, typer.Option("--preset", "-p", help="a shipped preset's name, or a TOML file")]
 SetOption = Annotated[list[str], typer.Option("--set", "-s", help="override, e.g. train.temperature=0.05")]
 
 
@@ -86,6 +86,9 @@ def run_flow(
     here: Annotated[bool, typer.Option("--here", help="in this process, without a server")] = False,
     vary: Annotated[list[str], typer.Option(help="ablations: alternatives, a.b=first|second")] = [],  # noqa: B006
     accept: Annotated[bool, typer.Option("--accept", help="re-evaluate: accept fallen scores")] = False,
+    model: Annotated[
+        list[str], typer.Option(help="benchmark: folder, artefact, bm25, hub:org/name@commit")
+    ] = [],  # noqa: B006
 ) -> None:
     """Run a flow: on the Prefect server and its workers, or in this process with --here."""
     from flows import starting
@@ -106,6 +109,10 @@ def run_flow(
         raise ConfigError(f"--accept belongs to the flow re-evaluate, not to {name}")
     if name == "re-evaluate":
         parameters["accept"] = accept
+    if model and name != "benchmark":
+        raise ConfigError(f"--model belongs to the flow benchmark, not to {name}; use --set")
+    if name == "benchmark":
+        parameters["models"] = list(model)
     if here:
         result = starting.run_here(flow, parameters)
         console.print(f"\n[bold]{escape(name)} is done[/bold]\n{escape(str(result))}", soft_wrap=True)
@@ -144,6 +151,23 @@ def serve_ui(port: Annotated[int, typer.Option(help="port of the Prefect server"
     serving.serve(port, console)
 
 
+# What a library that is not installed belongs to: the bare package holds what it takes to use a model.
+EXTRAS = {
+    "train": ("deepspeed", "peft"),
+    "eval": ("mteb", "pytrec_eval"),
+    "pipeline": (
+        *("bm25s", "datasets", "datasketch", "defusedxml", "duckdb", "gguf"),
+        *("orjson", "prefect", "pyarrow", "pypi_simple", "requests"),
+    ),
+}
+
+
+def extra_of(module: str) -> str:
+    """The extra that brings a library; empty for one that no extra brings."""
+    top = module.partition(".")[0]
+    return next((extra for extra, modules in EXTRAS.items() if top in modules), "")
+
+
 def main() -> None:
     """Entry point: typed errors become one readable message and exit code 2."""
     # Libraries that cannot know better: no telemetry, no tokenizer threads under our own processes.
@@ -152,6 +176,13 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))
     try:
         app()
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name or "")
+        if not extra:
+            raise
+        told = f"this command needs {error.name}, which is not installed: pip install 'icl-embed[{extra}]'"
+        Console(stderr=True).print(escape(told), soft_wrap=True)
+        sys.exit(2)
     except IclEmbedError as error:
         Console(stderr=True).print(f"[red]{type(error).__name__}[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from flows.benchmark import measure
 from flows.build_pool import prepare_data
 from flows.declaring import Override, Preset, pipeline_flow
 from flows.distill_reranker import distill, report
 from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import train
+from icl_embed.pipeline.benchmarks import models_of_run
 from icl_embed.pipeline.run import open_run
 from tasks import data
 from tasks.policies import run_stage
@@ -17,7 +19,7 @@ def full_pipeline(preset: Preset = "demo", overrides: list[Override] | None = No
     """Data, pool, negatives, training, evaluation, reranker, report; returns the report's path.
 
     Parameters
-        preset: a name from flows/presets, or the path of a TOML file.
+        preset: a name from icl_embed/config/presets, or the path of a TOML file.
         overrides: settings on top of the preset, e.g. ``["train.optimizer.learning_rate=1e-4"]``.
     """
     run = open_run(preset, overrides or [])
@@ -25,5 +27,6 @@ def full_pipeline(preset: Preset = "demo", overrides: list[Override] | None = No
     prepare_data(run)
     train(run)
     evaluate(run)
+    measure(run, models_of_run(run))
     distill(run)
     return report(run)

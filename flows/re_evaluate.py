@@ -8,6 +8,7 @@ from prefect.runtime import deployment
 
 from flows.build_pool import prepare_pool
 from flows.declaring import Override, Preset, pipeline_flow
+from icl_embed.evaluation.results.regression import RegressionError
 from icl_embed.pipeline.re_evaluation import (
     TABLE_NAME,
     ReEvaluation,
@@ -16,7 +17,6 @@ from icl_embed.pipeline.re_evaluation import (
     plan_re_evaluation,
 )
 from icl_embed.pipeline.run import Run, open_run
-from icl_embed.results.regression import RegressionError
 from tasks import evaluation
 from tasks.policies import run_stage
 
@@ -33,7 +33,7 @@ def re_evaluate(
     The run fails when a score fell. Without a fall today's scores become the accepted ones.
 
     Parameters
-        preset: a name from flows/presets, or the path of a TOML file.
+        preset: a name from icl_embed/config/presets, or the path of a TOML file.
         overrides: settings on top of the preset.
         accept: make today's scores the accepted ones although they fell.
         level: chance that a run without any change fails.

@@ -29,6 +29,7 @@ FLOWS = (
     "re-evaluate",
     "distill-reranker",
     "ablations",
+    "benchmark",
 )
 LOCAL_API_URL = "http://127.0.0.1:4200/api"  # where `make ui` listens
 TEMPORARY_START_SECONDS = 180  # on a busy machine a server needs longer than the 20 seconds of Prefect's own

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from icl_embed.model.compiled import CompiledTask
     from icl_embed.model.embedder import Embedder
     from icl_embed.model.encoder_pool import EncoderPool
-    from icl_embed.rerank.score import Reranker
+    from icl_embed.rerank.reranker import Reranker
 
 __version__ = "0.1.0"
 __all__ = ["CompiledTask", "Embedder", "EncoderPool", "Example", "Reranker"]
@@ -24,7 +24,7 @@ _HOMES = {
     "Embedder": "icl_embed.model.embedder",
     "EncoderPool": "icl_embed.model.encoder_pool",
     "Example": "icl_embed.examples",
-    "Reranker": "icl_embed.rerank.score",
+    "Reranker": "icl_embed.rerank.reranker",
 }
 
 

@@ -22,6 +22,12 @@ def build_dataset(run: Run, key: StageKey) -> str:
     return built(run, key).reference
 
 
+@task(name="fetch-task-data", **policies.FETCH)
+def fetch_task_data(run: Run, key: StageKey) -> str:
+    """Fetch, verify and count the data of a benchmark task."""
+    return built(run, key).reference
+
+
 @task(name="build-pool", **policies.COMPUTE)
 def build_pool(run: Run, key: StageKey) -> str:
     """Clean, deduplicate and decontaminate all data sets into the example pool."""

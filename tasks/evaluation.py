@@ -18,6 +18,13 @@ def evaluate(run: Run, key: StageKey) -> str:
         return built(run, key).reference
 
 
+@task(name="score", **policies.SCORE)
+def score(run: Run, key: StageKey) -> str:
+    """Score one model on one benchmark task in one setting."""
+    with policies.accelerator_slot():
+        return built(run, key).reference
+
+
 @task(name="tune-reranker", **policies.COMPUTE)
 def tune_reranker(run: Run, key: StageKey) -> str:
     """Choose the cheapest way to rerank that loses little on development queries."""

@@ -65,6 +65,9 @@ TRAIN: dict[str, Any] = {
     "tags": ["accelerator"],
 }
 
+# Vectors are kept, so a score that lost its worker goes on where it was.
+SCORE: dict[str, Any] = {**TRAIN, "tags": ["accelerator", "benchmark"]}
+
 COMPUTE: dict[str, Any] = CACHED
 
 # Submitted tasks are downloads, which wait for the network; everything else is called directly.

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from icl_embed.train import loop
-from icl_embed.train.__main__ import main
+from icl_embed.train.embedder.__main__ import main
 
 announce = loop._announce
 

@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for room in ("flows", "tasks", "icl_embed") for path in (ROOT / room).rglob("*.py"))
 
 # room -> rooms it may import besides itself and the foundation
-FOUNDATION = {"errors", "config", "examples", "store", "prompts"}
+FOUNDATION = {"errors", "config", "examples", "store", "prompts", "bm25"}
 ALLOWED = {
     "errors": set(),
     "examples": set(),
-    "config": set(),
-    "preset": {"config", "errors"},
+    "bm25": {"errors"},
+    "config": {"errors"},
     "prompts": {"config", "errors", "examples"},
     "store": {"errors"},
     "sources": FOUNDATION,
@@ -26,44 +26,27 @@ ALLOWED = {
     "model": FOUNDATION | {"sources"},
     "launch": FOUNDATION,
     "teacher": FOUNDATION,
-    "train": FOUNDATION | {"model", "launch", "teacher"},
-    "rerank": FOUNDATION | {"model", "train", "launch", "evaluate", "teacher"},
-    "evaluate": FOUNDATION | {"model", "pool"},
-    "selection": FOUNDATION | {"model", "pool", "evaluate"},
-    "benchmark": FOUNDATION | {"model", "pool", "sources", "corpus", "evaluate", "selection", "rerank"},
-    "results": FOUNDATION | {"pool", "evaluate", "benchmark"},
-    "studies": FOUNDATION | {"model", "pool", "corpus", "evaluate", "selection", "benchmark", "results"},
-    "report": FOUNDATION | {"evaluate", "train", "benchmark", "results", "studies"},
-    "export": FOUNDATION | {"model", "sources", "pool", "evaluate", "rerank", "report"},
-    "pipeline": FOUNDATION
-    | {
-        "preset",
-        "sources",
-        "corpus",
-        "pool",
-        "model",
-        "launch",
-        "teacher",
-        "train",
-        "rerank",
-        "evaluate",
-        "selection",
-        "benchmark",
-        "results",
-        "studies",
-        "report",
-    },
+    "rerank": FOUNDATION | {"model", "teacher"},
+    "few_shot": FOUNDATION | {"model", "pool"},
+    "train": FOUNDATION | {"model", "launch", "teacher", "rerank"},
+    "evaluation": FOUNDATION | {"model", "pool", "sources", "corpus", "few_shot", "rerank"},
+    "experiments": FOUNDATION | {"model", "pool", "corpus", "few_shot", "evaluation"},
+    "report": FOUNDATION | {"train", "few_shot", "evaluation", "experiments"},
+    "export": FOUNDATION | {"model", "sources", "pool", "rerank", "few_shot", "evaluation", "report"},
 }
+EVERYTHING_BELOW = set(ALLOWED)
+ALLOWED["pipeline"] = EVERYTHING_BELOW
+ALLOWED["cli"] = EVERYTHING_BELOW | {"pipeline"}
 DOORS = {
     "prefect": ("flows/", "tasks/"),
-    "duckdb": ("icl_embed/pool/", "icl_embed/results/"),
+    "duckdb": ("icl_embed/pool/", "icl_embed/evaluation/results/database.py"),
     "deepspeed": ("icl_embed/train/engine.py",),
-    "mteb": ("icl_embed/evaluate/mteb_", "icl_embed/benchmark/mteb/"),
-    "pytrec_eval": ("icl_embed/benchmark/air_bench/metrics.py",),
-    "peft": ("icl_embed/model/lora.py", "icl_embed/rerank/"),
+    "mteb": ("icl_embed/evaluation/mteb/",),
+    "pytrec_eval": ("icl_embed/evaluation/air_bench/ranking.py",),
+    "peft": ("icl_embed/model/lora.py", "icl_embed/rerank/", "icl_embed/train/"),
     "pypi_simple": ("icl_embed/sources/",),
     "huggingface_hub": ("icl_embed/sources/hub.py",),
-    "bm25s": ("icl_embed/pool/", "icl_embed/evaluate/bm25.py"),
+    "bm25s": ("icl_embed/bm25.py", "icl_embed/pool/"),
     "datasketch": ("icl_embed/corpus/",),
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}

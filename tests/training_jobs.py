@@ -98,5 +98,5 @@ def make_job(
 def run_job(job: EmbedderJob, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Launch the job's ranks; returns the training log and the lines printed."""
     lines: list[str] = []
-    launch("icl_embed.train", folder / "job.json", job.work_dir, job.train.launch, lines.append)
+    launch("icl_embed.train.embedder", folder / "job.json", job.work_dir, job.train.launch, lines.append)
     return read_metrics(job.work_dir / METRICS_NAME), lines

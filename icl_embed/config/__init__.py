@@ -18,9 +18,9 @@ from icl_embed.config.base import (
     Section,
 )
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
-from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, SelectionConfig
+from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, SelectionConfig, SettingsConfig
 from icl_embed.config.model import ModelConfig, PromptConfig, TemplateConfig
-from icl_embed.config.reranking import PAIR_PROMPTS, PromptPlace, RerankConfig
+from icl_embed.config.reranking import PAIR_PROMPTS, PromptPlace, RerankConfig, TuneConfig
 from icl_embed.config.run import RunConfig
 from icl_embed.config.teacher import TeacherConfig
 from icl_embed.config.training import (
@@ -31,7 +31,6 @@ from icl_embed.config.training import (
     OptimizerConfig,
     TrainConfig,
 )
-from icl_embed.config.tuning import TuneConfig
 
 __all__ = [
     "LABEL_KINDS",
@@ -60,6 +59,7 @@ __all__ = [
     "RunConfig",
     "Section",
     "SelectionConfig",
+    "SettingsConfig",
     "TeacherConfig",
     "TemplateConfig",
     "TrainConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -28,8 +29,30 @@ class SelectionConfig(Section):
     )
 
 
+class SettingsConfig(Section):
+    """The settings in which benchmark tasks are asked; zero-shot once, and every combination of the rest."""
+
+    shots: tuple[CountOrZero, ...] = Field((), description="examples; empty: none, and evaluate.shots")
+    seeds: tuple[CountOrZero, ...] = Field((), description="draws; empty: evaluate.example_seed")
+    strategies: tuple[ExampleStrategy, ...] = Field((), description="empty: evaluate.examples_strategy")
+
+
 class EvaluateConfig(Section):
     """What is measured, and how sure we want to be."""
+
+    tasks: tuple[str, ...] = Field(
+        (), description="benchmark tasks: SciFact, MTEB(eng, v2), air-bench/24.04/qa, …"
+    )
+    mirror: Path | None = Field(None, description="folder that mteb's tasks are served from; unset: the hub")
+    air_bench: Path | None = Field(None, description="folder in AIR-Bench's layout; unset: the hub")
+    example_files: Path | None = Field(
+        None,
+        description="file of examples, or folder with one per benchmark task; unset: training splits",
+    )
+    on_missing: Literal["report", "fail"] = Field(
+        "report", description="what to do about a benchmark task that cannot be had"
+    )
+    settings: SettingsConfig = SettingsConfig()
 
     shots: Count = Field(5, description="examples per task in the few-shot setting")
     example_seed: int = 0

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icl_embed.evaluate.scores import FEW_SHOT, ZERO_SHOT, EvaluationScores, SettingScore, read_scores
+from icl_embed.evaluation.scores import EvaluationScores, SettingScore, read_scores
+from icl_embed.few_shot.settings import FEW_SHOT, ZERO_SHOT
 from icl_embed.sources import Card
 from icl_embed.store import Artefact, Store
 from icl_embed.store.lineage import ancestors, sources_of, trained_datasets

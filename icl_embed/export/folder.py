@@ -1,9 +1,14 @@
-"""An exported model folder: merged weights or the adapter alone, with everything others need to load it."""
+"""An exported model folder: merged weights or the adapter alone, with everything other libraries need.
+
+Since 5.2, ``is_causal: false`` in ``config.json`` gives decoders a bidirectional mask (their masks come from
+``transformers.masking_utils.create_causal_mask``, which asks the config). What it cannot say is refused.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,16 +17,74 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import ConfigError, ModelError, StoreError
-from icl_embed.export.adapter import write_adapter
-from icl_embed.export.attention import write_config
 from icl_embed.export.prompt_text import PromptText
 from icl_embed.export.sentence_transformers_files import write_sentence_transformers_files
 from icl_embed.export.task_prompts import TaskPrompt
 from icl_embed.export.tokenizer_files import count_differences, write_tokenizer
 from icl_embed.model.base import refuse_incomplete
+from icl_embed.model.lora import ADAPTER_FOLDER
 from icl_embed.model.settings import EmbedderSettings, read_settings, write_settings
 from icl_embed.prompts import PromptBuilder
-from icl_embed.store.files import fsync_path, sync_files
+from icl_embed.store.files import fsync_path, sync_files, write_atomically
+
+
+def write_adapter(model_dir: Path, out_dir: Path, *, base: str, settings: EmbedderSettings) -> None:
+    """Copy the adapter that training kept beside the merged weights.
+
+    Parameters
+        base: what peft and sentence-transformers load below the adapter: a folder or a hub name.
+
+    Raises
+        ModelError: training kept no adapter, or an adapter cannot hold this model.
+    """
+    source = model_dir / ADAPTER_FOLDER
+    if not (source / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"{model_dir} holds no adapter: it was tuned in full, or trained before adapters were kept. "
+            "Export the merged weights, or train again"
+        )
+    if settings.attention == "bidirectional":
+        raise ModelError(
+            "the base model's config says causal attention, and an adapter cannot change that; "
+            "export the merged weights"
+        )
+    if settings.template.special_tokens:
+        raise ModelError("an adapter has no rows for the tokens that were added; export the merged weights")
+    config = json.loads((source / "adapter_config.json").read_bytes()) | {"base_model_name_or_path": base}
+    text = json.dumps(config, indent=1, sort_keys=True)
+    write_atomically(out_dir / "adapter_config.json", text.encode())
+    shutil.copyfile(source / "adapter_model.safetensors", out_dir / "adapter_model.safetensors")
+
+
+def write_config(config: Mapping[str, Any], settings: EmbedderSettings, out_dir: Path) -> None:
+    """Write ``config.json`` with the attention the model was trained with.
+
+    Raises
+        ModelError: bidirectional attention that transformers would not honour for this model.
+    """
+    written = {name: value for name, value in config.items() if name != "_name_or_path"}
+    if settings.attention == "bidirectional":
+        _refuse_inexpressible(config, settings)
+        written["is_causal"] = False
+    write_atomically(out_dir / "config.json", json.dumps(written, indent=1, sort_keys=True).encode())
+
+
+def _refuse_inexpressible(config: Mapping[str, Any], settings: EmbedderSettings) -> None:
+    from transformers import MODEL_MAPPING, AutoConfig
+
+    kind = str(config.get("model_type"))
+    module = sys.modules[MODEL_MAPPING[type(AutoConfig.for_model(kind))].__module__]
+    if not hasattr(module, "create_causal_mask"):
+        raise ModelError(
+            f"the transformers model {kind!r} ignores is_causal, so its bidirectional attention cannot be "
+            "exported; use the model with icl-embed, or train with model.attention = 'causal'"
+        )
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    if isinstance(window, int) and window < settings.prompt.total_tokens:
+        raise ModelError(
+            f"transformers would keep the sliding window of {window} tokens, but this model was trained to "
+            f"see all {settings.prompt.total_tokens} tokens of its prompt; export with a lower total_tokens"
+        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from icl_embed.export.card import card_template
 from icl_embed.export.facts import ModelFacts
 from icl_embed.model.base import refuse_incomplete
 from icl_embed.report.reranking import RerankingFacts, read_reranking
-from icl_embed.rerank.saved import HEADS_NAME, SETTINGS_NAME, RerankerSettings, read_reranker_settings
+from icl_embed.rerank.folder import HEADS_NAME, SETTINGS_NAME, RerankerSettings, read_reranker_settings
 from icl_embed.store import Store
 from icl_embed.store.files import write_atomically
 from icl_embed.store.manifest import MANIFEST_NAME

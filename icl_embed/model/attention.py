@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from icl_embed.errors import ModelError
-from icl_embed.model.kernels import onednn_is_faster, onednn_linear
-from icl_embed.model.last_look import last_looks
+from icl_embed.model.cpu.kernels import onednn_is_faster, onednn_linear
 from icl_embed.model.packing import Layout, Segment
+from icl_embed.model.pooling import last_looks
 
 SHORT_ROW = 256  # tokens of prefix and row up to which whole score matrices are faster on CPU
 SCORES_IN_CACHE = 2**20  # of short rows that are computed together

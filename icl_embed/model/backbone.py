@@ -15,7 +15,7 @@ from icl_embed.errors import ModelError
 from icl_embed.model.architectures import KNOWN, read_config, refuse_architecture
 from icl_embed.model.attention import use_packed_attention
 from icl_embed.model.base import refuse_incomplete
-from icl_embed.model.groups import Group
+from icl_embed.model.batching import Group
 from icl_embed.model.packing import Pack, PrefixStates, pack
 from icl_embed.prompts import SLOT, Tokens
 

@@ -19,17 +19,16 @@ from icl_embed.errors import ModelError
 from icl_embed.examples import Example
 from icl_embed.model.attention import use_packed_attention
 from icl_embed.model.backbone import encode_prefix, load_backbone, token_states
+from icl_embed.model.batching import Group
 from icl_embed.model.compiled import CompiledTask, checked_examples, moved, plan_task
+from icl_embed.model.cpu.kernels import speed_up
 from icl_embed.model.demonstrations import load_demonstrations
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 from icl_embed.model.fingerprints import Fingerprints
-from icl_embed.model.groups import Group
-from icl_embed.model.kernels import speed_up
-from icl_embed.model.memory import MemoryLimit, is_out_of_memory
+from icl_embed.model.memory import MemoryLimit, Recent, is_out_of_memory
 from icl_embed.model.other_process import Portable, mind_forks
 from icl_embed.model.packing import PrefixStates, pack
 from icl_embed.model.pooling import pool
-from icl_embed.model.recent import Recent
 from icl_embed.model.settings import EmbedderSettings, build_prompts, read_settings
 from icl_embed.model.text_encoder import TextEncoder, Vectors
 from icl_embed.prompts import Tokens

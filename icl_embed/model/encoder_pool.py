@@ -7,29 +7,125 @@ that is killed while it holds the queue's lock would hang all others.)
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from icl_embed.errors import ConfigError, ModelError
+from icl_embed.errors import ConfigError, IclEmbedError, ModelError
 from icl_embed.examples import Example
 from icl_embed.model.backbone import load_description
 from icl_embed.model.compiled import CompiledTask, plan_task
 from icl_embed.model.dtype import resolve_device, resolve_dtype
-from icl_embed.model.encoder_worker import Failed, Job, WorkerPlan, without_states, work
 from icl_embed.model.fingerprints import Fingerprints
 from icl_embed.model.settings import EmbedderSettings, build_prompts, read_settings
 from icl_embed.model.text_encoder import TextEncoder
 from icl_embed.prompts import Tokens
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """What a worker needs to begin."""
+
+    folder: Path
+    device: str
+    dtype: str
+    settings: EmbedderSettings
+    num_threads: int  # of torch on a CPU; 0 leaves torch's own choice
+
+
+@dataclass(frozen=True)
+class Job:
+    """One batch: token lists, and the task (without states) whose prefix they continue."""
+
+    number: int
+    rows: list[Tokens]
+    task: CompiledTask | None
+
+
+@dataclass(frozen=True)
+class Done:
+    """The vectors [R, D] of a job."""
+
+    number: int
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The model is loaded."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a worker stops."""
+
+    reason: str
+
+
+def work(connection: Connection, plan: WorkerPlan) -> None:
+    """Serve jobs until the parent closes the connection, or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _serve(connection, plan)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent has closed the line
+    except IclEmbedError as error:
+        connection.send(Failed(str(error)))
+    except Exception as error:
+        logger.exception("the worker on %s failed", plan.device)
+        connection.send(Failed(f"{type(error).__name__}: {error}"))
+
+
+def _serve(connection: Connection, plan: WorkerPlan) -> None:
+    import torch
+
+    from icl_embed.model.embedder import Embedder
+    from icl_embed.model.memory import Recent
+
+    if plan.num_threads:
+        torch.set_num_threads(plan.num_threads)
+    embedder = Embedder.load(plan.folder, device=plan.device, dtype=plan.dtype, settings=plan.settings)
+    tasks: Recent[CompiledTask] = Recent(embedder.task_cache_bytes, lambda task: task.num_bytes)
+    connection.send(Ready())
+    while True:
+        job: Job = connection.recv()
+        task = job.task
+        if task is not None:
+            key = (tuple(task.prefix.tokens), task.prefix.demonstrations)
+            task = tasks.get(key, partial(embedder.with_states, task))
+        connection.send(Done(job.number, embedder.embed_batch(job.rows, task).cpu().numpy()))
+
+
+def without_states(task: CompiledTask) -> CompiledTask:
+    """What a worker needs to know of a task: it encodes the prefix itself, sooner than megabytes arrive."""
+    return replace(task, states=None)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot say goodbye; a worker deep in a product would not hear it either."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
 
 SECONDS_TO_LEAVE = 5.0
 

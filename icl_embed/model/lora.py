@@ -1,10 +1,11 @@
-"""Low-rank adapters: attach for training, merge or save alone for publishing (peft)."""
+"""Low-rank adapters (peft): attach for training, merge or save alone, also over a base in 4 bits."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from icl_embed.config import LoraConfig
 from icl_embed.errors import ModelError
 from icl_embed.model.architectures import linear_names
+from icl_embed.model.backbone import quiet_transformers
+from icl_embed.model.base import refuse_incomplete
 from icl_embed.store.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -128,3 +131,37 @@ def save_adapter(model: Any, folder: Path) -> None:
     }
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     write_atomically(folder / "adapter_config.json", json.dumps(plain, indent=1, sort_keys=True).encode())
+
+
+def load_four_bit(folder: Path, *, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The headless model with 4-bit linear layers, and its tokenizer; it computes in ``dtype``.
+
+    Raises
+        ModelError: bitsandbytes is missing, or the folder cannot be loaded.
+    """
+    from transformers import AutoModel, AutoTokenizer, BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise ModelError(
+            "train.four_bit_base needs bitsandbytes: pip install 'icl-embed[gpu]', or set it to false"
+        )
+    refuse_incomplete(folder)
+    quiet_transformers()
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModel.from_pretrained(
+            folder,
+            dtype=dtype,
+            quantization_config=settings,
+            device_map={"": device},
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"cannot load the model in {folder} in 4 bits: {error}") from error
+    return model, tokenizer

@@ -1,18 +1,62 @@
-"""Running batches that fit the memory: the limit is learned by running out, and kept."""
+"""Memory that is bounded: batches that fit, learned by running out, and a cache of what was used last."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from icl_embed.errors import ModelError
 from icl_embed.model.batching import plan_batches
-from icl_embed.model.heap import give_back_freed_memory
+from icl_embed.model.cpu.heap import give_back_freed_memory
 from icl_embed.prompts import Tokens
+
+Value = TypeVar("Value")
+
+
+class Recent(Generic[Value]):
+    """Keeps the values that were asked for last while they fit into ``max_bytes``.
+
+    A value larger than the limit is made and handed out, but not kept. Safe to share between threads; two
+    threads that miss the same key at once both make it.
+    """
+
+    def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._size_of = size_of
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The kept value of ``key``, or a new one from ``make``."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = make()
+        with self._lock:
+            self._keep(key, value)
+        return value
+
+    def _keep(self, key: Hashable, value: Value) -> None:
+        size = self._size_of(value)
+        if key in self._values or size > self.max_bytes:
+            return
+        self._values[key] = value
+        self.num_bytes += size
+        while self.num_bytes > self.max_bytes:
+            _, oldest = self._values.popitem(last=False)
+            self.num_bytes -= self._size_of(oldest)
+
 
 logger = logging.getLogger(__name__)
 

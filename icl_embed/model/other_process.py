@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from icl_embed.model.kernels import speed_up, undo_speed_up
+from icl_embed.model.cpu.kernels import speed_up, undo_speed_up
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from icl_embed.model.groups import Group
+from icl_embed.model.batching import Group
 from icl_embed.prompts import Tokens
 
 SHORTEST_OF_SEGMENT = 0.75  # of its longest row: attention pads by at most a third

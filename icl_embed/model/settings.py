@@ -1,17 +1,22 @@
-"""``icl_embed.json``: how a saved embedder must be fed and read. Written with every model we publish."""
+"""How a saved embedder must be fed and read: ``icl_embed.json``, or what a published model tells.
+
+The reference code adds random rows and never trains them. Here a new row starts as the mean of the words it
+stands for, and ``lora.attach`` makes the rows trainable.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import ValidationError
 
 from icl_embed.config import PromptConfig, Section, TemplateConfig
 from icl_embed.errors import ModelError
-from icl_embed.model.published import template_of
-from icl_embed.prompts import PromptBuilder
+from icl_embed.prompts import SPECIAL_TOKENS, PromptBuilder
 from icl_embed.store.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -69,3 +74,64 @@ def _within_context(prompt: PromptConfig, context: int | None) -> PromptConfig:
         return prompt
     logger.warning("the model has %d positions; %s lowered to that", context, ", ".join(over))
     return PromptConfig(**(budgets | dict.fromkeys(over, context)))
+
+
+def has_prompt_tokens(folder: Path) -> bool:
+    """Whether the tokenizer knows ``<instruct>``, ``<query>`` and ``<response>``, as bge-en-icl's does.
+
+    Raises
+        ModelError: a tokenizer file is not JSON.
+    """
+    known = {
+        *_contents(_read(folder / "tokenizer.json").get("added_tokens", [])),
+        *_contents(_read(folder / "tokenizer_config.json").get("added_tokens_decoder", {}).values()),
+        *_read(folder / "added_tokens.json"),
+    }
+    return known.issuperset(SPECIAL_TOKENS)
+
+
+def template_of(folder: Path) -> TemplateConfig:
+    """The template of a folder without settings of ours: with special tokens if it has them."""
+    return TemplateConfig(special_tokens=has_prompt_tokens(folder))
+
+
+def _contents(tokens: Any) -> list[str]:
+    return [str(token.get("content")) for token in tokens if isinstance(token, dict)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is not JSON: {error}; copy it again from its source") from error
+    return content if isinstance(content, dict) else {}
+
+
+WORDS = dict(zip(SPECIAL_TOKENS, ("Instruct:", "Query:", "Response:"), strict=True))
+
+
+def add_special_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Add the tokens that are missing, to both, in place; returns the ids of all of them.
+
+    Raises
+        ModelError: the tokenizer cannot spell the word that a token stands for.
+    """
+    from transformers import AddedToken
+
+    missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]
+    words = {token: tokenizer(WORDS[token], add_special_tokens=False)["input_ids"] for token in missing}
+    for token, pieces in words.items():
+        if not pieces:
+            raise ModelError(f"the tokenizer has no tokens for {WORDS[token]!r}, the meaning of {token}")
+    tokenizer.add_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True
+    )
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    table = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for token, pieces in words.items():
+            table[tokenizer.convert_tokens_to_ids(token)] = table[pieces].float().mean(dim=0).to(table.dtype)
+    return [int(tokenizer.convert_tokens_to_ids(token)) for token in SPECIAL_TOKENS]

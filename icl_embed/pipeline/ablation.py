@@ -66,8 +66,8 @@ def build_ablation(variants: Sequence[Variant]) -> Artefact:
 
 
 def _write_table(variants: Sequence[Variant], out_dir: Path) -> Mapping[str, Any]:
-    from icl_embed.evaluate.measurement import Bootstrap
-    from icl_embed.report.ablation import VariantResult, ablation_table
+    from icl_embed.evaluation.measurement import Bootstrap
+    from icl_embed.report.variants import VariantResult, ablation_table
 
     config = variants[0].run.config
     results = [

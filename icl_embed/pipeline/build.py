@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.config import NegativesConfig, PoolConfig
-from icl_embed.pipeline.base_model import refuse_changed, refuse_unfit_folder, settings_of
 from icl_embed.pipeline.checkpoints import build_checkpoint_model
+from icl_embed.pipeline.keys import refuse_changed, refuse_unfit_folder, settings_of
 from icl_embed.pipeline.measure import (
     build_evaluation,
     build_report,
@@ -21,6 +21,7 @@ from icl_embed.pipeline.measure import (
 )
 from icl_embed.pipeline.re_evaluation import ACCEPTED, RE_EVALUATION, build_accepted, build_comparison
 from icl_embed.pipeline.run import Run
+from icl_embed.pipeline.stages import score, task_data
 from icl_embed.pipeline.teacher import build_teacher_scores
 from icl_embed.pipeline.training import OnLine, build_embedder, build_reranker
 from icl_embed.store import Artefact, StageKey
@@ -118,6 +119,8 @@ _BUILDERS: Mapping[str, Callable[[Run, StageKey, Path], Counts]] = {
     "reranker-choice": build_reranker_choice,
     "reranker-evaluation": build_reranker_evaluation,
     "report": build_report,
+    task_data.STAGE: task_data.build_task_data,
+    score.STAGE: score.build_score,
     RE_EVALUATION: build_comparison,
     ACCEPTED: build_accepted,
 }

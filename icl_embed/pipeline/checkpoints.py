@@ -11,8 +11,7 @@ from typing import Any, Literal
 from icl_embed.config import TrainConfig
 from icl_embed.errors import ConfigError
 from icl_embed.model.settings import EmbedderSettings
-from icl_embed.pipeline.key_parts import VERSIONS
-from icl_embed.pipeline.keys import evaluation_key
+from icl_embed.pipeline.keys import VERSIONS, evaluation_key
 from icl_embed.pipeline.run import Run
 from icl_embed.store import Artefact, StageKey
 
@@ -39,7 +38,7 @@ def checkpoints_of(run: Run) -> list[Checkpoint]:
     Raises
         ConfigError: training keeps none but the last.
     """
-    from icl_embed.train.snapshots import snapshot_steps
+    from icl_embed.train.embedder.snapshots import snapshot_steps
 
     train = run.config.train
     steps = snapshot_steps(train)
@@ -71,7 +70,7 @@ def test_evaluations(run: Run, checkpoint: Checkpoint) -> list[StageKey]:
 
 def build_checkpoint_model(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     """The model folder of an earlier step."""
-    from icl_embed.train.snapshots import build_checkpoint, snapshot_folder
+    from icl_embed.train.embedder.snapshots import build_checkpoint, snapshot_folder
 
     step = key.settings["step"]
     build_checkpoint(
@@ -122,8 +121,8 @@ def choose_checkpoint(run: Run) -> tuple[Checkpoint, Artefact]:
 
 
 def _choose(run: Run, keys: Mapping[int, list[StageKey]], out_dir: Path) -> Mapping[str, Any]:
-    from icl_embed.evaluate.measurement import Bootstrap
-    from icl_embed.report.checkpoints import choice_table, choose_best
+    from icl_embed.evaluation.measurement import Bootstrap
+    from icl_embed.report.variants import choice_table, choose_best
 
     config = run.config
     folders = {step: [run.artefact(key).path for key in mine] for step, mine in keys.items()}

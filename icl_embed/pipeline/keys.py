@@ -1,4 +1,4 @@
-"""The key of every stage, computed from the config, and from what is in the model folders that it names.
+"""The key of every stage, computed from the config alone.
 
 A key holds exactly what the stage reads. Raise a stage's version when its code changes what it produces.
 Paths, numbers of processes and checkpoint intervals are left out: they do not change a result.
@@ -6,18 +6,223 @@ Paths, numbers of processes and checkpoint intervals are left out: they do not c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from icl_embed.config import RANKING_KINDS, RunConfig
-from icl_embed.errors import ConfigError
+from icl_embed.config import RANKING_KINDS, ModelConfig, RunConfig, Section
+from icl_embed.errors import ConfigError, ModelError
+from icl_embed.model.architectures import read_config, refuse_architecture, sliding_window
+from icl_embed.model.base import refuse_incomplete
 from icl_embed.model.settings import EmbedderSettings
-from icl_embed.pipeline.base_model import base_model_key
-from icl_embed.pipeline.key_parts import NO_RESULT, dump, make_key
-from icl_embed.pipeline.reranking_keys import reranker_choice_key, reranker_evaluation_key, tuning_sets
 from icl_embed.sources.card import Card
-from icl_embed.store import StageKey
+from icl_embed.store import StageKey, Store
+from icl_embed.store.digests import digests_of
+from icl_embed.store.manifest import MANIFEST_NAME
+
+VERSIONS: Mapping[str, int] = {
+    "base-model": 1,
+    "dataset": 2,
+    "pool": 2,
+    "negatives": 2,
+    "embedder": 4,
+    "checkpoint": 1,
+    "checkpoint-choice": 1,
+    "evaluation": 5,
+    "teacher-scores": 1,
+    "reranker": 2,
+    "reranker-choice": 1,
+    "reranker-evaluation": 2,
+    "report": 1,
+}
+
+# what only benchmark tasks are scored by; their own stages read it
+OF_BENCHMARKS = dict.fromkeys(
+    ("tasks", "mirror", "air_bench", "example_files", "on_missing", "settings"), True
+)
+NO_RESULT = {"launch": True, "optimizer": {"save_every", "keep_checkpoints"}}
+
+
+def make_key(
+    stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str] | None = None, *, label: str
+) -> StageKey:
+    """The key of a stage at its present version."""
+    return StageKey(stage, VERSIONS[stage], settings, inputs or {}, label)
+
+
+def dump(section: Section, exclude: Any = None) -> dict[str, Any]:
+    """A config section as JSON types, without what is excluded."""
+    return section.model_dump(mode="json", exclude=exclude)
+
+
+DIGESTS_NAME = ".digests.json"  # in the store
+USED_LATER = {"dtype", "attention", "pooling", "template"}
+READ_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}  # what transformers reads of a folder
+OLD_WEIGHTS = ".bin"  # read where there are no others
+
+
+def base_model_key(config: RunConfig) -> StageKey:
+    """The key of the base model: of a package or the hub by its pin, of a folder by what is in it.
+
+    Raises
+        ConfigError: the folder does not exist.
+        ModelError: it lacks what a model folder has.
+    """
+    settings = dump(config.model, USED_LATER)
+    name = config.model.name
+    if config.model.source == "local":
+        folder = Path(name)
+        settings = {
+            "source": "local",
+            "content": folder_content(folder, config.paths.store / DIGESTS_NAME),
+            "num_layers": config.model.num_layers,
+        }
+        name = folder.resolve().name
+    return make_key("base-model", settings, label=name)
+
+
+def folder_content(folder: Path, memory: Path) -> str:
+    """A hash of all files of a local model folder that loading it reads; their names count, its own does not.
+
+    Raises
+        ConfigError, ModelError: as ``base_model_key``.
+    """
+    _refuse_no_model(folder)
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST_NAME)
+    read = [path for path in paths if path.suffix in READ_SUFFIXES]
+    if not any(path.suffix == ".safetensors" for path in read):
+        read += [path for path in paths if path.suffix == OLD_WEIGHTS]
+    lines = [f"{path.name}:{digest}\n" for path, digest in zip(read, digests_of(read, memory), strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _refuse_no_model(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigError(f"model.name is {folder}, which is not a folder; name the base model's folder")
+    refuse_incomplete(folder)
+
+
+def settings_of(key: StageKey, mine: ModelConfig) -> ModelConfig:
+    """What to fetch: the key's settings; where a folder lies is this machine's business."""
+    settings = dict(key.settings)
+    if settings.pop("content", None) is not None:
+        settings["name"] = mine.name
+    return ModelConfig(**settings)
+
+
+def refuse_changed(config: RunConfig, key: StageKey) -> None:
+    """Refuse a local folder that is no longer what its key says.
+
+    Raises
+        ModelError: it was changed since the run was planned, perhaps while it was read.
+    """
+    if key.settings["source"] == "local" and base_model_key(config).settings != key.settings:
+        raise ModelError(f"the model folder {config.model.name} changed while the run read it; run again")
+
+
+def refuse_unfit(config: RunConfig) -> None:
+    """Refuse a base model that cannot do what the run asks, as soon as its ``config.json`` is at hand.
+
+    That of a local folder is; that of a package or the hub is once it was fetched (``refuse_unfit_folder``).
+
+    Raises
+        ModelError: an architecture that is not supported.
+        ConfigError: prompts longer than the model looks back.
+    """
+    if config.model.source == "local":
+        _refuse_no_model(Path(config.model.name))
+        refuse_unfit_folder(config, Path(config.model.name))
+        return
+    key = base_model_key(config)
+    folder = Store(config.paths.store).path_of(key.stage, key.fingerprint)
+    if (folder / "config.json").is_file():
+        refuse_unfit_folder(config, folder)
+
+
+def refuse_unfit_folder(config: RunConfig, folder: Path) -> None:
+    """As ``refuse_unfit``, for a folder that is at hand."""
+    description = read_config(folder)
+    refuse_architecture(description, config.model.name)
+    window = sliding_window(description)
+    too_long = [f"{name} = {length}" for name, length in _lengths(config) if window and length > window]
+    if too_long:
+        raise ConfigError(
+            f"{config.model.name} only looks back {window} tokens in some layers (sliding_window), but the "
+            f"config allows longer prompts: {', '.join(too_long)}. Set these to at most {window}, or choose "
+            "a model without a sliding window"
+        )
+
+
+def _lengths(config: RunConfig) -> Iterator[tuple[str, int]]:
+    """Every budget that bounds a sequence, by the name of its setting."""
+    for section, prompt in (("train", config.train.prompt), ("evaluate", config.evaluate.prompt)):
+        if section == "evaluate" or config.train.examples.wanted:
+            yield f"{section}.prompt.total_tokens", prompt.total_tokens
+        yield f"{section}.prompt.query_tokens", prompt.query_tokens
+        yield f"{section}.prompt.passage_tokens", prompt.passage_tokens
+    yield "rerank.max_tokens", config.rerank.max_tokens
+
+
+FIRST_STAGES = ("trained", "bm25")  # the systems whose passages are reranked, or compared with
+
+
+def tuning_sets(config: RunConfig, cards: Mapping[str, Card]) -> list[str]:
+    """The data sets whose dev split says how to rerank; none when the config does.
+
+    Raises
+        ConfigError: a named data set is not part of the run, or nothing is ranked there.
+    """
+    tune = config.rerank.tune
+    if not tune.enabled:
+        return []
+    wrong = [name for name in tune.datasets if name not in cards or cards[name].kind not in RANKING_KINDS]
+    if wrong:
+        raise ConfigError(
+            f"rerank.tune.datasets names {', '.join(wrong)}; expected retrieval or reranking sets of "
+            "data.train or data.evaluate"
+        )
+    split_off = [
+        name
+        for name in config.data.train
+        if cards[name].kind in RANKING_KINDS and cards[name].splits.fractions()[1] > 0
+    ]
+    return list(tune.datasets) or split_off
+
+
+def reranker_choice_key(config: RunConfig, reranker: StageKey, tuning: Mapping[str, StageKey]) -> StageKey:
+    """The way to rerank that loses little on development queries."""
+    left_out = {"max_queries": True, "cutoff_layer": True, "tune": {"enabled", "datasets"}}
+    inputs = {"reranker": reranker.reference, **{name: key.reference for name, key in tuning.items()}}
+    return make_key("reranker-choice", _measuring(config, left_out), inputs, label=config.preset)
+
+
+def reranker_evaluation_key(
+    config: RunConfig,
+    cards: Mapping[str, Card],
+    reranker: StageKey,
+    choice: StageKey | None,
+    evaluations: Mapping[tuple[str, str], StageKey],
+) -> StageKey:
+    """The reranked test queries of every ranking task, with BM25 beside them."""
+    ranked = {
+        f"{system} on {name}": key.reference
+        for (system, name), key in evaluations.items()
+        if system in FIRST_STAGES and cards[name].kind in RANKING_KINDS
+    }
+    chosen = {"choice": choice.reference} if choice else {}
+    inputs = {"reranker": reranker.reference, **chosen, **ranked}
+    return make_key("reranker-evaluation", _measuring(config, {"tune": True}), inputs, label=config.preset)
+
+
+def _measuring(config: RunConfig, left_out: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "rerank": dump(config.rerank, {**NO_RESULT, "lora": True, **left_out}),
+        "evaluate": dump(config.evaluate, OF_BENCHMARKS),
+        "dtype": config.model.dtype,
+        "seed": config.seed,
+    }
 
 
 @dataclass(frozen=True)
@@ -205,7 +410,7 @@ def evaluation_key(
         "system": system,
         "dataset": card.name,
         "split": split,
-        "evaluate": dump(config.evaluate, {"baselines": True}),
+        "evaluate": dump(config.evaluate, {"baselines": True, **OF_BENCHMARKS}),
         "trained_on": card.name in config.data.train,
         "dtype": config.model.dtype,
         "seed": config.seed,

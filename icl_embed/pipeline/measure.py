@@ -12,18 +12,18 @@ from icl_embed.pipeline.run import Run
 from icl_embed.store import StageKey
 
 if TYPE_CHECKING:
-    from icl_embed.evaluate.measurement import Bootstrap
-    from icl_embed.evaluate.task_data import EvaluationInput
-    from icl_embed.report.inputs import ReportDataset
+    from icl_embed.evaluation.measurement import Bootstrap
+    from icl_embed.evaluation.tasks.rows import EvaluationInput
+    from icl_embed.report.facts import ReportDataset
 
 logger = logging.getLogger(__name__)
 
 
 def build_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     """Score one system on one data set."""
-    from icl_embed.evaluate.evaluated import EvaluatedModel
-    from icl_embed.evaluate.stage import evaluate_bm25, evaluate_model
-    from icl_embed.selection.evaluation import strategy_of
+    from icl_embed.evaluation.asking import strategy_of
+    from icl_embed.evaluation.stage import evaluate_bm25, evaluate_model
+    from icl_embed.evaluation.tasks.task import EvaluatedModel
 
     config = EvaluateConfig(**key.settings["evaluate"])
     dataset = _evaluation_input(run, key)
@@ -45,7 +45,7 @@ def build_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any
 
 
 def _evaluation_input(run: Run, key: StageKey) -> EvaluationInput:
-    from icl_embed.evaluate.task_data import EvaluationInput
+    from icl_embed.evaluation.tasks.rows import EvaluationInput
 
     card, artefact = run.card(key.settings["dataset"]), run.input(key, "dataset")
     return EvaluationInput(
@@ -64,7 +64,7 @@ def _evaluation_input(run: Run, key: StageKey) -> EvaluationInput:
 
 def build_reranker_choice(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     """Choose how to rerank, on the development queries of the embedder's dev evaluations."""
-    from icl_embed.rerank.measuring.tune_stage import tune_reranker
+    from icl_embed.evaluation.reranker.tuning import tune_reranker
 
     return tune_reranker(
         run.input(key, "reranker").path,
@@ -80,7 +80,7 @@ def build_reranker_choice(run: Run, key: StageKey, out_dir: Path) -> Mapping[str
 
 def build_reranker_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     """Rerank the embedder's top passages of every ranking task."""
-    from icl_embed.rerank.measuring.evaluate import evaluate_reranker
+    from icl_embed.evaluation.reranker.evaluate import evaluate_reranker
 
     by_system: dict[str, list[Path]] = {"trained": [], "bm25": []}
     for role in key.inputs:
@@ -107,7 +107,7 @@ def _log(what: str, behind: int, total: int) -> None:
 
 
 def _bootstrap(key: StageKey) -> Bootstrap:
-    from icl_embed.evaluate.measurement import Bootstrap
+    from icl_embed.evaluation.measurement import Bootstrap
 
     evaluate = EvaluateConfig(**key.settings["evaluate"])
     return Bootstrap(evaluate.bootstrap_resamples, evaluate.confidence, key.settings["seed"])
@@ -115,7 +115,7 @@ def _bootstrap(key: StageKey) -> Bootstrap:
 
 def build_report(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     """One page about everything the run made."""
-    from icl_embed.report.inputs import ReportInputs
+    from icl_embed.report.facts import ReportInputs
     from icl_embed.report.page import build_report as write_report
 
     keys = run.keys
@@ -135,7 +135,7 @@ def build_report(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
 
 
 def _report_dataset(run: Run, name: str) -> ReportDataset:
-    from icl_embed.report.inputs import ReportDataset
+    from icl_embed.report.facts import ReportDataset
 
     card, data = run.card(name), run.config.data
     trained, evaluated = name in data.train, name in data.evaluate

@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import StoreError
+from icl_embed.evaluation.results.regression import (
+    Scored,
+    Verdict,
+    judge,
+    read_scored,
+    scoring_code,
+    verdict_table,
+)
 from icl_embed.pipeline.run import Run
-from icl_embed.results.regression import Scored, Verdict, judge, read_scored, verdict_table
-from icl_embed.results.scoring_code import scoring_code
 from icl_embed.store import Artefact, StageKey
 from icl_embed.store.key import explain_difference
 
@@ -124,9 +130,9 @@ def build_accepted(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
 
 def build_comparison(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     """Compare new evaluations with accepted scores; the table, and the verdict as JSON."""
-    from icl_embed.evaluate.measurement import Bootstrap
-    from icl_embed.evaluate.significance import Randomisation
-    from icl_embed.results.compare import Procedure
+    from icl_embed.evaluation.measurement import Bootstrap
+    from icl_embed.evaluation.results.compare import Procedure
+    from icl_embed.evaluation.significance import Randomisation
 
     settings = key.settings
     reference = run.input(key, "reference")

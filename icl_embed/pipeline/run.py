@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from icl_embed.config import RunConfig
-from icl_embed.config.nearest import DEEPSPEED
+from icl_embed.config.load import DEEPSPEED, load_config
 from icl_embed.errors import ConfigError
-from icl_embed.pipeline.base_model import refuse_unfit
-from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys
-from icl_embed.preset import load_config
+from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys, refuse_unfit
 from icl_embed.sources.card import Card, load_catalog
 from icl_embed.store import Artefact, StageKey, Store
 
-PRESETS_DIR = Path(__file__).resolve().parents[2] / "flows" / "presets"
+PRESETS_DIR = Path(__file__).resolve().parents[1] / "config" / "presets"
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class Run:
     catalog: dict[str, Card]
     preset: str = "demo"
     overrides: tuple[str, ...] = ()
+    folders: Mapping[str, Path] = field(default_factory=dict)  # models of the user's own, by fingerprint
 
     @property
     def options(self) -> str:
@@ -66,7 +65,7 @@ class Run:
 
 
 def open_run(preset: str = "demo", overrides: Sequence[str] = ()) -> Run:
-    """Read a preset (a name from flows/presets, or a TOML file) with overrides, and the catalog.
+    """Read a preset (a name from icl_embed/config/presets, or a TOML file) with overrides, and the catalog.
 
     Raises
         ConfigError: unknown preset, invalid value, invalid card, or a card the config names does not exist.
@@ -97,7 +96,7 @@ def find_preset(name: str) -> Path:
 
 
 def known_presets() -> list[str]:
-    """The names in flows/presets."""
+    """The names of the shipped presets."""
     return sorted(path.stem for path in PRESETS_DIR.glob("*.toml"))
 
 

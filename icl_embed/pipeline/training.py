@@ -13,11 +13,11 @@ from icl_embed.errors import TrainingError
 from icl_embed.launch.launcher import launch
 from icl_embed.model.settings import EmbedderSettings
 from icl_embed.pipeline.run import Run
-from icl_embed.rerank.training.job import RerankerJob
 from icl_embed.store import StageKey
 from icl_embed.train.job import EmbedderJob, Job, write_job
 from icl_embed.train.learning import idle_steps
 from icl_embed.train.metrics import METRICS_NAME, read_metrics
+from icl_embed.train.reranker.batches import RerankerJob
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def build_embedder(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | Non
     job = EmbedderJob(
         **_common(run, key, out_dir), train=train, settings=EmbedderSettings(**key.settings["embedder"])
     )
-    counts = _run_job("icl_embed.train", job, train.launch, on_line)
+    counts = _run_job("icl_embed.train.embedder", job, train.launch, on_line)
     if train.examples.wanted and not counts["examples_used"]:
         raise TrainingError(
             "no query saw a single example during training although train.examples asks for up to "
@@ -57,7 +57,7 @@ def build_reranker(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | Non
         }
     )
     job = RerankerJob(**_common(run, key, out_dir), rerank=rerank)
-    return _run_job("icl_embed.rerank.training", job, rerank.launch, on_line)
+    return _run_job("icl_embed.train.reranker", job, rerank.launch, on_line)
 
 
 def _common(run: Run, key: StageKey, out_dir: Path) -> dict[str, Any]:

@@ -25,12 +25,11 @@ from icl_embed.pool.database import (
     fetch_count,
     open_for_build,
     read_script,
+    record_lineage,
     run_script,
 )
 from icl_embed.pool.export import export_all
-from icl_embed.pool.ingest import PAGE_TEXTS, add_sources, add_texts, read_page
-from icl_embed.pool.inputs import PoolInput, Progress
-from icl_embed.pool.schema import record_lineage
+from icl_embed.pool.inputs import PAGE_TEXTS, PoolInput, Progress, add_sources, add_texts, read_page
 from icl_embed.pool.statistics import check_limits, collect, tell_long_texts
 
 POSITIVE_SHARE = 0.8  # an sts pair from this share of the scale's maximum on is a positive

@@ -1,4 +1,4 @@
-"""Facts read from artefact folders: sizes, statistics, the loss curve, manifests, the machine.
+"""What a report is made from: folders, and the facts that are read from them.
 
 A file that is missing gives nothing; a file that is broken is an error, because the store verified it.
 """
@@ -8,14 +8,62 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, Literal
 
 from icl_embed.errors import DataError
-from icl_embed.report.inputs import ReportDataset
+from icl_embed.report.charts import Point
 from icl_embed.store.manifest import MANIFEST_NAME, Manifest, processor, read_manifest
+from icl_embed.train.metrics import METRICS_NAME, read_metrics
+
+Role = Literal["train", "evaluate", "train and evaluate"]
+
+
+@dataclass(frozen=True)
+class ReportDataset:
+    """A data set of the run: what its card says, its role, and its artefact folder."""
+
+    name: str
+    kind: str
+    role: Role
+    folder: Path
+    title: str = ""
+    licence: str = ""
+    homepage: str = ""
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Everything a report may show.
+
+    Attributes
+        config: the resolved config tree (``RunConfig.model_dump(mode="json")``).
+        datasets: the data sets of the run.
+        pool, negatives, embedder, reranker, reranker_choice, reranker_evaluation: artefact folders, None
+            where a run has none.
+        evaluations: evaluation artefact folders, any number of models.
+        artefacts: every artefact folder of the run, for timings and lineage (each has a ``manifest.json``).
+        base_model, trained_model: the ``model`` names that the evaluations use.
+        machine: rows of (fact, value) about the hardware; None looks at this machine.
+    """
+
+    config: Mapping[str, Any]
+    datasets: tuple[ReportDataset, ...] = ()
+    pool: Path | None = None
+    negatives: Path | None = None
+    embedder: Path | None = None
+    evaluations: tuple[Path, ...] = ()
+    reranker: Path | None = None
+    reranker_choice: Path | None = None
+    reranker_evaluation: Path | None = None
+    artefacts: tuple[Path, ...] = ()
+    base_model: str = "base"
+    trained_model: str = "trained"
+    machine: tuple[tuple[str, str], ...] | None = None
+
 
 Table = tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]
 """Column names and rows."""
@@ -32,10 +80,9 @@ class DatasetSize:
 
 @dataclass(frozen=True)
 class ArtefactFact:
-    """One artefact of the run: what made it, how long it took, and whether it was there before."""
+    """One artefact of the run: what made it, and how long it took."""
 
     manifest: Manifest
-    was_cached: bool | None
 
     @property
     def inputs(self) -> tuple[tuple[str, str], ...]:
@@ -138,13 +185,10 @@ def _flatten(counts: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def read_artefacts(folders: tuple[Path, ...], cached: frozenset[str] | None) -> tuple[ArtefactFact, ...]:
+def read_artefacts(folders: tuple[Path, ...]) -> tuple[ArtefactFact, ...]:
     """The manifests of all artefacts, in the order given; folders without one are left out."""
     found = [read_manifest(folder) for folder in folders if (folder / MANIFEST_NAME).exists()]
-    return tuple(
-        ArtefactFact(manifest, None if cached is None else manifest.fingerprint in cached)
-        for manifest in found
-    )
+    return tuple(map(ArtefactFact, found))
 
 
 def this_machine() -> tuple[tuple[str, str], ...]:
@@ -179,3 +223,57 @@ def _accelerator() -> str:
 def signed(value: float) -> str:
     """A difference in points, with its sign."""
     return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What the log of a training run says.
+
+    ``facts`` are (name, value) rows for reading; ``points`` is the loss at each step and ``smooth`` its
+    trailing mean.
+    """
+
+    facts: tuple[tuple[str, str], ...]
+    points: tuple[Point, ...]
+    smooth: tuple[Point, ...]
+
+
+def read_training(folder: Path | None) -> TrainingFacts | None:
+    """The facts of an embedder's or reranker's training; None when there is no log."""
+    lines = [line for line in read_metrics(folder / METRICS_NAME) if "loss" in line] if folder else []
+    if not lines:
+        return None
+    points = tuple((float(line["step"]), float(line["loss"])) for line in lines)
+    share = max(1, len(lines) // 10)
+    losses = [loss for _, loss in points]
+    facts = [
+        ("steps", f"{len(lines):,}"),
+        ("loss, first tenth", f"{fmean(losses[:share]):.3f}"),
+        ("loss, last tenth", f"{fmean(losses[-share:]):.3f}"),
+        *_averages(lines),
+        ("seconds in steps", f"{sum(float(line.get('seconds', 0.0)) for line in lines):,.0f}"),
+    ]
+    return TrainingFacts(tuple(facts), points, _smooth(points))
+
+
+def _averages(lines: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    wanted = {
+        "examples_per_query": ("examples per query, really used", "{:.2f}"),
+        "useful_token_share": ("useful tokens (not padding)", "{:.0%}"),
+        "tokens_per_second": ("tokens per second", "{:,.0f}"),
+        "grad_norm": ("gradient norm", "{:.2f}"),
+    }
+    found = []
+    for name, (label, form) in wanted.items():
+        values = [float(line[name]) for line in lines if isinstance(line.get(name), int | float)]
+        if values:
+            found.append((f"{label}, mean" if name == "grad_norm" else label, form.format(fmean(values))))
+    return found
+
+
+def _smooth(points: Sequence[Point]) -> tuple[Point, ...]:
+    window = max(1, len(points) // 15)
+    return tuple(
+        (points[end][0], fmean(loss for _, loss in points[max(0, end + 1 - window) : end + 1]))
+        for end in range(len(points))
+    )

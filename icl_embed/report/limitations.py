@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from icl_embed.evaluate.scores import BM25
+from icl_embed.evaluation.scores import BM25
 from icl_embed.report.facts import DatasetSize
 from icl_embed.report.score_table import ScoreTable
 

@@ -14,11 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from icl_embed.report.charts import IntervalRow, Mark, cost_chart, interval_chart, line_chart
-from icl_embed.report.facts import signed
-from icl_embed.report.inputs import ReportInputs
+from icl_embed.report.facts import ReportInputs, TrainingFacts, signed
+from icl_embed.report.reranking import pareto_chart
 from icl_embed.report.score_table import ScoreRow
-from icl_embed.report.training import TrainingFacts
-from icl_embed.report.tuning import pareto_chart
 from icl_embed.report.view import ReportView, gather
 
 HERE = Path(__file__).parent

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from icl_embed.evaluate.measurement import Bootstrap, Measurement, average, average_difference, compare
-from icl_embed.evaluate.scores import (
-    BM25,
-    FEW_SHOT,
-    ZERO_SHOT,
-    EvaluationScores,
-    SettingScore,
-    read_measurements,
-    read_scores,
+from icl_embed.evaluation.measurement import (
+    Bootstrap,
+    Difference,
+    Interval,
+    Measurement,
+    average,
+    average_difference,
+    compare,
 )
-from icl_embed.evaluate.statistics import Difference, Interval
+from icl_embed.evaluation.scores import BM25, EvaluationScores, SettingScore, read_measurements, read_scores
+from icl_embed.few_shot.settings import FEW_SHOT, ZERO_SHOT
 
 KIND_ORDER = ("retrieval", "reranking", "classification", "clustering", "sts", "pair_classification")
 SEARCH_KINDS = ("retrieval", "reranking")

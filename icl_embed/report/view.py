@@ -8,27 +8,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from icl_embed.config import RunConfig
-from icl_embed.evaluate.measurement import Bootstrap
-from icl_embed.evaluate.scores import FEW_SHOT, read_examples, read_scores
+from icl_embed.evaluation.measurement import Bootstrap
+from icl_embed.evaluation.scores import read_examples, read_scores
 from icl_embed.examples import Example
+from icl_embed.few_shot.settings import FEW_SHOT
 from icl_embed.report.facts import (
     ArtefactFact,
     DatasetSize,
+    ReportInputs,
     Table,
+    TrainingFacts,
     dataset_size,
     per_dataset_table,
     pool_table,
     read_artefacts,
     read_json,
+    read_training,
     signed,
     this_machine,
 )
-from icl_embed.report.inputs import ReportInputs
 from icl_embed.report.limitations import find_limitations
-from icl_embed.report.reranking import RerankingFacts, read_reranking
+from icl_embed.report.reranking import RerankingFacts, TuningFacts, read_reranking, read_tuning
 from icl_embed.report.score_table import ScoreRow, ScoreTable, build_score_table
-from icl_embed.report.training import TrainingFacts, read_training
-from icl_embed.report.tuning import TuningFacts, read_tuning
 from icl_embed.store.manifest import git_commit, library_versions
 
 Fact = tuple[str, str]
@@ -91,14 +92,9 @@ class ReportView:
     titles: Mapping[str, str]
 
     @property
-    def knows_cached(self) -> bool:
-        """Whether we know what this run took from the store."""
-        return any(fact.was_cached is not None for fact in self.artefacts)
-
-    @property
     def build_seconds(self) -> float:
-        """Seconds spent on what was not taken from the store."""
-        return sum(fact.manifest.seconds for fact in self.artefacts if not fact.was_cached)
+        """Seconds that building everything took, whenever it was built."""
+        return sum(fact.manifest.seconds for fact in self.artefacts)
 
 
 def gather(inputs: ReportInputs) -> ReportView:
@@ -134,7 +130,7 @@ def gather(inputs: ReportInputs) -> ReportView:
         tuning=read_tuning(inputs.reranker_choice),
         reranker_training=read_training(inputs.reranker),
         examples=_shown_examples(inputs),
-        artefacts=read_artefacts(inputs.artefacts, inputs.cached),
+        artefacts=read_artefacts(inputs.artefacts),
         machine=this_machine() if inputs.machine is None else inputs.machine,
         versions=tuple(library_versions().items()),
         changes=config_changes(config),

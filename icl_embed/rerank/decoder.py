@@ -1,4 +1,10 @@
-"""Running a causal decoder layer by layer over packed pairs, and a query's states for many batches.
+"""Running a causal decoder layer by layer over packed pairs, and making fewer states of many.
+
+Only passage tokens are averaged, in runs of r; the last run of a passage averages its real members only. The
+mean is plain (paper, appendix D), or weighted by where the pair's last token looked in the layer before
+(Matroyshka re-ranker, arXiv 2501.16302), normalised within each run.
+
+Legend of tensor shapes: T old tokens, M new ones, D width.
 
 The layers are the backbone's own modules; this file only feeds them what the backbone's ``forward`` would.
 ``refuse_unknown_backbone`` proves that on a short input, so a backbone that does something between its layers
@@ -18,9 +24,34 @@ from icl_embed.errors import ModelError
 from icl_embed.model.architectures import KNOWN, architecture_of
 from icl_embed.model.attention import use_packed_attention
 from icl_embed.model.backbone import PROBE_TOLERANCE, differences, refuse_unfaithful, token_states
-from icl_embed.model.groups import Group
+from icl_embed.model.batching import Group
 from icl_embed.model.packing import Layout, PrefixStates, pack
 from icl_embed.prompts import Tokens
+from icl_embed.rerank.pairs import Merge
+
+
+def merge_states(states_TD: Tensor, merge: Merge, ratio: int, looks_T: Tensor | None = None) -> Tensor:
+    """New states [M, D]; differentiable. Means are taken in fp32.
+
+    Parameters
+        ratio: the largest run of old tokens that becomes one.
+        looks_T: log weights of the old tokens; None weighs all alike.
+    """
+    if ratio == 1:
+        return states_TD.index_select(0, merge.first)
+    spot_R = torch.arange(ratio, device=states_TD.device)
+    counts_MR = spot_R < merge.count[:, None]
+    # Beyond a run's end its first token is read again, with weight zero: nothing undefined is touched.
+    index_MR = merge.first[:, None] + spot_R * counts_MR
+    weight_MR = counts_MR / merge.count[:, None]
+    if looks_T is not None:
+        weight_MR = looks_T[index_MR].masked_fill(~counts_MR, -torch.inf).softmax(dim=1)
+    total_MD = states_TD.new_zeros((len(index_MR), states_TD.shape[1]), dtype=torch.float32)
+    for member in range(ratio):
+        picked = states_TD.index_select(0, index_MR[:, member]).float()
+        total_MD = total_MD + picked * weight_MR[:, member, None]
+    return total_MD.to(states_TD.dtype)
+
 
 PARTS = ("embed", "layers", "norm")
 

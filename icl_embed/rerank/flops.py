@@ -17,11 +17,11 @@ from torch import nn
 
 from icl_embed.errors import ConfigError
 from icl_embed.model.packing import buckets
-from icl_embed.rerank.cascade import Cascade
 from icl_embed.rerank.decoder import part_of
 from icl_embed.rerank.model import Pooling
-from icl_embed.rerank.pair_tokens import PairTokens
+from icl_embed.rerank.pairs import PairTokens
 from icl_embed.rerank.shape import Shape
+from icl_embed.rerank.ways import Cascade
 
 
 @dataclass(frozen=True)

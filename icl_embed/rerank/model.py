@@ -17,9 +17,17 @@ from torch import Tensor, nn
 
 from icl_embed.errors import ConfigError, ModelError
 from icl_embed.model.attention import use_packed_attention
-from icl_embed.rerank.compress import merge_states
-from icl_embed.rerank.decoder import QueryStates, Rotary, device_of, embed, part_of, rotary_of, run_layer
-from icl_embed.rerank.pair_packing import PackedPairs, rearrange
+from icl_embed.rerank.decoder import (
+    QueryStates,
+    Rotary,
+    device_of,
+    embed,
+    merge_states,
+    part_of,
+    rotary_of,
+    run_layer,
+)
+from icl_embed.rerank.pairs import PackedPairs, rearrange
 from icl_embed.rerank.shape import Shape
 
 Pooling = Literal["mean", "attention"]

@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 
 from icl_embed.config import RerankConfig, TeacherConfig
 from icl_embed.errors import ModelError
-from icl_embed.evaluate.sentence_transformer import MODULES_NAME, refuse_pickles
 from icl_embed.model.backbone import load_description
 from icl_embed.model.dtype import resolve_device, resolve_dtype
-from icl_embed.rerank.saved import SETTINGS_NAME, start_from
-from icl_embed.rerank.score import Reranker, Scores
-from icl_embed.teacher.pairs import Pair
+from icl_embed.model.sentence_transformer import MODULES_NAME, refuse_pickles
+from icl_embed.rerank.folder import SETTINGS_NAME, start_from
+from icl_embed.rerank.forward import Scores
+from icl_embed.rerank.reranker import Reranker
+from icl_embed.teacher.scores import Pair
 from icl_embed.teacher.scoring import ScorePairs
 
 ABOUT_NAME = "config_sentence_transformers.json"

@@ -12,8 +12,8 @@ from icl_embed.errors import SourceError, SourceUnreachableError
 from icl_embed.sources.archive import matches
 from icl_embed.sources.card_source import HubSource
 from icl_embed.sources.fetched import Fetched
+from icl_embed.sources.http import may_pass
 from icl_embed.sources.local import fetch_local
-from icl_embed.sources.transfer import may_pass
 
 # Weights as safetensors, tokenizer and settings: never pickles, never code.
 MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt")
@@ -40,6 +40,15 @@ def fetch_hub_model(repository: str, revision: str, downloads: Path) -> Path:
         SourceError: as ``fetch_hub``.
     """
     return _snapshot(repository, revision, MODEL_FILES, downloads / "hub", kind="model")[0]
+
+
+def fetch_hub_folder(repository: str, revision: str, files: Sequence[str], downloads: Path) -> Path:
+    """The folder of a data set at a commit or branch, with the matching files.
+
+    Raises
+        SourceError: as ``fetch_hub``.
+    """
+    return _snapshot(repository, revision, files, downloads / "hub", kind="dataset")[0]
 
 
 def _snapshot(

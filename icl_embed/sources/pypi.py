@@ -24,8 +24,7 @@ from icl_embed.sources.archive import read_members
 from icl_embed.sources.card_source import PypiSource
 from icl_embed.sources.downloads import cached_file
 from icl_embed.sources.fetched import Fetched, Progress
-from icl_embed.sources.package_index import PackageIndex, configured_index
-from icl_embed.sources.transfer import (
+from icl_embed.sources.http import (
     Patience,
     Transfer,
     TransientError,
@@ -35,6 +34,7 @@ from icl_embed.sources.transfer import (
     retry_after,
     shown,
 )
+from icl_embed.sources.package_index import PackageIndex, configured_index
 
 MAX_FILE_BYTES = 4 << 30
 TIMEOUTS = (10.0, 60.0)

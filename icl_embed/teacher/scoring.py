@@ -15,12 +15,16 @@ from numpy.typing import ArrayLike
 
 from icl_embed.config import Kind
 from icl_embed.errors import DataError, ModelError
-from icl_embed.teacher.pairs import Keys, Pair, distinct_pairs, keys_of, read_row_pairs
-from icl_embed.teacher.table import (
+from icl_embed.teacher.scores import (
     SHARD_NAME,
+    Keys,
+    Pair,
     Scores,
     TeacherScores,
     TeacherTable,
+    distinct_pairs,
+    keys_of,
+    read_row_pairs,
     read_shard,
     read_teacher_scores,
     write_about,

@@ -23,22 +23,21 @@ from typing import Any
 
 import torch
 
-from icl_embed.benchmark.air_bench.names import TaskName
-from icl_embed.benchmark.air_bench.open import open_air_bench_task
-from icl_embed.benchmark.air_bench.search_results import (
+from icl_embed.evaluation.air_bench.names import TaskName
+from icl_embed.evaluation.air_bench.submission import (
     NO_RERANKER,
     SearchResults,
+    pack_submission,
     retriever_name,
     save_results,
 )
-from icl_embed.benchmark.air_bench.submission import pack_submission
-from icl_embed.benchmark.air_bench.task import INSTRUCTION, AirBenchTask
-from icl_embed.evaluate.encoding import CachingEncoder, Setting
-from icl_embed.evaluate.evaluated import EvaluatedModel, TaskRun, Unjudged
-from icl_embed.evaluate.measurement import Bootstrap, Measurement, compare
-from icl_embed.evaluate.reranking import PairScorer, rerank
+from icl_embed.evaluation.air_bench.task import INSTRUCTION, AirBenchTask, open_air_bench_task
+from icl_embed.evaluation.measurement import Bootstrap, Measurement, compare
+from icl_embed.evaluation.reranking import PairScorer, rerank
+from icl_embed.evaluation.tasks.task import EvaluatedModel, TaskRun, Unjudged
+from icl_embed.model.cached_encoding import CachingEncoder, Setting
 from icl_embed.model.embedder import Embedder
-from icl_embed.pool.choose import in_drawn_order
+from icl_embed.pool.examples import in_drawn_order
 from icl_embed.store.files import sha256_of
 from tests.bench.air_bench_sets import SETS, write_folders
 from tests.bench.machine import describe_machine
@@ -237,7 +236,7 @@ def main() -> int:
         tasks[source] = demo.run(settings[source]) | {"encoding": dataclasses.asdict(demo.encoder.effort)}
         print(json.dumps({source: tasks[source]}, indent=1), file=sys.stderr, flush=True)
     if options.reranker:
-        from icl_embed.rerank.score import Reranker
+        from icl_embed.rerank.reranker import Reranker
 
         scorer = Reranker.load(options.reranker)
         names.append((names[0][0], RERANKER))

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from icl_embed.benchmark.air_bench.layout import write_task
-from icl_embed.benchmark.air_bench.names import TaskName
+from icl_embed.evaluation.air_bench.data import write_task
+from icl_embed.evaluation.air_bench.names import TaskName
 
 # set -> (AIR-Bench name, the source's split that becomes dev)
 SETS = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from icl_embed.studies.flops import DecoderFlops
+from icl_embed.experiments.overhead import DecoderFlops
 from tests.bench.material import Material
 from tests.bench.rounds import ratio, spread
 

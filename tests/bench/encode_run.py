@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig
 
-from icl_embed.studies.flops import DecoderFlops
+from icl_embed.experiments.overhead import DecoderFlops
 from tests.bench.encode_report import Lengths, describe_setting, limits, summarise
 from tests.bench.equality import compare, cosine
 from tests.bench.material import Material

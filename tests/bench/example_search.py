@@ -26,19 +26,16 @@ import torch
 
 from icl_embed.config import EvaluateConfig, ExampleStrategy, SelectionConfig
 from icl_embed.errors import PoolError
-from icl_embed.evaluate.encoding import Setting
-from icl_embed.evaluate.few_shot import evaluated_texts, refuse_leaks
-from icl_embed.evaluate.measurement import Bootstrap
-from icl_embed.evaluate.statistics import Difference, paired_difference
-from icl_embed.evaluate.task_data import EvaluationInput, TaskData, query_texts, read_task_data
-from icl_embed.evaluate.tokens import count_query_tokens
+from icl_embed.evaluation.leaks import evaluated_texts, refuse_leaks
+from icl_embed.evaluation.measurement import Bootstrap, Difference, paired_difference
+from icl_embed.evaluation.score import count_query_tokens
+from icl_embed.evaluation.strategy_comparison import gain_over
+from icl_embed.evaluation.tasks.rows import EvaluationInput, TaskData, query_texts, read_task_data
+from icl_embed.evaluation.trials import Workbench, count_queries
+from icl_embed.few_shot.strategies import NearestExamples, choose_setting
+from icl_embed.model.cached_encoding import Setting
 from icl_embed.model.embedder import Embedder
-from icl_embed.pool.training_rows import read_training_side
-from icl_embed.selection.comparison import gain_over
-from icl_embed.selection.dev_split import count_queries
-from icl_embed.selection.nearest import NearestExamples
-from icl_embed.selection.strategies import choose_setting
-from icl_embed.selection.workbench import Workbench
+from icl_embed.pool.examples import read_training_side
 from icl_embed.store import Store
 from icl_embed.store.manifest import library_versions
 from tests.bench.machine import describe_machine

@@ -59,7 +59,7 @@ def compare_all(given: argparse.Namespace, scratch: Path) -> None:
     """Every task asked for, written as it comes."""
     import torch
 
-    from icl_embed.benchmark.mteb.mirror_folder import contents_of
+    from icl_embed.evaluation.mteb.mirror import contents_of
 
     machine = describe_machine(torch.get_num_threads())
     report: dict[str, Any] = {"about": __doc__.splitlines()[0], "machine": machine, "tasks": {}}
@@ -102,10 +102,10 @@ def compare(served: Any, mirror: Path, model: Path, scratch: Path) -> dict[str, 
 
 def our_score(name: str, mirror: Path, loaded: Any) -> tuple[float, Any]:
     """The score from the mirror folder, and the task's facts."""
-    from icl_embed.benchmark.mteb.open import open_mteb_task
-    from icl_embed.evaluate.encoding import CachingEncoder, Setting
-    from icl_embed.evaluate.evaluated import EvaluatedModel
-    from icl_embed.evaluate.sentence_transformer import SentenceTransformerEncoder
+    from icl_embed.evaluation.mteb.opening import open_mteb_task
+    from icl_embed.evaluation.tasks.task import EvaluatedModel
+    from icl_embed.model.cached_encoding import CachingEncoder, Setting
+    from icl_embed.model.sentence_transformer import SentenceTransformerEncoder
 
     task = open_mteb_task(name, mirror=mirror)
     encoder = CachingEncoder(SentenceTransformerEncoder(loaded), batch_tokens=32 * 256)
@@ -118,7 +118,7 @@ def their_score(served: Any, scratch: Path, loaded: Any, facts: Any) -> tuple[fl
     """Mteb's score with its own loader and wrapper, and our fingerprint of what that loader read."""
     import mteb
 
-    from icl_embed.benchmark.mteb.open import open_mteb_task
+    from icl_embed.evaluation.mteb.opening import open_mteb_task
 
     task = mteb.get_task(served.task, hf_subsets=[facts.subset], eval_splits=[facts.split])
     source = dict(task.metadata.dataset)

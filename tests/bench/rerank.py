@@ -24,15 +24,12 @@ from typing import Any
 
 import torch
 
-from icl_embed.evaluate.measurement import Bootstrap
-from icl_embed.rerank.measuring.candidates import Candidates, read_candidates
-from icl_embed.rerank.measuring.choice import ChoiceRecord, shown_tried
-from icl_embed.rerank.measuring.comparison import compare_rerankers
-from icl_embed.rerank.measuring.summary import curve_of, summarise
-from icl_embed.rerank.measuring.systems import measure_systems
-from icl_embed.rerank.measuring.tune import Limit
-from icl_embed.rerank.measuring.tune_stage import tune_on
-from icl_embed.rerank.score import Reranker
+from icl_embed.evaluation.measurement import Bootstrap
+from icl_embed.evaluation.reranker.candidates import Candidates, read_candidates
+from icl_embed.evaluation.reranker.comparison import compare_rerankers
+from icl_embed.evaluation.reranker.measure import curve_of, measure_systems, summarise
+from icl_embed.evaluation.reranker.tuning import ChoiceRecord, Limit, shown_tried, tune_on
+from icl_embed.rerank.reranker import Reranker
 from icl_embed.rerank.ways import name_of, way_of_record
 from icl_embed.store.manifest import library_versions
 from tests.bench.machine import describe_machine

@@ -10,13 +10,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from icl_embed.rerank.cascade import Cascade, run_cascade
+from icl_embed.evaluation.reranker.candidates import Candidates
 from icl_embed.rerank.flops import costs_of, query_flops
-from icl_embed.rerank.measuring.candidates import Candidates
-from icl_embed.rerank.pair_packing import pack_pairs
-from icl_embed.rerank.pair_tokens import PairBuilder
-from icl_embed.rerank.saved import read_reranker
-from icl_embed.rerank.ways import Way, full_way, name_of
+from icl_embed.rerank.folder import read_reranker
+from icl_embed.rerank.pairs import PairBuilder, pack_pairs
+from icl_embed.rerank.ways import Cascade, Way, full_way, name_of, run_cascade
 
 CANDIDATES = 10  # the counter wants a graph, whose activations would not fit with all
 

@@ -65,8 +65,8 @@ def quick_rerank_material(folder: Path) -> RerankMaterial:
     """An untrained tiny reranker and made-up candidates: shows that the benchmark works, measures nothing."""
     import torch
 
-    from icl_embed.rerank.saved import export_reranker, start_from
-    from tests.icl_embed.rerank.measuring.first_stages import write_evaluation
+    from icl_embed.rerank.folder import export_reranker, start_from
+    from tests.icl_embed.evaluation.reranker.first_stages import write_evaluation
     from tests.tiny_models import build_model
 
     config = RerankConfig(start_layer=1, layer_step=1, compress_layers=(1,), max_tokens=96, top_k=10)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from icl_embed.rerank.pair_tokens import PairTokens
-from icl_embed.rerank.saved import HEADS_NAME
+from icl_embed.rerank.folder import HEADS_NAME
+from icl_embed.rerank.pairs import PairTokens
 
 ATTENTION = "sdpa"  # transformers' default
 PAD = 0  # masked, so any token will do

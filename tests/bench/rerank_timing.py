@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from icl_embed.rerank.cascade import Cascade
-from icl_embed.rerank.measuring.candidates import Candidates, RankedQuery
-from icl_embed.rerank.pair_tokens import PairTokens
-from icl_embed.rerank.running import score_by
-from icl_embed.rerank.score import Reranker
-from icl_embed.rerank.ways import Way, full_way
+from icl_embed.evaluation.reranker.candidates import Candidates, RankedQuery
+from icl_embed.rerank.pairs import PairTokens
+from icl_embed.rerank.reranker import Reranker, score_by
+from icl_embed.rerank.ways import Cascade, Way, full_way
 from tests.bench.rerank_reference import ReferenceReranker
 from tests.bench.rounds import Say, fastest, spread, take_turns
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from icl_embed.studies.flops import DecoderFlops
+from icl_embed.experiments.overhead import DecoderFlops
 from tests.bench.encode_report import KEYS, Lengths, common_beginning, limits, summarise
 from tests.bench.equality import compare
 from tests.bench.material import Count, choose_examples

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.reranker import Reranker
 from tests.bench import rerank
 from tests.bench.rerank_material import quick_rerank_material
 from tests.bench.rerank_reference import ReferenceReranker

@@ -38,7 +38,7 @@ def train_ours(
         settings=EmbedderSettings(template=TemplateConfig(special_tokens=True), prompt=config.prompt),
     )
     path = write_job(job, folder / "job.json")
-    peak = run_measured([sys.executable, "-m", "icl_embed.train", str(path)], {}, folder / "log.txt")
+    peak = run_measured([sys.executable, "-m", "icl_embed.train.embedder", str(path)], {}, folder / "log.txt")
     return replace(_outcome(read_metrics(job.work_dir / METRICS_NAME), setting), peak_mib=peak)
 
 

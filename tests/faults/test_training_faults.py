@@ -34,7 +34,7 @@ def test_a_full_disk_is_named_and_the_run_resumes_when_there_is_space(
             filler.write_bytes(bytes(free.f_bavail * free.f_bsize - (64 << 10)))
 
     with pytest.raises(StoreError, match="No space left on device") as caught:
-        launch("icl_embed.train", small_disk / "job.json", job.work_dir, job.train.launch, fill)
+        launch("icl_embed.train.embedder", small_disk / "job.json", job.work_dir, job.train.launch, fill)
     assert str(job.work_dir) in str(caught.value)
     assert not any(line.startswith("step 5/") for line in seen), "the disk filled up too late"
     with pytest.raises(StoreError, match="No space left on device"):  # in vain, and the same answer
@@ -59,6 +59,6 @@ def test_a_stopped_rank_ends_the_job_which_resumes(tiny_model: Path, tmp_path: P
             os.kill(int((job.work_dir / "ranks" / "1").read_text().split()[0]), signal.SIGSTOP)
 
     with pytest.raises(StalledJobError, match=r"rank 0: File .*rank 1: stopped by a signal"):
-        launch("icl_embed.train", tmp_path / "job.json", job.work_dir, job.train.launch, stop)
+        launch("icl_embed.train.embedder", tmp_path / "job.json", job.work_dir, job.train.launch, stop)
     _, lines = run_job(job, tmp_path)
     assert "resumed after step 2 of 6" in lines

@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_flow(
-    flow: str, preset: Path, *overrides: str, vary: Sequence[str] = (), timeout: float = 280
+    flow: str, preset: Path, *overrides: str, options: Sequence[str] = (), timeout: float = 280
 ) -> subprocess.CompletedProcess[str]:
     """``icl-embed run … --here`` as a user would type it, with the project's own Prefect state."""
     return subprocess.run(
-        flow_command(flow, preset, overrides, vary),
+        flow_command(flow, preset, overrides, options),
         cwd=preset.parent,
         env=flow_environment(preset),
         capture_output=True,
@@ -32,15 +32,13 @@ def run_flow(
 
 
 def flow_command(
-    flow: str, preset: Path, overrides: Sequence[str] = (), vary: Sequence[str] = ()
+    flow: str, preset: Path, overrides: Sequence[str] = (), options: Sequence[str] = ()
 ) -> list[str]:
     argv = [sys.executable, "-c", "from flows.command_line import main; main()", "run", flow, "--here"]
     argv += ["--preset", str(preset)]
     for override in overrides:
         argv += ["--set", override]
-    for alternatives in vary:
-        argv += ["--vary", alternatives]
-    return argv
+    return [*argv, *options]
 
 
 def flow_environment(preset: Path) -> dict[str, str]:

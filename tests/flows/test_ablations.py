@@ -22,7 +22,9 @@ def rows_of(store: Path) -> list[list[str]]:
 def test_every_variant_has_a_row_with_its_losses_and_scores(project: Path, store_copy: Path) -> None:
     # the first variant is the finished run's embedder
     vary = ["train.examples.mode=in_batch|none"]
-    process = run_flow("ablations", project, f"paths.store={store_copy}", vary=vary)
+    process = run_flow(
+        "ablations", project, f"paths.store={store_copy}", options=[f"--vary={one}" for one in vary]
+    )
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
     rows = rows_of(store_copy)
     assert [row[0] for row in rows] == ["mode=in_batch", "mode=none"]
@@ -39,7 +41,9 @@ def test_every_attention_trains_with_every_pooling_with_and_without_examples(tmp
         "model.pooling=last|mean",
         "train.examples.mode=in_batch|fixed|none",
     ]
-    process = run_flow("ablations", project, EACH_QUERY, vary=vary, timeout=1200)
+    process = run_flow(
+        "ablations", project, EACH_QUERY, options=[f"--vary={one}" for one in vary], timeout=1200
+    )
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
     assert len(rows_of(project.parent / "store")) == 12
 
@@ -61,6 +65,10 @@ def test_what_cannot_vary_is_refused_before_anything_runs(
 
 
 def test_alternatives_for_another_flow_are_refused(project: Path) -> None:
-    process = run_flow("build-pool", project, vary=["model.pooling=last|mean"])
+    process = run_flow(
+        "build-pool",
+        project,
+        options=["--vary=model.pooling=last|mean"],
+    )
     assert process.returncode == 2
     assert "belongs to the flow ablations" in process.stderr

@@ -19,11 +19,11 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.re_evaluate import re_evaluate
 from flows.starting import FLOWS
 from icl_embed.errors import StoreError
+from icl_embed.evaluation.results import regression as scoring_code
+from icl_embed.evaluation.results.regression import RegressionError
 from icl_embed.model.settings import EmbedderSettings, write_settings
 from icl_embed.pipeline.re_evaluation import plan_re_evaluation
 from icl_embed.pipeline.run import open_run
-from icl_embed.results import scoring_code
-from icl_embed.results.regression import RegressionError
 from icl_embed.store import StageKey
 from icl_embed.store.sweep import survey
 from tests.tiny_project import build_project, fact, pair, write_dataset

@@ -18,15 +18,15 @@ from typer.testing import CliRunner
 
 from flows.command_line import app
 from icl_embed import Embedder, Example
-from icl_embed.benchmark.air_bench.layout import write_task
-from icl_embed.benchmark.air_bench.names import TaskName
 from icl_embed.errors import IclEmbedError
+from icl_embed.evaluation.air_bench.data import write_task
+from icl_embed.evaluation.air_bench.names import TaskName
 from icl_embed.pipeline.run import open_run
 from icl_embed.store import Store
 from icl_embed.store.manifest import processor
-from tests.icl_embed.benchmark.local_store import KINDS, add_dataset
-from tests.icl_embed.benchmark.mteb.mirrors import write_set
-from tests.icl_embed.evaluate.folders import sentence
+from tests.icl_embed.evaluation.folders import sentence
+from tests.icl_embed.evaluation.mteb.mirrors import write_set
+from tests.icl_embed.evaluation.runs.local_store import KINDS, add_dataset
 from tests.tiny_models import build_model
 from tests.training_jobs import make_job, run_job, write_rows
 

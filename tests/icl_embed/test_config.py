@@ -3,12 +3,11 @@ from pathlib import Path
 import pytest
 
 from icl_embed.config import RunConfig
-from icl_embed.config.nearest import FOREIGN, settings_below
+from icl_embed.config.load import FOREIGN, load_config, settings_below
 from icl_embed.errors import ConfigError
 from icl_embed.pipeline.run import find_preset
-from icl_embed.preset import load_config
 
-PRESETS = sorted((Path(__file__).resolve().parents[2] / "flows" / "presets").glob("*.toml"))
+PRESETS = sorted((Path(__file__).resolve().parents[2] / "icl_embed/config/presets").glob("*.toml"))
 
 
 def test_overrides_are_typed_and_win_over_the_preset(tmp_path: Path) -> None:

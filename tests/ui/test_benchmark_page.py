@@ -2,7 +2,7 @@
 
 import pytest
 
-from icl_embed.report.benchmark_page import build_benchmark_page
+from icl_embed.report.benchmark import build_benchmark_page
 from tests.icl_embed.report.benchmark_folders import HOW, make_benchmark
 from tests.ui.test_report_page import CHROMIUM, measure
 

@@ -3,7 +3,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from icl_embed.corpus.command_line import app
+from icl_embed.cli.data import app
 from icl_embed.errors import ConfigError
 from icl_embed.sources.card import built_in_catalog
 from tests.icl_embed.corpus.cards import write_card, write_jsonl

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from icl_embed.evaluate.scores import EvaluationScores, SettingScore, write_scores
+from icl_embed.evaluation.scores import EvaluationScores, SettingScore, write_scores
 from icl_embed.store import Artefact, StageKey, Store
 
 HOSTILE = "<script>alert(1)</script> | [x](javascript:1) ```"

@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
+from icl_embed.cli.export import base_of
 from icl_embed.config import LoraConfig
 from icl_embed.errors import ConfigError, ModelError
-from icl_embed.export.command_line import base_of
 from icl_embed.export.folder import write_model
 from icl_embed.model.embedder import Embedder
 from icl_embed.model.lora import ADAPTER_FOLDER, attach, merge, save_adapter

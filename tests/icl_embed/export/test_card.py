@@ -10,9 +10,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from icl_embed.cli.export import app
 from icl_embed.errors import ConfigError, ModelError
 from icl_embed.export.card import write_card
-from icl_embed.export.command_line import app
 from icl_embed.export.facts import gather_facts
 from icl_embed.export.folder import published, write_model
 from icl_embed.export.task_prompts import TaskPrompt

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from icl_embed.cli.export import app
 from icl_embed.errors import ConfigError, DataError, PoolError
 from icl_embed.examples import Example
-from icl_embed.export.command_line import app
 from icl_embed.export.flagembedding import write_training_rows
 from icl_embed.export.task_prompts import TaskPrompt, read_task_prompt, write_flag_examples
 from icl_embed.pool.export import EXPORTS

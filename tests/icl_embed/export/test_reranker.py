@@ -12,11 +12,11 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from icl_embed.cli.export import app
 from icl_embed.config import RerankConfig
 from icl_embed.errors import ConfigError, ModelError
-from icl_embed.export.command_line import app
-from icl_embed.rerank.saved import HEADS_NAME, export_reranker, start_from
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.folder import HEADS_NAME, export_reranker, start_from
+from icl_embed.rerank.reranker import Reranker
 from icl_embed.store import Artefact, StageKey, Store
 from icl_embed.store.files import write_atomically
 from tests.icl_embed.export.small_store import HOSTILE, build_store

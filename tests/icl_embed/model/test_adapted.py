@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from icl_embed.config import LoraConfig
-from icl_embed.model import kernels
-from icl_embed.model.adapted import join_adapters
 from icl_embed.model.backbone import load_backbone
+from icl_embed.model.cpu import kernels
+from icl_embed.model.cpu.adapted import join_adapters
 from icl_embed.model.lora import attach
 
 pytestmark = pytest.mark.skipif(

@@ -20,8 +20,8 @@ from icl_embed.model.backbone import refuse_unfaithful
 from icl_embed.model.base import fetch_base_model
 from icl_embed.model.embedder import Embedder
 from icl_embed.pipeline.run import open_run
-from icl_embed.rerank.saved import export_reranker, read_reranker, start_from
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.folder import export_reranker, read_reranker, start_from
+from icl_embed.rerank.reranker import Reranker
 from tests.icl_embed.train.gradients import ALONE, make_objective
 from tests.tiny_models import build_model
 from tests.tiny_project import build_project

@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 from icl_embed.config import PromptConfig, TemplateConfig
 from icl_embed.errors import ConfigError, DataError, ModelError, StoreError
 from icl_embed.examples import Example
-from icl_embed.model.compiled import CompiledTask
-from icl_embed.model.compiled_file import METADATA_KEY
+from icl_embed.model.compiled import METADATA_KEY, CompiledTask
 from icl_embed.model.demonstrations import add_demonstrations, take_demonstrations
 from icl_embed.model.embedder import Embedder
 from icl_embed.model.packing import PrefixStates

@@ -9,9 +9,9 @@ import torch
 
 from icl_embed.errors import ConfigError, DataError, ModelError
 from icl_embed.examples import Example
+from icl_embed.model.batching import ahead
 from icl_embed.model.embedder import Embedder
 from icl_embed.model.search import best_passages
-from icl_embed.model.texts import ahead
 from tests.tiny_models import build_model
 
 EXAMPLES = [Example("red cat", "blue dog"), Example("green fish", "yellow bird")]

@@ -10,7 +10,7 @@ import pytest
 
 SCRIPT = """
 import ctypes, resource, torch
-from icl_embed.model.heap import give_back_freed_memory, keep_freed_memory
+from icl_embed.model.cpu.heap import give_back_freed_memory, keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from icl_embed.model import kernels
 from icl_embed.model.backbone import load_backbone
+from icl_embed.model.cpu import kernels
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN"

@@ -16,10 +16,10 @@ import torch
 from icl_embed.config import RerankConfig
 from icl_embed.errors import ModelError
 from icl_embed.examples import Example
-from icl_embed.model import kernels
+from icl_embed.model.cpu import kernels
 from icl_embed.model.embedder import Embedder
 from icl_embed.model.encoder_pool import EncoderPool
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.reranker import Reranker
 
 EXAMPLES = [Example("red cat", "blue dog"), Example("green fish", "yellow bird")]
 TEXTS = ["sun moon star", "a big red bird", "river"]
@@ -57,7 +57,7 @@ def embedder(tiny_model: Path, request: pytest.FixtureRequest, monkeypatch: pyte
 
 
 def make_reranker(tiny_model: Path) -> Reranker:
-    from icl_embed.rerank.saved import start_from
+    from icl_embed.rerank.folder import start_from
 
     config = RerankConfig(start_layer=2, compress_layers=(), max_tokens=96)
     return Reranker(*start_from(tiny_model, config, device=torch.device("cpu"), dtype=torch.float32))

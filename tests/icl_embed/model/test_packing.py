@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from icl_embed.errors import ModelError
 from icl_embed.examples import Example
 from icl_embed.model.backbone import encode_prefix
+from icl_embed.model.batching import Group
 from icl_embed.model.embedder import Embedder
-from icl_embed.model.groups import Group
 from icl_embed.model.packing import pack
 from icl_embed.model.settings import EmbedderSettings
 from tests.tiny_models import build_model

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from icl_embed.errors import ConfigError, ModelError
-from icl_embed.pipeline.base_model import DIGESTS_NAME, folder_content, refuse_unfit_folder
 from icl_embed.pipeline.build import build
+from icl_embed.pipeline.keys import DIGESTS_NAME, folder_content, refuse_unfit_folder
 from icl_embed.pipeline.plan import plan
 from icl_embed.pipeline.run import open_run
 from icl_embed.store import digests

@@ -12,7 +12,7 @@ from icl_embed.errors import ConfigError
 from icl_embed.pipeline.build import build
 from icl_embed.pipeline.run import Run, open_run
 from icl_embed.store import StageKey
-from icl_embed.teacher.table import read_teacher_scores
+from icl_embed.teacher.scores import read_teacher_scores
 from tests.tiny_project import build_project
 
 OWN = "teacher.source=own"

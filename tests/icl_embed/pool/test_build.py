@@ -7,8 +7,8 @@ import pytest
 
 from icl_embed.config import NegativesConfig, PoolConfig
 from icl_embed.errors import DataError, PoolError
+from icl_embed.pool.database import open_pool
 from icl_embed.pool.negatives import mine_negatives
-from icl_embed.pool.schema import open_pool
 from icl_embed.report.facts import pool_table
 from tests.icl_embed.pool.datasets import (
     build,

@@ -1,10 +1,10 @@
 import pytest
 from typer.testing import CliRunner
 
+from icl_embed.cli.pool import app
 from icl_embed.errors import PoolError
 from icl_embed.pool.build import build_pool
-from icl_embed.pool.choose import latest_pool
-from icl_embed.pool.command_line import app
+from icl_embed.pool.examples import latest_pool
 from icl_embed.store import StageKey, Store
 from tests.icl_embed.pool.datasets import LENIENT, build, labelled_rows, retrieval_row, write_dataset
 

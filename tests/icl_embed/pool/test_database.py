@@ -9,12 +9,14 @@ import pytest
 from icl_embed.errors import PoolError
 from icl_embed.pool.database import (
     DATABASE_NAME,
+    TABLES,
+    describe_schema,
     open_for_build,
+    open_pool,
     open_read_only,
     quote_identifier,
     run_user_query,
 )
-from icl_embed.pool.schema import TABLES, describe_schema, open_pool
 from tests.icl_embed.pool.datasets import build, retrieval_row, write_dataset
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from icl_embed.config import PoolConfig
 from icl_embed.errors import PoolError
 from icl_embed.examples import Example
-from icl_embed.pool.choose import choose_examples
+from icl_embed.pool.examples import choose_examples
 from tests.icl_embed.pool.datasets import (
     build,
     labelled_rows,

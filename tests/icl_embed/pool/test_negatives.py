@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from icl_embed.config import NegativesConfig, PoolConfig
 from icl_embed.corpus.clean import match_key
 from icl_embed.errors import ConfigError, PoolError
+from icl_embed.pool.candidates import Bm25Scorer
 from icl_embed.pool.negatives import mine_negatives
-from icl_embed.pool.scoring import Bm25Scorer
 from tests.icl_embed.pool.datasets import (
     build,
     labelled_rows,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_embed.pool.scoring import Bm25Scorer, DenseScorer, LabelScorer, rank_candidates, top_ranked
+from icl_embed.pool.candidates import Bm25Scorer, DenseScorer, LabelScorer, rank_candidates, top_ranked
 
 
 def test_bm25_scores_rank_as_the_formula_says():

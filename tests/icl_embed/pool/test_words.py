@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_embed.pool.words import bm25_tokens, words_of
+from icl_embed.bm25 import bm25_tokens, words_of
 
 SPACED = st.text(st.characters(codec="utf-8", max_codepoint=0x0DFF), max_size=60)
 LATER = st.sampled_from(["", "한국어 문장", "ཀ་ཁ", "i̇", "İ", "_a_", "naïve C++ — the 2nd", "🙂 a1", "ⅷ ſ"])

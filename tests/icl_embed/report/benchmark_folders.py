@@ -2,15 +2,14 @@
 
 import math
 
-from icl_embed.benchmark.asked import AskedSetting
-from icl_embed.evaluate.measurement import Bootstrap
-from icl_embed.evaluate.significance import Randomisation
+from icl_embed.evaluation.measurement import Bootstrap
+from icl_embed.evaluation.significance import Randomisation
+from icl_embed.experiments.corruptions import QUALITIES
+from icl_embed.experiments.curves import Statistics, quality_rows, read_scored, shot_rows
+from icl_embed.experiments.record import Study, write_study
+from icl_embed.few_shot.settings import AskedSetting
 from icl_embed.store import StageKey, Store
-from icl_embed.studies.corruptions import QUALITIES
-from icl_embed.studies.curves import quality_rows, shot_rows
-from icl_embed.studies.record import Study, write_study
-from icl_embed.studies.scored import Statistics, read_scored
-from tests.icl_embed.studies.score_folders import score_folder
+from tests.icl_embed.experiments.score_folders import score_folder
 
 HOW = Statistics(Bootstrap(200), Randomisation(200))
 HOSTILE = "<script>alert('x')</script> & \"quotes\" in a very long name of a task"

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icl_embed.config import RunConfig
-from icl_embed.evaluate.measurement import Bootstrap, Measurement
-from icl_embed.evaluate.scores import (
+from icl_embed.evaluation.measurement import Bootstrap, Measurement
+from icl_embed.evaluation.scores import (
     Absence,
     EvaluationScores,
     SettingScore,
@@ -17,7 +17,7 @@ from icl_embed.evaluate.scores import (
     write_scores,
     write_values,
 )
-from icl_embed.report.inputs import ReportDataset, ReportInputs
+from icl_embed.report.facts import ReportDataset, ReportInputs
 from icl_embed.store import StageKey, Store
 
 HOSTILE = "<script>alert('x')</script> | a \"title\" & more"
@@ -118,7 +118,6 @@ def make_run(home):
         reranker_choice=choice.path,
         reranker_evaluation=reranked.path,
         artefacts=tuple(artefact.path for artefact in artefacts),
-        cached=frozenset({base.fingerprint}),
         machine=(("processor", "Example CPU"), ("cores", "2"), ("memory", "8 GiB"), ("accelerator", "none")),
     )
 

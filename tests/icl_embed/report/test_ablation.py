@@ -2,9 +2,9 @@
 
 import pytest
 
-from icl_embed.evaluate.measurement import Bootstrap
-from icl_embed.evaluate.scores import read_measurements, read_scores
-from icl_embed.report.ablation import VariantResult, ablation_table
+from icl_embed.evaluation.measurement import Bootstrap
+from icl_embed.evaluation.scores import read_measurements, read_scores
+from icl_embed.report.variants import VariantResult, ablation_table
 from tests.icl_embed.report.run_folders import DATASETS, scores_writer, write_metrics
 
 

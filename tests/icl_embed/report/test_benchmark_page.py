@@ -5,14 +5,13 @@ from itertools import pairwise
 
 import pytest
 
-from icl_embed.benchmark.asked import AskedSetting
 from icl_embed.errors import EvaluationError
-from icl_embed.report.benchmark_charts import Bar, CurvePoint, Series, bar_chart, curve_chart
-from icl_embed.report.benchmark_page import build_benchmark_page
-from icl_embed.report.benchmark_scores import benchmark_table
-from icl_embed.studies.scored import read_scored
+from icl_embed.experiments.curves import read_scored
+from icl_embed.few_shot.settings import AskedSetting
+from icl_embed.report.benchmark import benchmark_table, build_benchmark_page
+from icl_embed.report.charts import Bar, CurvePoint, Series, bar_chart, curve_chart
+from tests.icl_embed.experiments.score_folders import score_folder
 from tests.icl_embed.report.benchmark_folders import HOSTILE, HOW, TASKS, make_benchmark
-from tests.icl_embed.studies.score_folders import score_folder
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,10 @@ from pathlib import Path
 import pytest
 
 from icl_embed.errors import EvaluationError
-from icl_embed.evaluate.measurement import Bootstrap, Measurement
-from icl_embed.evaluate.scores import (
-    FEW_SHOT,
-    ZERO_SHOT,
-    EvaluationScores,
-    SettingScore,
-    write_scores,
-    write_values,
-)
-from icl_embed.report.checkpoints import choice_table, choose_best
+from icl_embed.evaluation.measurement import Bootstrap, Measurement
+from icl_embed.evaluation.scores import EvaluationScores, SettingScore, write_scores, write_values
+from icl_embed.few_shot.settings import FEW_SHOT, ZERO_SHOT
+from icl_embed.report.variants import choice_table, choose_best
 
 HOW = Bootstrap(resamples=200)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from icl_embed.config import RerankConfig
-from icl_embed.rerank.saved import start_from
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.folder import start_from
+from icl_embed.rerank.reranker import Reranker
 from tests.tiny_models import build_model
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma2")

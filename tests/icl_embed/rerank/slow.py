@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from icl_embed.rerank.model import ScoreHeads
-from icl_embed.rerank.pair_tokens import PairTokens
+from icl_embed.rerank.pairs import PairTokens
 from icl_embed.rerank.shape import Shape
 
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_embed.rerank.batches import plan_pair_batches, plan_searches
-from icl_embed.rerank.pair_tokens import PairTokens
+from icl_embed.rerank.pairs import PairTokens, plan_pair_batches, plan_searches
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), max_size=20)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from icl_embed.errors import ConfigError
-from icl_embed.rerank.calibration import fit_calibration, sigmoid
-from icl_embed.rerank.saved import export_reranker, save_calibration
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.folder import export_reranker, save_calibration
+from icl_embed.rerank.reranker import Reranker
+from icl_embed.rerank.shape import fit_calibration, sigmoid
 from tests.icl_embed.rerank.conftest import PAIRS
 
 

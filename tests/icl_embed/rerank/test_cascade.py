@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from icl_embed.errors import ConfigError, ModelError
-from icl_embed.rerank.cascade import Cascade
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.reranker import Reranker
 from icl_embed.rerank.shape import Shape
+from icl_embed.rerank.ways import Cascade
 from tests.icl_embed.rerank.conftest import CONFIG
 from tests.tiny_models import WORDS
 

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from flows.command_line import app
 from icl_embed.errors import ConfigError, DataError, EvaluationError, ModelError
-from icl_embed.rerank.measuring.choice import read_choice
-from icl_embed.rerank.saved import export_reranker
-from icl_embed.rerank.score import Reranker
+from icl_embed.evaluation.reranker.tuning import read_choice
+from icl_embed.rerank.folder import export_reranker
+from icl_embed.rerank.reranker import Reranker
 from icl_embed.store import StageKey, Store
+from tests.icl_embed.evaluation.reranker.first_stages import write_evaluation
 from tests.icl_embed.rerank.conftest import PAIRS
-from tests.icl_embed.rerank.measuring.first_stages import write_evaluation
 
 PLAIN = ["--dtype", "float32", "--device", "cpu"]
 

@@ -11,13 +11,12 @@ from transformers import AutoConfig, AutoModel
 
 from icl_embed.config import RerankConfig
 from icl_embed.errors import ConfigError
-from icl_embed.rerank.cascade import Cascade, run_cascade
 from icl_embed.rerank.flops import Costs, costs_of, query_flops
 from icl_embed.rerank.model import RerankerModel, ScoreHeads
-from icl_embed.rerank.pair_packing import pack_pairs
-from icl_embed.rerank.pair_tokens import PairTokens
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.pairs import PairTokens, pack_pairs
+from icl_embed.rerank.reranker import Reranker
 from icl_embed.rerank.shape import Shape
+from icl_embed.rerank.ways import Cascade, run_cascade
 from tests.icl_embed.rerank.conftest import CONFIG, FAMILIES
 
 SHAPES = (Shape(4), Shape(2), Shape(4, 2, (1,)), Shape(3, 8, (1, 2)))

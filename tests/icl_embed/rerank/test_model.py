@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from icl_embed.errors import ModelError
 from icl_embed.rerank.decoder import refuse_unknown_backbone
+from icl_embed.rerank.folder import start_from
 from icl_embed.rerank.model import RerankerModel, ScoreHeads, heads_from_vocabulary
-from icl_embed.rerank.pair_packing import pack_pairs
-from icl_embed.rerank.saved import start_from
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.pairs import pack_pairs
+from icl_embed.rerank.reranker import Reranker
 from icl_embed.rerank.shape import Shape
 from tests.icl_embed.rerank.conftest import CONFIG, FAMILIES, PAIRS
 

@@ -12,12 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icl_embed.errors import ConfigError, ModelError
-from icl_embed.rerank.compress import merge_states
-from icl_embed.rerank.decoder import QueryStates
+from icl_embed.rerank.decoder import QueryStates, merge_states
 from icl_embed.rerank.model import RerankerModel
-from icl_embed.rerank.pair_packing import pack_pairs, rearrange
-from icl_embed.rerank.pair_tokens import PairTokens
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.pairs import PairTokens, pack_pairs, rearrange
+from icl_embed.rerank.reranker import Reranker
 from icl_embed.rerank.shape import Shape
 from tests.icl_embed.rerank.conftest import CONFIG, FAMILIES
 from tests.icl_embed.rerank.slow import slow_scores, slowly_compressed

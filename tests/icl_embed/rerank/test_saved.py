@@ -14,8 +14,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from icl_embed.config import RerankConfig
 from icl_embed.errors import ModelError
-from icl_embed.rerank.saved import HEADS_NAME, SETTINGS_NAME, export_reranker, start_from
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.folder import HEADS_NAME, SETTINGS_NAME, export_reranker, start_from
+from icl_embed.rerank.reranker import Reranker
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import torch
 
 from icl_embed.config import RerankConfig
 from icl_embed.errors import ConfigError, DataError, ModelError
-from icl_embed.rerank.cascade import Cascade
-from icl_embed.rerank.pair_tokens import CONTAINS_ANSWER, PairBuilder
-from icl_embed.rerank.saved import HEADS_NAME, SETTINGS_NAME, export_reranker, start_from
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.folder import HEADS_NAME, SETTINGS_NAME, export_reranker, start_from
+from icl_embed.rerank.pairs import CONTAINS_ANSWER, PairBuilder
+from icl_embed.rerank.reranker import Reranker
 from icl_embed.rerank.shape import Shape, head_layers, lightweight_shape
+from icl_embed.rerank.ways import Cascade
 from tests.icl_embed.rerank.conftest import CONFIG, FAMILIES, PAIRS
 
 

@@ -19,8 +19,8 @@ from transformers import (
 
 from icl_embed.config import TeacherConfig
 from icl_embed.errors import ModelError
-from icl_embed.rerank.saved import SETTINGS_NAME, export_reranker
-from icl_embed.rerank.score import Reranker
+from icl_embed.rerank.folder import SETTINGS_NAME, export_reranker
+from icl_embed.rerank.reranker import Reranker
 from icl_embed.rerank.teachers import load_teacher
 from icl_embed.teacher.scoring import ScorePairs
 from tests.icl_embed.rerank.conftest import PAIRS

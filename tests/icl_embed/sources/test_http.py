@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from icl_embed.errors import SourceError
 from icl_embed.sources.card_source import HttpSource
-from icl_embed.sources.http import fetch_http
-from icl_embed.sources.transfer import Patience, retry_after
+from icl_embed.sources.http import Patience, fetch_http, retry_after
 from tests.icl_embed.sources.web import Site, cut_after, endless, running_site, silence, status, whole
 
 DATA = bytes(range(256)) * 4096  # 1 MiB

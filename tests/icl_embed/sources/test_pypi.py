@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from icl_embed.errors import SourceError, SourceUnreachableError
+from icl_embed.sources.http import Patience
 from icl_embed.sources.package_index import PackageIndex, configured_index
 from icl_embed.sources.pypi import fetch_pypi_file
-from icl_embed.sources.transfer import Patience
 from tests.icl_embed.sources.web import Site, cut_after, running_site, status, whole
 
 NAME = "tiny_data-1.0-py3-none-any.whl"

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from icl_embed.cli.store import app
 from icl_embed.errors import StoreError
 from icl_embed.store import Artefact, StageKey, Store
-from icl_embed.store.command_line import app
 from icl_embed.store.key import explain_difference
 from icl_embed.store.lineage import ancestors, find, trained_datasets
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from icl_embed.cli.store import app
 from icl_embed.store import Artefact, StageKey, Store
-from icl_embed.store.command_line import app
 from icl_embed.store.lineage import ancestors
 from icl_embed.store.sweep import Found, remove, survey
 from tests.icl_embed.store.test_lineage import build, chain

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from icl_embed.teacher.pairs import Pair
-from icl_embed.teacher.table import Scores
+from icl_embed.teacher.scores import Pair, Scores
 
 TEACHER = "reranker:0123456789abcdef"
 KINDS = ("reranking", "retrieval")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from icl_embed.store import StageKey, Store
-from icl_embed.teacher.table import read_teacher_scores
+from icl_embed.teacher.scores import read_teacher_scores
 from tests.icl_embed.teacher.rows import write_rows
 
 pytestmark = pytest.mark.fault

@@ -6,7 +6,7 @@ import pytest
 
 from icl_embed.errors import DataError
 from icl_embed.pool.database import DATABASE_NAME, fetch_all, open_read_only
-from icl_embed.teacher.pairs import distinct_pairs, keys_of, text_id
+from icl_embed.teacher.scores import distinct_pairs, keys_of, text_id
 from tests.icl_embed.pool.datasets import build, retrieval_row, write_dataset
 from tests.icl_embed.teacher.rows import KINDS, write_rows
 

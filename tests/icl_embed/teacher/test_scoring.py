@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 
 from icl_embed.errors import DataError, ModelError
-from icl_embed.teacher.pairs import Pair, distinct_pairs, keys_of
+from icl_embed.teacher.scores import (
+    Pair,
+    Scores,
+    distinct_pairs,
+    keys_of,
+    read_shard,
+    read_teacher_scores,
+    write_shard,
+)
 from icl_embed.teacher.scoring import Teacher, score_training_pairs, verify
-from icl_embed.teacher.table import Scores, read_shard, read_teacher_scores, write_shard
 from tests.icl_embed.teacher.rows import KINDS, TEACHER, score, score_of, write_rows
 
 NUM_PAIRS = 31  # ten rows with three distinct passages, and one more in the other data set

@@ -9,11 +9,11 @@ import pytest
 from pyarrow import parquet
 
 from icl_embed.errors import DataError, StoreError
-from icl_embed.teacher.pairs import keys_of
-from icl_embed.teacher.table import (
+from icl_embed.teacher.scores import (
     ABOUT_NAME,
     SCHEMA,
     TeacherTable,
+    keys_of,
     read_teacher_scores,
     write_about,
     write_shard,

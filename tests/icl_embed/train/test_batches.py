@@ -5,12 +5,22 @@ import pytest
 
 from icl_embed.config import ExamplesConfig, OptimizerConfig, TrainConfig
 from icl_embed.errors import TrainingError
-from icl_embed.train.batches import Batch, make_batch, plan_steps
-from icl_embed.train.candidates import draw_candidates, draw_same_label
+from icl_embed.train.embedder.batches import (
+    Batch,
+    Rule,
+    draw_candidates,
+    draw_examples,
+    draw_same_label,
+    fixed_rows,
+    in_random_order,
+    make_batch,
+    plan_steps,
+    readers_of,
+    refuse_unusable,
+    rule_of,
+)
+from icl_embed.train.loop import learning_rate
 from icl_embed.train.rows import Row, TrainingSet
-from icl_embed.train.rules import Rule, refuse_unusable, rule_of
-from icl_embed.train.schedule import learning_rate
-from icl_embed.train.shown import draw_examples, fixed_rows, in_random_order, readers_of
 
 
 def training_set(name: str, kind: str, size: int, weight: float = 0.5) -> TrainingSet:

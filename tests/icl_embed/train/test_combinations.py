@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from icl_embed.model.backbone import load_backbone
-from icl_embed.train.step import LossInParts
+from icl_embed.train.loop import LossInParts
 from tests.icl_embed.train.gradients import ALONE, make_objective
 from tests.tiny_models import build_model
 from tests.training_jobs import make_job, write_rows

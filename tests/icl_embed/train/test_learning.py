@@ -11,9 +11,9 @@ import pytest
 from icl_embed.config import TrainConfig
 from icl_embed.errors import TrainingError
 from icl_embed.pipeline.training import summarise
+from icl_embed.train.embedder.batches import refuse_nothing_to_learn
 from icl_embed.train.learning import CHANCE_STEPS, IDLE_STEPS, LearningWatch
 from icl_embed.train.rows import Row, TrainingSet
-from icl_embed.train.rules import refuse_nothing_to_learn
 from tests.icl_embed.train.gradients import ALONE, make_objective
 from tests.training_jobs import make_job, run_job, write_rows
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_embed.train.loss import info_nce, mask_false_negatives
+from icl_embed.train.embedder.loss import info_nce, mask_false_negatives
 
 
 @given(seed=st.integers(0, 10_000))

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from icl_embed.errors import TrainingError
-from icl_embed.train.loss import distillation
-from icl_embed.train.micro_batches import plan_micro_batches, repeat_shortest
-from icl_embed.train.prepare import PreparedStep, Prompt
+from icl_embed.train.embedder.loss import distillation
+from icl_embed.train.embedder.prepare import PreparedStep, Prompt, plan_micro_batches, repeat_shortest
 from tests.icl_embed.train.gradients import ALONE, make_objective
 from tests.training_jobs import make_job, write_rows
 

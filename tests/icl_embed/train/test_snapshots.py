@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from icl_embed.config import TrainConfig
 from icl_embed.errors import TrainingError
-from icl_embed.train.snapshots import build_checkpoint, snapshot_folder, snapshot_steps
+from icl_embed.train.embedder.snapshots import build_checkpoint, snapshot_folder, snapshot_steps
 from tests.training_jobs import make_job, run_job, write_rows
 
 CONSTANT = {"schedule": "constant", "warmup_steps": 1, "save_every": 2}

@@ -11,10 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from icl_embed.errors import DataError
-from icl_embed.teacher.pairs import distinct_pairs, keys_of
-from icl_embed.teacher.table import TeacherTable, write_about, write_shard
-from icl_embed.train.rows import read_training_sets
-from icl_embed.train.taught import read_taught_sets
+from icl_embed.teacher.scores import TeacherTable, distinct_pairs, keys_of, write_about, write_shard
+from icl_embed.train.rows import read_taught_sets, read_training_sets
 from tests.icl_embed.teacher.rows import KINDS, TEACHER, score, score_of, write_rows
 
 

@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from icl_embed.config import PromptConfig, TemplateConfig
+from icl_embed.config.load import load_config
 from icl_embed.errors import ConfigError, ModelError
 from icl_embed.model.embedder import Embedder
-from icl_embed.model.four_bit import load_four_bit
-from icl_embed.model.special_tokens import WORDS, add_special_tokens
-from icl_embed.preset import load_config
+from icl_embed.model.lora import load_four_bit
+from icl_embed.model.settings import WORDS, add_special_tokens
 from icl_embed.prompts import SPECIAL_TOKENS, PromptBuilder
-from icl_embed.train.model import load_for_training
+from icl_embed.train.embedder.model import load_for_training
 from tests.icl_embed.train.gradients import ALONE
 from tests.tiny_models import build_model
 from tests.training_jobs import make_job, run_job, write_rows

@@ -1,0 +1,104 @@
+"""Flow: any model on any benchmark tasks in any settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+
+from flows.declaring import Override, Preset, pipeline_flow
+from icl_embed.errors import ConfigError, EvaluationError, MissingTaskError
+from icl_embed.evaluation.grid import NotMeasured
+from icl_embed.evaluation.summary import Summary, markdown_rows, plain_rows
+from icl_embed.pipeline.benchmarks import named_models, overrides_of, summaries_of
+from icl_embed.pipeline.run import Run, open_run
+from icl_embed.pipeline.stages.score import ScoredModel, Scoring, scorings_of
+from tasks import data, evaluation
+from tasks.policies import prepared, run_stage
+from tasks.stage_log import reference_of
+
+
+@pipeline_flow("benchmark")
+def benchmark(
+    tasks: list[str] | None = None,
+    models: list[str] | None = None,
+    shots: list[int] | None = None,
+    seeds: list[int] | None = None,
+    strategies: list[str] | None = None,
+    mirror: str | None = None,
+    air_bench: str | None = None,
+    example_files: str | None = None,
+    preset: Preset = "demo",
+    overrides: list[Override] | None = None,
+) -> str:
+    """Score models on benchmark tasks; returns the table as Markdown.
+
+    Parameters
+        tasks: of MTEB or AIR-Bench, or whole benchmarks: ``SciFact``, ``MTEB(eng, v2)``,
+            ``air-bench/24.04/qa``; unset: those of the preset.
+        models: ``bm25``, a folder, an artefact of the store (``embedder/1f0c``, a label), or
+            ``hub:org/name@commit``; unset: the newest embedder of the store.
+        shots: examples before each query; unset: none, and as many as the preset evaluates with.
+        seeds: draws of examples.
+        strategies: random, fixed, nearest, diverse, balanced, search.
+        mirror: a folder that MTEB's tasks are served from; unset: the hub.
+        air_bench: a folder in AIR-Bench's layout; unset: the hub.
+        example_files: a file of examples, or a folder with one per task; unset: the tasks' training splits.
+        preset: a name from icl_embed/config/presets, or the path of a TOML file.
+        overrides: settings on top of the preset.
+    """
+    asked = {"tasks": tasks, "mirror": mirror, "air_bench": air_bench, "example_files": example_files}
+    ways = {"settings.shots": shots, "settings.seeds": seeds, "settings.strategies": strategies}
+    run = open_run(preset, [*overrides_of({**asked, **ways}), *(overrides or [])])
+    if not run.config.evaluate.tasks:
+        raise ConfigError("no benchmark task was named; set evaluate.tasks, e.g. ['SciFact', 'STSBenchmark']")
+    return measure(run, named_models(run, models or [""]))
+
+
+def measure(run: Run, models: Sequence[ScoredModel]) -> str:
+    """Every model on every benchmark task of a run in every setting; returns the table as Markdown.
+
+    Raises
+        EvaluationError: a task cannot be had, and ``evaluate.on_missing`` is ``fail``.
+    """
+    folders = {model.fingerprint: model.folder for model in models if model.folder is not None}
+    run = replace(run, folders=folders)
+    scorings = scorings_of(run, models)
+    missing = fetch(run, scorings)
+    if missing and run.config.evaluate.on_missing == "fail":
+        reasons = "; ".join(f"{one.task}: {one.reason}" for one in missing)
+        raise EvaluationError(f"{len(missing)} of {len(scorings)} benchmark tasks cannot be had: {reasons}")
+    lost = {one.task for one in missing}
+    keys = [key for one in scorings if one.task not in lost for key in one.scores]
+    # scores of one model follow each other, so that it is loaded once
+    for key in sorted(keys, key=lambda key: key.inputs.get("model", "")):
+        run_stage(evaluation.score, run, key)
+    return show(run, summaries_of(run, keys, missing), missing)
+
+
+def fetch(run: Run, scorings: Sequence[Scoring]) -> list[NotMeasured]:
+    """The data of all tasks, several at once; returns the tasks that cannot be had, and why."""
+    waiting = [
+        (one.task, one.data, prepared(data.fetch_task_data, run, one.data).submit(run, one.data))
+        for one in scorings
+    ]
+    missing = []
+    for task, key, future in waiting:
+        future.wait()
+        try:
+            reference_of(future.state, key)
+        except MissingTaskError as error:
+            get_run_logger().warning("%s is missing: %s", task, error.reason)
+            missing.append(NotMeasured(task, error.reason))
+    return missing
+
+
+def show(run: Run, summaries: Sequence[Summary], missing: Sequence[NotMeasured]) -> str:
+    """Put the scores into the UI as a table; returns them as Markdown, with what is missing below."""
+    rows = [row for summary in summaries for row in plain_rows(summary)]
+    if rows:
+        create_table_artifact(rows, key="scores", description=f"scores of {run.config.preset}, in %")
+    lines = [f"- {one.task} is missing: {one.reason}" for one in missing]
+    return "\n".join([markdown_rows(rows), *lines])

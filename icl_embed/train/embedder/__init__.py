@@ -1,0 +1,1 @@
+"""Training the embedder: in-context queries against passages."""

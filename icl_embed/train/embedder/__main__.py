@@ -1,0 +1,59 @@
+"""``python -m icl_embed.train job.json``: one rank of an embedder training job."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from icl_embed.launch.worker import run_rank
+from icl_embed.train.embedder.ahead import prepare_ahead
+from icl_embed.train.embedder.batches import refuse_nothing_to_learn
+from icl_embed.train.embedder.model import load_for_training
+from icl_embed.train.embedder.objective import EmbedderObjective
+from icl_embed.train.embedder.prepare import StepBuilder
+from icl_embed.train.job import EmbedderJob, read_job
+from icl_embed.train.loop import run_training
+from icl_embed.train.place import enter
+from icl_embed.train.rows import read_taught_sets
+
+
+def main(job_path: Path) -> int:
+    """Train, and write the model when the last step is done."""
+    job = read_job(job_path, EmbedderJob)
+    return run_rank(job.work_dir, lambda: train(job))
+
+
+def train(job: EmbedderJob) -> bool:
+    """Run this rank's part of the job; returns whether the last step is done."""
+    with enter(job.train.launch, dtype=job.dtype) as place:
+        logging.basicConfig(level=logging.INFO if place.is_first else logging.WARNING, format="%(message)s")
+        training_sets = read_taught_sets(job.rows_path, job.teacher_dir)
+        refuse_nothing_to_learn(training_sets, job.train)
+        model = load_for_training(job, place)
+        builder = StepBuilder(
+            model.embedder.prompts,
+            training_sets,
+            job.train,
+            seed=job.seed,
+            mine=(place.rank, place.world_size),
+        )
+        with prepare_ahead(builder, job.train.tokenizer_workers) as prepare:
+            result = run_training(
+                EmbedderObjective(model.embedder, prepare, job.train),
+                optimizer=job.train.optimizer,
+                work_dir=job.work_dir,
+                seed=job.seed,
+                identity={"job": job.fingerprint, "dtype": str(place.dtype)},
+                place=place,
+                snapshot_every=job.train.snapshot_every,
+                snapshot=lambda step: model.snapshot(step, place),
+            )
+        if result.is_complete:
+            model.publish(place)
+        place.wait()
+    return result.is_complete
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

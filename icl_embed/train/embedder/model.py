@@ -1,0 +1,111 @@
+"""The model that a job trains: what is loaded, what is trained, and what is published."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icl_embed.errors import TrainingError
+from icl_embed.model.backbone import load_backbone
+from icl_embed.model.cpu.adapted import join_adapters
+from icl_embed.model.cpu.kernels import speed_up_frozen
+from icl_embed.model.demonstrations import add_demonstrations, take_demonstrations
+from icl_embed.model.embedder import Embedder
+from icl_embed.model.lora import ADAPTER_FOLDER, attach, load_four_bit, merge, move_adapter, save_adapter
+from icl_embed.model.settings import add_special_tokens, write_settings
+from icl_embed.train.embedder.snapshots import SNAPSHOTS, snapshot_folder
+from icl_embed.train.engine import whole_weights
+from icl_embed.train.job import EmbedderJob
+from icl_embed.train.place import Place
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """An embedder in training, and what is needed to publish it."""
+
+    job: EmbedderJob
+    embedder: Embedder
+    trained_tokens: Sequence[int]
+
+    def publish(self, place: Place) -> None:
+        """Write weights, tokenizer and settings as a model folder; every rank must call it."""
+        with whole_weights(self.embedder.model):
+            if place.is_first:
+                self._write(place)
+
+    def snapshot(self, step: int, place: Place) -> None:
+        """Keep the weights of a step in the work folder until ``publish``; every rank must call it."""
+        folder = snapshot_folder(self.job.work_dir, step)
+        partial = folder.with_name(f"{folder.name}.partial")
+        with whole_weights(self.embedder.model):
+            if place.is_first:
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
+                self._write_trained(partial)
+                partial.rename(folder)
+
+    def _write_trained(self, folder: Path) -> None:
+        if self.job.train.tuning == "lora":
+            save_adapter(self.embedder.model, folder)
+        else:
+            self.embedder.model.save_pretrained(folder)
+            self.embedder.tokenizer.save_pretrained(folder)
+
+    def _write(self, place: Place) -> None:
+        job, model = self.job, self.embedder.model
+        if job.train.tuning == "lora":
+            save_adapter(model, job.out_dir / ADAPTER_FOLDER)
+            model = merge(self._on_full_base(place) if job.train.four_bit_base else model)
+        if job.settings.template.demonstrations:
+            take_demonstrations(model, job.out_dir)
+        model.save_pretrained(job.out_dir)
+        self.embedder.tokenizer.save_pretrained(job.out_dir)
+        write_settings(job.out_dir, job.settings)
+        if (job.work_dir / SNAPSHOTS).is_dir():
+            shutil.copytree(job.work_dir / SNAPSHOTS, job.out_dir / SNAPSHOTS)
+
+    def _on_full_base(self, place: Place) -> Any:
+        """The adapters learned on the 4-bit base, on the base they will be used with."""
+        base, tokenizer = load_backbone(self.job.model_dir, device=place.device, dtype=place.dtype)
+        if self.trained_tokens:
+            add_special_tokens(base, tokenizer)
+        return move_adapter(
+            self.embedder.model, base, self.job.train.lora, trained_tokens=self.trained_tokens
+        )
+
+
+def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
+    """Load the base model and prepare it as the job says.
+
+    Raises
+        ModelError: the folder cannot be loaded, or the model cannot be tuned that way.
+        TrainingError: an option that this model does not have.
+    """
+    train = job.train
+    load = load_four_bit if train.four_bit_base else load_backbone
+    model, tokenizer = load(job.model_dir, device=place.device, dtype=place.dtype)
+    tokens = add_special_tokens(model, tokenizer) if job.settings.template.special_tokens else []
+    if train.activation_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise TrainingError(
+                f"{type(model).__name__} cannot recompute activations; "
+                "set train.activation_checkpointing = false"
+            )
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if job.settings.template.demonstrations:
+        if train.snapshot_every:
+            raise TrainingError("train.snapshot_every does not keep demonstration embeddings; set it to 0")
+        add_demonstrations(model)
+    if train.tuning == "lora":
+        speed_up_frozen(model)
+        model = attach(model, train.lora, seed=job.seed, trained_tokens=tokens)
+        join_adapters(model)
+    if job.settings.template.demonstrations:
+        model.demonstrations.requires_grad_(True)  # adapters freeze everything else
+    settings = job.settings.model_copy(update={"prompt": train.prompt})
+    embedder = Embedder(model, tokenizer, settings)
+    embedder.model.train()
+    return TrainedModel(job, embedder, tokens)
