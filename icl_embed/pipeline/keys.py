@@ -42,6 +42,7 @@ VERSIONS: Mapping[str, int] = {
 OF_BENCHMARKS = dict.fromkeys(
     ("tasks", "mirror", "air_bench", "example_files", "on_missing", "settings"), True
 )
+OF_BM25 = {"bootstrap_resamples", "confidence"}  # it has no prompt, no examples and no number format
 NO_RESULT = {"launch": True, "optimizer": {"save_every", "keep_checkpoints"}}
 
 
@@ -404,17 +405,19 @@ def evaluation_key(
 ) -> StageKey:
     """Scores of one system on one data set; BM25 has no model and sees no examples."""
     inputs = {"dataset": dataset.reference}
-    if model is not None:
-        inputs |= {"model": model.reference, "pool": pool.reference}
     settings = {
         "system": system,
         "dataset": card.name,
         "split": split,
-        "evaluate": dump(config.evaluate, {"baselines": True, **OF_BENCHMARKS}),
         "trained_on": card.name in config.data.train,
-        "dtype": config.model.dtype,
         "seed": config.seed,
     }
+    if model is None:
+        settings["evaluate"] = config.evaluate.model_dump(mode="json", include=OF_BM25)
+    else:
+        inputs |= {"model": model.reference, "pool": pool.reference}
+        settings["evaluate"] = dump(config.evaluate, {"baselines": True, **OF_BENCHMARKS})
+        settings["dtype"] = config.model.dtype
     label = f"{system} on {card.name}" + (" dev" if split == "dev" else "")
     return make_key("evaluation", settings, inputs, label=label)
 

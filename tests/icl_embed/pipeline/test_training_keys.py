@@ -1,4 +1,4 @@
-"""What the embedder's key depends on, and what it must not depend on."""
+"""What the keys of the embedder and of BM25's scores depend on, and what they must not depend on."""
 
 import pytest
 
@@ -39,3 +39,12 @@ def test_every_option_of_the_result_changes_the_key(preset: str, override: str) 
 def test_without_cross_device_negatives_the_number_of_ranks_changes_the_key(preset: str) -> None:
     own = "train.cross_device_negatives=false"
     assert fingerprint(preset, own) != fingerprint(preset, own, "train.launch.processes=1")
+
+
+def test_bm25_is_scored_again_only_for_what_it_reads(preset: str) -> None:
+    def scored(*overrides: str) -> str:
+        return open_run(preset, overrides).keys.evaluations["bm25", "tiny-notes"].fingerprint
+
+    of_models = ("evaluate.shots=1", "evaluate.prompt.query_tokens=32", "model.dtype=bfloat16")
+    assert scored() == scored(*of_models)
+    assert scored() != scored("evaluate.bootstrap_resamples=50")
