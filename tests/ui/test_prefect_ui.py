@@ -57,6 +57,7 @@ def test_every_flow_is_deployed(server: str) -> None:
         "re-evaluate",
         "distill-reranker",
         "ablations",
+        "benchmark",
     }
     assert {deployment["name"] for deployment in found} == names
     [evaluation] = [one for one in found if one["name"] == "re-evaluate"]
