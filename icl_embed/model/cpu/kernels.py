@@ -27,10 +27,11 @@ logger = logging.getLogger(__name__)
 SPEEDUP_WORTH_IT = 1.05
 
 # oneDNN prepares a product for each number of rows and keeps it, and so does torch above it: by default 1024
-# each, of two thirds of a MiB, so that a process grows with every new length of a text. A forward pass needs
-# about ten, of a few prefixes some twenty. Both read these variables at their first product, so they are set
-# where every forward of ours is imported from; what the environment already says stands.
-KEPT_PRODUCTS = {"LRU_CACHE_CAPACITY": "32", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+# each, of about a MiB, so that a process grows with every new length of a text. A forward pass needs five to
+# ten (and oneDNN counts each twice); to prepare one again takes less than a millisecond. Both read these
+# variables at their first product, so they are set where every forward of ours is imported from; what the
+# environment already says stands.
+KEPT_PRODUCTS = {"LRU_CACHE_CAPACITY": "16", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
 for _name, _number in KEPT_PRODUCTS.items():
     os.environ.setdefault(_name, _number)
 
