@@ -1,8 +1,9 @@
-"""Digests of large files outside the store, remembered for as long as the file is untouched.
+"""Digests of large files, remembered for as long as the file is untouched.
 
-A plan asks for them every time, and fourteen gigabytes take minutes. A file is known by where it lies on the
-disk, its size, and both of its times: the time of the last *change* cannot be set by hand, so copying another
-file over it, with its old date, is seen all the same.
+A plan asks for them every time, and fourteen gigabytes take minutes. Those of files outside the store are kept
+in a file; those of artefacts once per process, since proving them whole is what they are read for. A file is
+known by where it lies on the disk, its size, and both of its times: the time of the last *change* cannot be set
+by hand, so copying another file over it, with its old date, is seen all the same.
 """
 
 from __future__ import annotations
@@ -17,6 +18,22 @@ from icl_embed.errors import StoreError
 from icl_embed.store.files import sha256_of, write_atomically
 
 SETTLED_SECONDS = 2.0  # a younger file may change again without its times telling
+
+
+def digest_once(path: Path) -> str:
+    """The sha256 of a file, computed once per process while nobody touches the file."""
+    status = path.stat()
+    state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if state in _SEEN:
+        return _SEEN[state]
+    is_settled = time.time() - status.st_ctime > SETTLED_SECONDS
+    digest = sha256_of(path)
+    if is_settled:
+        _SEEN[state] = digest
+    return digest
+
+
+_SEEN: dict[tuple[int, ...], str] = {}
 
 
 def digests_of(paths: Sequence[Path], memory: Path) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import StoreError
+from icl_embed.store.digests import digest_once
 from icl_embed.store.files import files_below, inside, sha256_of
 from icl_embed.store.key import StageKey
 
@@ -102,7 +103,7 @@ def find_damage(folder: Path, manifest: Manifest) -> str:
             return f"{name} is missing"
         if path.stat().st_size != record.bytes:
             return f"{name} has {path.stat().st_size} bytes, expected {record.bytes}"
-        if sha256_of(path) != record.sha256:
+        if digest_once(path) != record.sha256:
             return f"{name} has changed (sha256 differs)"
     return ""
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from icl_embed.errors import StoreError
-from icl_embed.store import StageKey, Store, lock
+from icl_embed.store import StageKey, Store, digests, lock
+from icl_embed.store.files import sha256_of
 from icl_embed.store.manifest import MANIFEST_NAME
 
 KEY = StageKey("pool", 1, {"threshold": 0.9}, {"a": "dataset/1"}, label="demo")
@@ -252,3 +253,19 @@ def test_published_files_follow_the_umask_whoever_wrote_them(store: Store, umask
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {mode}
+
+
+def test_an_untouched_artefact_is_read_once_per_process(tmp_path, monkeypatch):
+    store, key = Store(tmp_path), StageKey("pool", 1, {"size": 2})
+    artefact = store.build(key, lambda folder: (folder / "data.bin").write_bytes(b"x" * 1000) and {})
+    read = []
+    monkeypatch.setattr(digests, "sha256_of", lambda path: read.append(path.name) or sha256_of(path))
+    assert store.is_valid(key) and store.is_valid(key)
+    assert read == ["data.bin"] * 2, "what was written just now may change without its times telling"
+    monkeypatch.setattr(digests, "SETTLED_SECONDS", -1.0)
+    assert store.is_valid(key) and store.is_valid(key)
+    assert read == ["data.bin"] * 3
+    content = bytearray((artefact.path / "data.bin").read_bytes())
+    content[500] ^= 1
+    (artefact.path / "data.bin").write_bytes(content)
+    assert not store.is_valid(key)
