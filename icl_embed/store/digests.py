@@ -1,9 +1,9 @@
 """Digests of large files, remembered for as long as the file is untouched.
 
-A plan asks for them every time, and fourteen gigabytes take minutes. Those of files outside the store are kept
-in a file; those of artefacts once per process, since proving them whole is what they are read for. A file is
-known by where it lies on the disk, its size, and both of its times: the time of the last *change* cannot be set
-by hand, so copying another file over it, with its old date, is seen all the same.
+A plan asks for them every time, and fourteen gigabytes take minutes. Those of files outside the store are
+kept in a file; those of artefacts once per process, since proving them whole is what they are read for. A
+file is known by where it lies on the disk, its size, and both of its times: the time of the last *change*
+cannot be set by hand, so copying another file over it, with its old date, is seen all the same.
 """
 
 from __future__ import annotations
