@@ -58,7 +58,7 @@ def few_shot_setting(
     if strategy is None and config.examples_strategy != "fixed":
         raise EvaluationError(
             f"evaluate.examples_strategy is {config.examples_strategy}, but no strategy was passed; "
-            "selection.evaluation.strategy_of makes it, as the flows do"
+            "evaluation.asking.strategy_of makes it, as the flows do"
         )
     if strategy is None or pool_dir is None:
         examples, reason = examples_for(dataset, data, pool_dir, config)
