@@ -47,8 +47,8 @@ class SettingScore:
         seconds: the whole run; vectors shared with an earlier setting cost nothing here.
         query_seconds, passage_seconds: encoding alone; None for BM25.
         encoded_queries, encoded_passages: texts encoded in those seconds; the others' vectors were at hand.
-        selection, seed, quality: how the examples were chosen, see ``few_shot.settings``; the pipeline has one
-            way for all its artefacts and leaves them empty.
+        selection, seed, quality: how the examples were chosen, see ``few_shot.settings``; the stage
+            ``evaluation`` has one way for all its artefacts and leaves them empty.
         examples_shown: how many of ``shots`` there were and fitted into the prompt, per query at most.
         prefix_tokens_mean: tokens before the query that its prefix holds (instruction, examples).
     """
