@@ -12,15 +12,18 @@ from tasks.stage_log import reference_of
 @pipeline_flow("build-pool")
 def build_pool(preset: Preset = "demo", overrides: list[Override] | None = None) -> str:
     """Fetch the data sets of a preset, build the pool and mine hard negatives."""
-    return prepare_data(open_run(preset, overrides or []))
-
-
-def prepare_data(run: Run) -> str:
-    """Everything up to the mined training rows; returns their reference."""
-    prepare_pool(run)
+    run = open_run(preset, overrides or [])
     if "base-model" in run.keys.negatives.inputs:
         run_stage(data.fetch_base_model, run, run.keys.base_model)
+    prepare_pool(run)
     return run_stage(data.mine_negatives, run, run.keys.negatives)
+
+
+def prepare_data(run: Run) -> None:
+    """Base model and mined training rows; what cannot be trained is refused before there is any other work."""
+    run_stage(data.fetch_base_model, run, run.keys.base_model)
+    prepare_pool(run)
+    run_stage(data.mine_negatives, run, run.keys.negatives)
 
 
 def prepare_pool(run: Run) -> str:

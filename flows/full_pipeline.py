@@ -10,8 +10,6 @@ from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import train
 from icl_embed.pipeline.benchmarks import models_of_run
 from icl_embed.pipeline.run import open_run
-from tasks import data
-from tasks.policies import run_stage
 
 
 @pipeline_flow("full-pipeline")
@@ -23,7 +21,6 @@ def full_pipeline(preset: Preset = "demo", overrides: list[Override] | None = No
         overrides: settings on top of the preset, e.g. ``["train.optimizer.learning_rate=1e-4"]``.
     """
     run = open_run(preset, overrides or [])
-    run_stage(data.fetch_base_model, run, run.keys.base_model)  # what cannot be trained is refused here
     prepare_data(run)
     train(run)
     evaluate(run)

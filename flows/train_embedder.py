@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.build_pool import prepare_data
 from flows.declaring import Override, Preset, pipeline_flow
 from icl_embed.pipeline.run import Run, open_run
-from tasks import data, training
+from tasks import training
 from tasks.policies import run_stage
 
 
@@ -13,16 +13,12 @@ from tasks.policies import run_stage
 def train_embedder(preset: Preset = "demo", overrides: list[Override] | None = None) -> str:
     """Train an embedder, building whatever it needs first."""
     run = open_run(preset, overrides or [])
-    run_stage(
-        data.fetch_base_model, run, run.keys.base_model
-    )  # first: what cannot be trained is refused here
     prepare_data(run)
     return train(run)
 
 
 def train(run: Run) -> str:
-    """Base model, teacher if the embedder learns from it, and training; returns the embedder's reference."""
-    run_stage(data.fetch_base_model, run, run.keys.base_model)
+    """The teacher if the embedder learns from it, and training; returns the embedder's reference."""
     if "teacher" in run.keys.embedder.inputs:
         teach(run)
     return run_stage(training.train_embedder, run, run.keys.embedder)

@@ -131,7 +131,7 @@ def test_a_stage_that_refuses_its_input_ends_the_run_with_one_clean_message(fini
     assert process.returncode == 2
     said = process.stdout + process.stderr
     assert process.stderr.splitlines()[-1].startswith(("PoolError", "prefect"))
-    assert "raise pool.max_dropped_fraction" in said
+    assert "mend the data, or change pool.min_characters" in said
     assert "Traceback" not in said
     assert "nanobind" not in said
     assert task_states(said)["Failed"] == 1
