@@ -20,7 +20,7 @@ def build_pool(preset: Preset = "demo", overrides: list[Override] | None = None)
 
 
 def prepare_data(run: Run) -> None:
-    """Base model and mined training rows; what cannot be trained is refused before there is any other work."""
+    """Base model and mined training rows; what cannot be trained is refused before any other work."""
     run_stage(data.fetch_base_model, run, run.keys.base_model)
     prepare_pool(run)
     run_stage(data.mine_negatives, run, run.keys.negatives)
