@@ -24,8 +24,7 @@ def golden():
 
 
 def close(found, expected, figures, golden, *, elsewhere):
-    """Equal on the processor that wrote the figures (a probe may choose other kernels, which round the last bit
-    another way); elsewhere sums are made in another order."""
+    """Equal on the processor that wrote the figures; elsewhere sums are made in another order."""
     same = figures["processor"] == golden["processor"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 if same else elsewhere)
 
