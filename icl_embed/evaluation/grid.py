@@ -146,11 +146,14 @@ class _Run:
         for number, setting in enumerate(asked):
             self.progress(f"{name}, {setting.name}", done + number, total)
             try:
-                self._cell(task, setting, offered, encoder)
+                reason = self._cell(task, setting, offered, encoder)
             except (NoBaselineError, PoolError) as error:  # nothing to search by
-                self._absent(name, setting.name, str(error))
+                reason = str(error)
             except (EvaluationError, DataError, SourceError) as error:
                 self._fail(name, error, setting.name)
+                continue
+            if reason:
+                self._absent(name, setting.name, reason)
 
     def _offered(self, task: BenchmarkTask, asked: Sequence[AskedSetting]) -> Offered | None:
         if self.model.no_examples_because or not any(setting.shots for setting in asked):
@@ -159,7 +162,8 @@ class _Run:
 
     def _cell(
         self, task: BenchmarkTask, setting: AskedSetting, offered: Offered | None, encoder: _LazyEncoder
-    ) -> None:
+    ) -> str:
+        """Measure one cell; returns why it cannot be, or nothing."""
         facts, request = task.facts, self.request
         own = request.instructions.get(facts.name) or request.instructions.get("")
         plan = None
@@ -178,8 +182,7 @@ class _Run:
             self.model, task, plan, shown, own or facts.instruction, request.config, seed=request.seed
         )
         if cell.impossible_because:
-            self._absent(facts.name, setting.name, cell.impossible_because)
-            return
+            return cell.impossible_because
         is_new = False
 
         def produce(folder: Path) -> Mapping[str, object]:
@@ -189,6 +192,7 @@ class _Run:
 
         artefact = self.store.build(cell.key(), produce)
         self.outcome.measured.append(Measured(artefact, is_new))
+        return ""
 
     def _absent(self, task: str, setting: str, reason: str) -> None:
         if self.request.require_few_shot:
