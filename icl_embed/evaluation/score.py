@@ -13,6 +13,7 @@ from typing import Any
 
 from icl_embed.bm25 import WORDS_VERSION
 from icl_embed.config import RANKING_KINDS, EvaluateConfig
+from icl_embed.errors import NoBaselineError, PoolError
 from icl_embed.evaluation.asking import Plan, checked_setting, plan_setting
 from icl_embed.evaluation.measurement import Bootstrap
 from icl_embed.evaluation.models import OpenedModel
@@ -129,7 +130,12 @@ class Cell:
     def measure_or_say(self, folder: Path, encoder: CachingEncoder | None) -> Mapping[str, Any]:
         """``produce``, or where it is impossible an artefact that says why."""
         reason = self.impossible_because
-        return self.write_absence(folder, reason) if reason else self.produce(folder, encoder)
+        if not reason:
+            try:
+                return self.produce(folder, encoder)
+            except (NoBaselineError, PoolError) as error:  # nothing to search by
+                reason = str(error)
+        return self.write_absence(folder, reason)
 
     @property
     def name(self) -> str:

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from icl_embed.config import EvaluateConfig
 from icl_embed.errors import ConfigError, EvaluationError
 from icl_embed.evaluation.grid import RunRequest, run_grid
 from icl_embed.evaluation.measurement import Bootstrap, compare
 from icl_embed.evaluation.models import OpenedModel
+from icl_embed.evaluation.score import Cell
 from icl_embed.evaluation.scores import read_examples, read_measurements, read_ranking, read_scores
 from icl_embed.evaluation.summary import as_json, summarise
 from icl_embed.evaluation.tasks.opening import TaskPlaces, open_task, split_names, task_names
@@ -198,6 +200,12 @@ def test_without_a_word_to_go_by_bm25_has_no_score_instead_of_zero(store, reques
     assert not outcome.measured and not outcome.failed
     (one,) = outcome.absent
     assert one.task == "data/foreign" and "none of the 6 queries has a word" in one.reason
+    task = open_task("data/foreign", TaskPlaces(store))
+    Cell(bm25, task, None, None, "", EvaluateConfig()).measure_or_say(
+        tmp_path, None
+    )  # as a stage of the flow
+    scores = read_scores(tmp_path)
+    assert not scores.results and scores.absent[0].reason == one.reason
 
 
 def test_the_summary_averages_seeds_then_tasks_and_pairs_gains(store, model, request_of):
