@@ -73,7 +73,7 @@ def measure(run: Run, models: Sequence[ScoredModel]) -> str:
     lost = {one.task for one in missing}
     keys = [key for one in scorings if one.task not in lost for key in one.scores]
     # scores of one model follow each other, so that it is loaded once
-    for key in sorted(keys, key=lambda key: key.inputs.get("model", "")):
+    for key in sorted(keys, key=lambda key: (key.inputs.get("model", ""), key.settings.get("model", ""))):
         run_stage(evaluation.score, run, key)
     return show(run, summaries_of(run, keys, missing), missing)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icl_embed.errors import ConfigError
+from icl_embed.evaluation.scores import BM25
 from icl_embed.pipeline.run import Run
-from icl_embed.pipeline.stages.score import BM25, ScoredModel
+from icl_embed.pipeline.stages.score import ScoredModel
 from icl_embed.store import StageKey
 
 if TYPE_CHECKING:

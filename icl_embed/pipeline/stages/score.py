@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icl_embed.config import EvaluateConfig, PromptConfig
+from icl_embed.evaluation.scores import BM25
 from icl_embed.few_shot.settings import AskedSetting, settings_of_run
 from icl_embed.pipeline.stages.task_data import places_of, task_data_key, task_names_of
 from icl_embed.store import StageKey, Store
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from icl_embed.pipeline.run import Run
 
 STAGE, VERSION = "score", 2
-BM25 = "bm25"
 
 
 @dataclass(frozen=True)

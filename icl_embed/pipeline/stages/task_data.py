@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,5 +52,5 @@ def build_task_data(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]
     from icl_embed.evaluation.tasks.fetched import fetch_task
 
     config = run.config
-    places = replace(places_of(config.evaluate, run.store))
+    places = places_of(config.evaluate, run.store)
     return fetch_task(key.settings["task"], places, config.paths.downloads, out_dir)
