@@ -8,8 +8,7 @@ from flows.build_pool import prepare_data
 from flows.declaring import Override, Preset, pipeline_flow
 from flows.train_embedder import train
 from icl_embed.pipeline.ablation import TABLE_NAME, build_ablation, open_variants
-from tasks import evaluation
-from tasks.policies import run_stage
+from tasks.stages import run_stage
 
 
 @pipeline_flow("ablations")
@@ -27,8 +26,8 @@ def ablations(
     for variant in variants:
         prepare_data(variant.run)
         train(variant.run)
-        for key in variant.evaluations:
-            run_stage(evaluation.evaluate, variant.run, key)
+        for key in variant.scores:
+            run_stage(variant.run, key)
     table = (build_ablation(variants).path / TABLE_NAME).read_text(encoding="utf-8")
     create_markdown_artifact(table, key="ablations", description=f"{len(variants)} variants of {preset}")
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
@@ -11,13 +11,12 @@ from prefect.logging import get_run_logger
 from flows.declaring import Override, Preset, pipeline_flow
 from icl_embed.errors import ConfigError, EvaluationError, MissingTaskError
 from icl_embed.evaluation.grid import NotMeasured
-from icl_embed.evaluation.summary import Summary, markdown_rows, plain_rows
+from icl_embed.evaluation.summary import markdown_rows, plain_rows
 from icl_embed.pipeline.benchmarks import named_models, overrides_of, summaries_of
 from icl_embed.pipeline.run import Run, open_run
 from icl_embed.pipeline.stages.score import ScoredModel, Scoring, scorings_of
-from tasks import data, evaluation
-from tasks.policies import prepared, run_stage
-from tasks.stage_log import reference_of
+from icl_embed.store import StageKey
+from tasks.stages import reference_of, run_stage, submit_stage
 
 
 @pipeline_flow("benchmark")
@@ -54,11 +53,22 @@ def benchmark(
     run = open_run(preset, [*overrides_of({**asked, **ways}), *(overrides or [])])
     if not run.config.evaluate.tasks:
         raise ConfigError("no benchmark task was named; set evaluate.tasks, e.g. ['SciFact', 'STSBenchmark']")
-    return measure(run, named_models(run, models or [""]))
+    return show(run, measure(run, named_models(run, models or [""])))
 
 
-def measure(run: Run, models: Sequence[ScoredModel]) -> str:
-    """Every model on every benchmark task of a run in every setting; returns the table as Markdown.
+@dataclass(frozen=True)
+class Found:
+    """The scores that were made, and the tasks that could not be had."""
+
+    scores: list[StageKey] = field(default_factory=list)
+    missing: list[NotMeasured] = field(default_factory=list)
+
+
+NOTHING = Found()
+
+
+def measure(run: Run, models: Sequence[ScoredModel]) -> Found:
+    """Every model on every benchmark task of a run in every setting.
 
     Raises
         EvaluationError: a task cannot be had, and ``evaluate.on_missing`` is ``fail``.
@@ -73,17 +83,14 @@ def measure(run: Run, models: Sequence[ScoredModel]) -> str:
     lost = {one.task for one in missing}
     keys = [key for one in scorings if one.task not in lost for key in one.scores]
     # scores of one model follow each other, so that it is loaded once
-    for key in sorted(keys, key=lambda key: (key.inputs.get("model", ""), key.settings.get("model", ""))):
-        run_stage(evaluation.score, run, key)
-    return show(run, summaries_of(run, keys, missing), missing)
+    for key in sorted(keys, key=lambda key: (key.inputs.get("model", ""), str(key.settings.get("model")))):
+        run_stage(run, key)
+    return Found(keys, missing)
 
 
 def fetch(run: Run, scorings: Sequence[Scoring]) -> list[NotMeasured]:
     """The data of all tasks, several at once; returns the tasks that cannot be had, and why."""
-    waiting = [
-        (one.task, one.data, prepared(data.fetch_task_data, run, one.data).submit(run, one.data))
-        for one in scorings
-    ]
+    waiting = [(one.task, one.data, submit_stage(run, one.data)) for one in scorings]
     missing = []
     for task, key, future in waiting:
         future.wait()
@@ -95,10 +102,10 @@ def fetch(run: Run, scorings: Sequence[Scoring]) -> list[NotMeasured]:
     return missing
 
 
-def show(run: Run, summaries: Sequence[Summary], missing: Sequence[NotMeasured]) -> str:
-    """Put the scores into the UI as a table; returns them as Markdown, with what is missing below."""
-    rows = [row for summary in summaries for row in plain_rows(summary)]
+def show(run: Run, found: Found) -> str:
+    """Put scores into the UI as a table; returns them as Markdown, with what is missing below."""
+    rows = [row for summary in summaries_of(run, found.scores, found.missing) for row in plain_rows(summary)]
     if rows:
         create_table_artifact(rows, key="scores", description=f"scores of {run.config.preset}, in %")
-    lines = [f"- {one.task} is missing: {one.reason}" for one in missing]
+    lines = [f"- {one.task} is missing: {one.reason}" for one in found.missing]
     return "\n".join([markdown_rows(rows), *lines])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from flows.declaring import Override, Preset, pipeline_flow
 from icl_embed.pipeline.run import Run, open_run
-from tasks import data
-from tasks.policies import prepared, run_stage
-from tasks.stage_log import reference_of
+from tasks.stages import reference_of, run_stage, submit_stage
 
 
 @pipeline_flow("build-pool")
@@ -14,24 +12,24 @@ def build_pool(preset: Preset = "demo", overrides: list[Override] | None = None)
     """Fetch the data sets of a preset, build the pool and mine hard negatives."""
     run = open_run(preset, overrides or [])
     if "base-model" in run.keys.negatives.inputs:
-        run_stage(data.fetch_base_model, run, run.keys.base_model)
+        run_stage(run, run.keys.base_model)
     prepare_pool(run)
-    return run_stage(data.mine_negatives, run, run.keys.negatives)
+    return run_stage(run, run.keys.negatives)
 
 
 def prepare_data(run: Run) -> None:
     """Base model and mined training rows; what cannot be trained is refused before any other work."""
-    run_stage(data.fetch_base_model, run, run.keys.base_model)
+    run_stage(run, run.keys.base_model)
     prepare_pool(run)
-    run_stage(data.mine_negatives, run, run.keys.negatives)
+    run_stage(run, run.keys.negatives)
 
 
 def prepare_pool(run: Run) -> str:
     """Data sets and example pool; returns the pool's reference."""
     # Downloads wait for the network, so they may run at once; the rest uses all cores by itself.
     datasets = run.keys.datasets.values()
-    waiting = [(key, prepared(data.build_dataset, run, key).submit(run, key)) for key in datasets]
+    waiting = [(key, submit_stage(run, key)) for key in datasets]
     for key, future in waiting:
         future.wait()
         reference_of(future.state, key)
-    return run_stage(data.build_pool, run, run.keys.pool)
+    return run_stage(run, run.keys.pool)

@@ -129,11 +129,12 @@ def build_pool(preset: PresetOption = "demo", overrides: SetOption = []) -> None
 @app.command("plan", epilog="Example: icl-embed plan --preset demo --set train.optimizer.learning_rate=2e-4")
 def show_plan(preset: PresetOption = "demo", overrides: SetOption = []) -> None:  # noqa: B006
     """Dry run: per stage CACHED or RUN, and which part of its key changed."""
+    from icl_embed.pipeline.benchmarks import planned_keys
     from icl_embed.pipeline.plan import plan
     from icl_embed.pipeline.run import open_run
 
     run = open_run(preset, overrides)
-    stages = plan(run.store, run.keys)
+    stages = plan(run.store, planned_keys(run))
     for stage in stages:
         state = "[green]CACHED[/green]" if stage.is_cached else "[yellow]RUN   [/yellow]"
         name = f"{stage.key.stage:<19} {escape(stage.key.label):<28}"

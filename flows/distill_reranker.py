@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from flows.benchmark import NOTHING, Found, show
 from flows.build_pool import prepare_data
 from flows.declaring import Override, Preset, pipeline_flow
 from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import teach, train
+from icl_embed.pipeline.benchmarks import report_key
 from icl_embed.pipeline.run import Run, open_run
-from tasks import evaluation, training
-from tasks.policies import run_stage
+from tasks.stages import run_stage
 
 
 @pipeline_flow("distill-reranker")
@@ -21,22 +22,25 @@ def distill_reranker(preset: Preset = "demo", overrides: list[Override] | None =
     prepare_data(run)
     train(run)
     evaluate(run)
+    show(run, Found(list(run.keys.all_scores())))
     distill(run)
     return report(run)
 
 
 def distill(run: Run) -> str:
     """Training, tuning and evaluation of the reranker; returns the reference of its scores."""
+    for keys in run.keys.tuning_scores.values():
+        for key in keys:
+            run_stage(run, key)
     teach(run)
-    run_stage(training.train_reranker, run, run.keys.reranker)
-    for key in run.keys.tuning_evaluations.values():
-        run_stage(evaluation.evaluate, run, key)
+    run_stage(run, run.keys.reranker)
     if run.keys.reranker_choice is not None:
-        run_stage(evaluation.tune_reranker, run, run.keys.reranker_choice)
-    return run_stage(evaluation.evaluate_reranker, run, run.keys.reranker_evaluation)
+        run_stage(run, run.keys.reranker_choice)
+    return run_stage(run, run.keys.reranker_evaluation)
 
 
-def report(run: Run) -> str:
+def report(run: Run, benchmarks: Found = NOTHING) -> str:
     """The report over everything that the run made; returns the path of its page."""
-    run_stage(evaluation.write_report, run, run.keys.report)
-    return str((run.artefact(run.keys.report).path / "index.html").resolve())
+    key = report_key(run, benchmarks.scores, benchmarks.missing)
+    run_stage(run, key)
+    return str((run.artefact(key).path / "index.html").resolve())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prefect.artifacts import create_markdown_artifact
 
+from flows.benchmark import Found, show
 from flows.build_pool import prepare_data
 from flows.declaring import Override, Preset, pipeline_flow
 from flows.train_embedder import train
 from icl_embed.pipeline import checkpoints
 from icl_embed.pipeline.run import Run, open_run
-from tasks import evaluation, training
-from tasks.policies import run_stage
+from icl_embed.store import StageKey
+from tasks.stages import run_stage
 
 
 @pipeline_flow("evaluate-checkpoint")
@@ -22,22 +25,30 @@ def evaluate_checkpoint(preset: Preset = "demo", overrides: list[Override] | Non
     run = open_run(preset, overrides or [])
     prepare_data(run)
     train(run)
-    return [*evaluate(run), *(choose_and_evaluate(run) if run.config.train.snapshot_every else [])]
+    keys = [*evaluate(run), *(choose_and_evaluate(run) if run.config.train.snapshot_every else [])]
+    show(run, Found(keys))
+    return [key.reference for key in keys]
 
 
-def evaluate(run: Run) -> list[str]:
-    """Every system on every data set; returns the references of the scores."""
-    return [run_stage(evaluation.evaluate, run, key) for key in run.keys.evaluations.values()]
+def evaluate(run: Run) -> list[StageKey]:
+    """Every system on every data set; returns the scores."""
+    return _scored(run, run.keys.all_scores())
 
 
-def choose_and_evaluate(run: Run) -> list[str]:
+def _scored(run: Run, keys: Iterable[StageKey]) -> list[StageKey]:
+    made = list(keys)
+    for key in made:
+        run_stage(run, key)
+    return made
+
+
+def choose_and_evaluate(run: Run) -> list[StageKey]:
     """Every checkpoint on the dev splits, the best one on the test splits; returns the test scores."""
     for checkpoint in checkpoints.checkpoints_of(run):
         if checkpoint.key != run.keys.embedder:
-            run_stage(training.restore_checkpoint, run, checkpoint.key)
-        for key in checkpoints.dev_evaluations(run, checkpoint):
-            run_stage(evaluation.evaluate, run, key)
+            run_stage(run, checkpoint.key)
+        _scored(run, checkpoints.dev_scores(run, checkpoint))
     best, choice = checkpoints.choose_checkpoint(run)
     table = (choice.path / checkpoints.TABLE_NAME).read_text(encoding="utf-8")
     create_markdown_artifact(table, key="checkpoints", description=f"chosen: {best.name}")
-    return [run_stage(evaluation.evaluate, run, key) for key in checkpoints.test_evaluations(run, best)]
+    return _scored(run, checkpoints.test_scores(run, best))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.benchmark import measure
+from flows.benchmark import Found, measure, show
 from flows.build_pool import prepare_data
 from flows.declaring import Override, Preset, pipeline_flow
 from flows.distill_reranker import distill, report
@@ -24,6 +24,7 @@ def full_pipeline(preset: Preset = "demo", overrides: list[Override] | None = No
     prepare_data(run)
     train(run)
     evaluate(run)
-    measure(run, models_of_run(run))
+    found = measure(run, models_of_run(run))
+    show(run, Found([*run.keys.all_scores(), *found.scores], found.missing))
     distill(run)
-    return report(run)
+    return report(run, found)

@@ -17,8 +17,7 @@ from icl_embed.pipeline.re_evaluation import (
     plan_re_evaluation,
 )
 from icl_embed.pipeline.run import Run, open_run
-from tasks import evaluation
-from tasks.policies import run_stage
+from tasks.stages import run_stage
 
 
 @pipeline_flow("re-evaluate")
@@ -45,10 +44,10 @@ def re_evaluate(
         get_run_logger().info(found)
         return found
     prepare_pool(run)
-    for key in plan.evaluations.values():
-        run_stage(evaluation.evaluate, run, key)
+    for key in plan.scores.values():
+        run_stage(run, key)
     if plan.reference is None:
-        run_stage(evaluation.accept_scores, run, accepted_key(run, plan, "first run"))
+        run_stage(run, accepted_key(run, plan, "first run"))
         return f"the scores of {plan.model.reference} are the first accepted ones"
     return compare(run, plan, accept=accept, level=level)
 
@@ -60,7 +59,7 @@ def compare(run: Run, plan: ReEvaluation, *, accept: bool, level: float) -> str:
         RegressionError: a score fell and ``accept`` was not asked for.
     """
     key = comparison_key(run, plan, level)
-    run_stage(evaluation.compare_with_accepted, run, key)
+    run_stage(run, key)
     artefact = run.artefact(key)
     changes = "\n".join(f"- {change}" for change in plan.changes)
     table = (artefact.path / TABLE_NAME).read_text(encoding="utf-8")
@@ -74,5 +73,5 @@ def compare(run: Run, plan: ReEvaluation, *, accept: bool, level: float) -> str:
             f"if the fall is meant: icl-embed run re-evaluate {run.options} --accept{here}"
         )
     reason = "a fall accepted on purpose" if is_regression else "no fall"
-    run_stage(evaluation.accept_scores, run, accepted_key(run, plan, reason))
+    run_stage(run, accepted_key(run, plan, reason))
     return f"{found}; accepted ({reason})"

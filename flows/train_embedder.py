@@ -5,8 +5,7 @@ from __future__ import annotations
 from flows.build_pool import prepare_data
 from flows.declaring import Override, Preset, pipeline_flow
 from icl_embed.pipeline.run import Run, open_run
-from tasks import training
-from tasks.policies import run_stage
+from tasks.stages import run_stage
 
 
 @pipeline_flow("train-embedder")
@@ -21,13 +20,13 @@ def train(run: Run) -> str:
     """The teacher if the embedder learns from it, and training; returns the embedder's reference."""
     if "teacher" in run.keys.embedder.inputs:
         teach(run)
-    return run_stage(training.train_embedder, run, run.keys.embedder)
+    return run_stage(run, run.keys.embedder)
 
 
 def teach(run: Run) -> None:
     """The teacher's scores, if the run has a teacher; its own one is trained first."""
     keys = run.keys
     if keys.own_reranker:
-        run_stage(training.train_reranker, run, keys.own_reranker)
+        run_stage(run, keys.own_reranker)
     if keys.teacher:
-        run_stage(training.score_teacher, run, keys.teacher)
+        run_stage(run, keys.teacher)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
@@ -22,9 +22,7 @@ from prefect.tasks import exponential_backoff
 
 from icl_embed.errors import SourceError
 from icl_embed.launch.launcher import WorkerLostError
-from icl_embed.pipeline.run import Run
 from icl_embed.store import StageKey
-from tasks.stage_log import reference_of, stage_name
 
 
 def stage_cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
@@ -72,18 +70,6 @@ COMPUTE: dict[str, Any] = CACHED
 
 # Submitted tasks are downloads, which wait for the network; everything else is called directly.
 DOWNLOADS: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=4)
-
-
-def run_stage(task: Task[Any, str], run: Run, key: StageKey) -> str:
-    """Call a stage's Prefect task, refusing its cached result if the artefact is missing or damaged."""
-    # the overload for submitted tasks is the typed one
-    state = cast(State[str], cast(Any, prepared(task, run, key))(run, key, return_state=True))
-    return reference_of(state, key)
-
-
-def prepared(task: Task[Any, str], run: Run, key: StageKey) -> Task[Any, str]:
-    """The task with its cache rule settled by verification and its run named after the artefact."""
-    return task.with_options(refresh_cache=not run.store.is_valid(key), task_run_name=stage_name(key))
 
 
 def accelerator_limit_name() -> str:

@@ -7,24 +7,70 @@ from __future__ import annotations
 
 import atexit
 import logging
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, cast
+from uuid import UUID
 
-from prefect.client.schemas.objects import State
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
 from icl_embed.errors import IclEmbedError
 from icl_embed.pipeline.build import build
 from icl_embed.pipeline.run import Run
+from icl_embed.progress import listening
 from icl_embed.store import Artefact, StageKey
 
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 STILL_SECONDS = 60.0  # a stage that says nothing else says that it goes on
 _STAGE: ContextVar[str] = ContextVar("stage", default="")
+
+
+STEP = re.compile(r"(?:step|shard) (\d+)/(\d+)")  # of a training's own lines
+SAID_EACH = 10.0  # seconds between two lines about how far a stage is
+
+
+@dataclass
+class ShownProgress:
+    """How far a stage is: a line now and then, and a bar in the UI for stages that take their time."""
+
+    key: StageKey
+    logger: Log
+    said: float = field(default_factory=time.monotonic)
+    percent: int = -1
+    bar: UUID | None = None
+
+    def hear(self, what: str, behind: int, total: int) -> None:
+        """What the library tells: at most a line and a step of the bar in so many seconds."""
+        if time.monotonic() - self.said >= SAID_EACH:
+            self.said = time.monotonic()
+            self.logger.info("%s: %s, %d of %d", stage_name(self.key), what, behind, total)
+            self.update(what, behind, total)
+
+    def update(self, what: str, behind: int, total: int) -> None:
+        """Move the bar, if it moves by a hundredth."""
+        percent = 100 * behind // max(total, 1)
+        if percent == self.percent:
+            return
+        self.percent = percent
+        text = f"{stage_name(self.key)}{', ' if what else ''}{what}"
+        if self.bar is None:
+            key = f"progress-{self.key.stage}-{self.key.fingerprint}"
+            # coroutines only for callers in an event loop
+            self.bar = cast(UUID, create_progress_artifact(float(percent), key=key, description=text))
+        else:
+            update_progress_artifact(self.bar, progress=float(percent), description=text)
+
+    def finish(self) -> None:
+        """Fill the bar, if there is one."""
+        if self.bar is not None:
+            update_progress_artifact(self.bar, progress=100.0, description=f"{stage_name(self.key)}, done")
 
 
 def stage_name(key: StageKey) -> str:
@@ -32,33 +78,29 @@ def stage_name(key: StageKey) -> str:
     return f"{key.stage} {key.label}".strip()
 
 
-def built(run: Run, key: StageKey, on_line: Callable[[str], None] | None = None) -> Artefact:
-    """The artefact of a stage; the log tells its start, that it goes on, and its end."""
+def built(run: Run, key: StageKey) -> Artefact:
+    """The artefact of a stage; the log tells its start, how far it is, and its end."""
     name, logger = stage_name(key), get_run_logger()
     began: list[float] = []
+    shown = ShownProgress(key, logger)
 
     def on_start() -> None:
         began.append(time.monotonic())
         logger.info("%s: starts, as %s", name, key.reference)
 
-    with _lines_are_of(name), _still_there(name, began):
+    def on_line(line: str) -> None:
+        logger.info("%s: %s", name, line)
+        if found := STEP.search(line):
+            shown.update("", int(found[1]), int(found[2]))
+
+    with _lines_are_of(name), _still_there(name, began), listening(shown.hear):
         artefact = build(run, key, on_line, on_start)
+    shown.finish()
     if began:
         logger.info("%s: done in %.1f s", name, time.monotonic() - began[0])
     else:
         logger.info("%s: cached, %s", name, key.reference)
     return artefact
-
-
-def reference_of(state: State[Any], key: StageKey) -> str:
-    """What a stage's task returned; the log tells when it did not have to run.
-
-    Raises
-        Exception: what the task raised.
-    """
-    if state.name == "Cached":
-        get_run_logger().info("%s: cached, %s", stage_name(key), key.reference)
-    return cast(str, state.result())  # a coroutine only for callers in an event loop
 
 
 @contextmanager

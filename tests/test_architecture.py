@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for room in ("flows", "tasks", "icl_embed") for path in (ROOT / room).rglob("*.py"))
 
 # room -> rooms it may import besides itself and the foundation
-FOUNDATION = {"errors", "config", "examples", "store", "prompts", "bm25"}
+FOUNDATION = {"errors", "config", "examples", "store", "prompts", "bm25", "progress", "texts"}
 ALLOWED = {
     "errors": set(),
     "examples": set(),

@@ -76,6 +76,11 @@ processes = 2
 threads = 1
 device = "cpu"
 
+[model.prompt]
+query_tokens = 64
+passage_tokens = 64
+total_tokens = 256
+
 [evaluate]
 shots = 2
 bootstrap_resamples = 100

@@ -15,8 +15,8 @@ from rich.table import Table
 from icl_embed.cli import evaluation_options as options
 from icl_embed.cli.store import readable_size
 from icl_embed.errors import ConfigError
-from icl_embed.evaluation.scores import EvaluationScores, SettingScore, read_scores
-from icl_embed.model.progress import changing_bar
+from icl_embed.evaluation.scores import STAGE, EvaluationScores, SettingScore, read_scores
+from icl_embed.progress import changing_bar
 from icl_embed.store import Store
 from icl_embed.store.files import write_atomically
 
@@ -157,15 +157,15 @@ def evaluation() -> None:
     """Evaluate models, and look at results."""
 
 
-@app.command(epilog="Example: icl-embed eval show store/evaluation/*")
+@app.command(epilog="Example: icl-embed eval show store/score/*")
 def show(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="evaluation artefact folders")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="score artefact folders")],
 ) -> None:
-    """Print the scores of evaluation folders, with intervals and tokens per query."""
+    """Print the scores of artefact folders, with intervals and tokens per query."""
     Console().print(score_table([read_scores(folder) for folder in folders]))
 
 
-def score_table(evaluations: list[EvaluationScores]) -> Table:
+def score_table(scored: list[EvaluationScores]) -> Table:
     """One row per (data set, system), data sets of one kind together; fits a terminal of 80 columns."""
     table = Table(
         title="scores in %, * trained on",
@@ -179,7 +179,7 @@ def score_table(evaluations: list[EvaluationScores]) -> Table:
     for name in ("score", "interval", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
     shown = ""
-    for scores in sorted(evaluations, key=lambda item: (item.kind, item.dataset, item.model)):
+    for scores in sorted(scored, key=lambda item: (item.kind, item.dataset, item.model)):
         name = scores.dataset + ("*" if scores.trained_on else "")
         rows = [_cells(scores.model, result) for result in scores.results]
         rows += [[f"{scores.model} {absence.setting}", "-", absence.reason] for absence in scores.absent]
@@ -220,7 +220,6 @@ def submission(
 ) -> None:
     """Pack the test runs of AIR-Bench, one archive per model, setting and version, ready to upload."""
     from icl_embed.evaluation.air_bench.submission import pack_stored_runs
-    from icl_embed.evaluation.score import STAGE
 
     folders = artefacts or [one.path for one in Store(store).artefacts() if one.stage == STAGE]
     for archive in pack_stored_runs(folders, out, model=model, setting=setting):

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from icl_embed.cli import rerank_options as options
 from icl_embed.errors import ConfigError, DataError
-from icl_embed.model.progress import changing_bar
+from icl_embed.progress import changing_bar
 from icl_embed.store import Store
 from icl_embed.store.files import write_atomically
 

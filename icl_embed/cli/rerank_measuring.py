@@ -12,7 +12,7 @@ from rich.table import Table
 
 from icl_embed.cli import rerank_options as options
 from icl_embed.cli.rerank import console, open_reranker, refuse_other_endings
-from icl_embed.model.progress import changing_bar
+from icl_embed.progress import changing_bar
 from icl_embed.store import Store
 from icl_embed.store.models import RERANKERS, find_model
 
@@ -69,7 +69,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument per option
 ) -> None:
     """Measure every exit and width on test queries, beside first stage and BM25, with paired intervals.
 
-    Without --candidates these are the embedder's test evaluations in the store. The lightweight way is what
+    Without --candidates these are the embedder's test scores in the store. The lightweight way is what
     the options say, else what tuning chose for this reranker, else its middle exit.
     """
     from icl_embed.evaluation.measurement import Bootstrap
@@ -125,7 +125,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one argument per option
 ) -> None:
     """Choose the cheapest depth, width and cascade that loses little against full depth.
 
-    On development queries only: without --candidates the embedder's dev evaluations in the store.
+    On development queries only: without --candidates the embedder's dev scores in the store.
     """
     from icl_embed.evaluation.measurement import Bootstrap
     from icl_embed.evaluation.reranker.tuning import Limit, tune_on, write_choice
@@ -150,9 +150,9 @@ def tune(  # noqa: PLR0913, PLR0917 - one argument per option
 
 
 def _stored(given: Sequence[Path], store: Store, split: Literal["dev", "test"]) -> list[Artefact]:
-    from icl_embed.evaluation.reranker.stored import find_evaluations
+    from icl_embed.evaluation.reranker.stored import find_scores
 
-    return [] if given else find_evaluations(store, split=split)
+    return [] if given else find_scores(store, split=split)
 
 
 def _read(

@@ -22,6 +22,24 @@ class TemplateConfig(Section):
     passage_prompt: bool = Field(False, description="ask to summarise each passage (the paper: it harms)")
 
 
+class PromptConfig(Section):
+    """Token budgets of the prompt (paper section 4.1)."""
+
+    query_tokens: Count = Field(512, description="query with its instruction")
+    passage_tokens: Count = 512
+    total_tokens: Count = Field(2048, description="query with examples")
+    example_query_tokens: Count = 256
+    example_response_tokens: Count = 256
+
+    @model_validator(mode="after")
+    def _examples_must_fit(self) -> PromptConfig:
+        if self.total_tokens < self.query_tokens:
+            raise ValueError(
+                f"total_tokens ({self.total_tokens}) must be at least query_tokens ({self.query_tokens})"
+            )
+        return self
+
+
 class ModelConfig(Section):
     """The causal language model we start from."""
 
@@ -38,7 +56,12 @@ class ModelConfig(Section):
     attention: Literal["causal", "bidirectional"] = "causal"
     pooling: Literal["last", "mean"] = "last"
     template: TemplateConfig = TemplateConfig()
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto probes this machine")
+    prompt: PromptConfig = Field(
+        PromptConfig(), description="token budgets that the trained embedder is published with"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the device computes in it"
+    )
 
     @model_validator(mode="after")
     def _demonstrations_come_before_the_query(self) -> ModelConfig:
@@ -50,22 +73,4 @@ class ModelConfig(Section):
     def _hub_models_are_pinned(self) -> ModelConfig:
         if self.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", self.version):
             raise ValueError(f"model.version must be a 40-hex commit of the hub, found {self.version!r}")
-        return self
-
-
-class PromptConfig(Section):
-    """Token budgets of the prompt (paper section 4.1)."""
-
-    query_tokens: Count = Field(512, description="query with its instruction")
-    passage_tokens: Count = 512
-    total_tokens: Count = Field(2048, description="query with examples")
-    example_query_tokens: Count = 256
-    example_response_tokens: Count = 256
-
-    @model_validator(mode="after")
-    def _examples_must_fit(self) -> PromptConfig:
-        if self.total_tokens < self.query_tokens:
-            raise ValueError(
-                f"total_tokens ({self.total_tokens}) must be at least query_tokens ({self.query_tokens})"
-            )
         return self

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from icl_embed.corpus.layouts import Mapping, mapping_of
 from icl_embed.corpus.read import read_table
 from icl_embed.corpus.records import Record, where
-from icl_embed.corpus.rows import Collected, Passage, Row, checked_by_kind, normalised, stable_hash
+from icl_embed.corpus.rows import Collected, Passage, Row, checked_by_kind, stable_hash
 from icl_embed.corpus.templates import (
     exploded,
     fulfils,
@@ -24,6 +24,7 @@ from icl_embed.errors import DataError
 from icl_embed.sources.card import Card
 from icl_embed.sources.card_rows import SPLIT_NAMES, USUAL_SPLIT_NAMES, Rows
 from icl_embed.sources.fetched import Fetched
+from icl_embed.texts import compared_form, compared_forms
 
 
 def collect(card: Card, files: Sequence[Fetched]) -> Collected:
@@ -176,12 +177,12 @@ def _with_relations(
             by_key.setdefault(key, []).append(text_of(relation.text, record))
     positives: dict[str, set[str]] = {}
     for row, _ in rows:
-        positives.setdefault(normalised(row.query), set()).update(normalised(text) for text in row.positives)
+        positives.setdefault(compared_form(row.query), set()).update(compared_forms(row.positives))
     result: list[Row] = []
     for row, keys in rows:
-        forbidden = positives[normalised(row.query)] | {normalised(row.query)}
+        forbidden = positives[compared_form(row.query)] | {compared_form(row.query)}
         related = (text for key in keys for text in by_key.get(key, ()))
-        others = {text: None for text in related if text and normalised(text) not in forbidden}
+        others = {text: None for text in related if text and compared_form(text) not in forbidden}
         chosen = sorted(others, key=lambda text: stable_hash(f"{row.query}\0{text}"))[: relation.limit]
         if len(chosen) < relation.minimum:
             rejected["too few related negatives"] += 1

@@ -11,13 +11,14 @@ from typing import Any
 
 from icl_embed.corpus.collect import collect
 from icl_embed.corpus.layouts import mapping_of
-from icl_embed.corpus.rows import Passage, normalised, stable_hash
+from icl_embed.corpus.rows import Passage, stable_hash
 from icl_embed.corpus.splits import SHARED_SPLIT, Split, check_disjoint, split_data
 from icl_embed.errors import DataError
 from icl_embed.sources.card import Card
 from icl_embed.sources.card_rows import SPLIT_NAMES
 from icl_embed.sources.fetch import fetch
 from icl_embed.sources.fetched import Progress
+from icl_embed.texts import compared_form, compared_forms
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def _corpus(split: Split, limit: int, *, shared: bool) -> dict[str, list[Passage
         rows = [row for part in SPLIT_NAMES if shared or part == name for row in split.rows[part]]
         needed = {text: None for row in rows for text in row.positives}
         foreign = _texts_of_others(split, name) if not shared else frozenset()
-        offered = {text: None for row in rows for text in row.negatives if normalised(text) not in foreign}
+        offered = {text: None for row in rows for text in row.negatives if compared_form(text) not in foreign}
         offered |= {passage.text: None for passage in split.passages.get(name, ())}
         room = max(0, limit - len(needed))
         distractors = sorted((text for text in offered if text not in needed), key=stable_hash)[:room]
@@ -94,11 +95,10 @@ def _corpus(split: Split, limit: int, *, shared: bool) -> dict[str, list[Passage
 
 def _texts_of_others(split: Split, name: str) -> frozenset[str]:
     others = [row for part in SPLIT_NAMES if part != name for row in split.rows[part]]
-    texts = {normalised(text) for row in others for text in (row.query, *row.positives)}
-    return frozenset(
-        texts
-        | {normalised(p.text) for part in SPLIT_NAMES if part != name for p in split.passages.get(part, ())}
-    )
+    texts = [text for row in others for text in (row.query, *row.positives)]
+    parts = [part for part in SPLIT_NAMES if part != name]
+    passages = [passage.text for part in parts for passage in split.passages.get(part, ())]
+    return frozenset(compared_forms([*texts, *passages]))
 
 
 def _write_rows(split: Split, output: Path) -> None:

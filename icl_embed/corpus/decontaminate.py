@@ -1,5 +1,6 @@
 """Word n-grams as 64-bit hashes: the second net for evaluated text in the training data.
 
+from icl_embed.texts import compared_column
 The first net is equality of match keys. A shared run of 13 words (GPT-3, arXiv 2005.14165, appendix C)
 catches an evaluated sentence inside a longer passage. Texts with fewer words than the run, and scripts
 that write without spaces, have no n-grams at all: for them equality is the only net, and the pool's
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icl_embed.corpus.clean import match_keys
+from icl_embed.texts import compared_column
 
 _BETWEEN_WORDS = r"[^\p{L}\p{M}\p{N}]+"
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication is a bijection of 64-bit words
@@ -42,7 +43,7 @@ class Words:
 
 def split_words(texts: pa.Array) -> Words:
     """Split texts into lower-case words of letters, marks and digits."""
-    lists = pc.split_pattern_regex(match_keys(texts), pattern=_BETWEEN_WORDS)
+    lists = pc.split_pattern_regex(compared_column(texts), pattern=_BETWEEN_WORDS)
     words = pc.list_flatten(lists)
     text_of = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
     filled = pc.not_equal(words, "")

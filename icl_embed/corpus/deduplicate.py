@@ -20,7 +20,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 class NearDuplicates:
     """An index of texts that finds an earlier, nearly equal text.
 
-    Texts are given as match keys (``corpus.clean``). Texts shorter than a shingle are their own shingle.
+    Texts are given as match keys (``icl_embed.texts``). Texts shorter than a shingle are their own shingle.
 
     Takes
         threshold: Jaccard similarity of 5-character shingles from which two texts are near-duplicates.

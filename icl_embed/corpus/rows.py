@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import SplitName
-
-
-def normalised(text: str) -> str:
-    """The form in which two texts count as the same: NFKC, case folded, white space collapsed."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+from icl_embed.texts import compared_form
 
 
 def stable_hash(text: str) -> int:
@@ -105,16 +100,16 @@ def _why_useless(kind: str, row: Row) -> str:
         raise DataError(
             f"{row.place}: a pair's score must be 0 or 1, found {row.score} for {row.query[:60]!r}"
         )
-    same = {normalised(row.query)} >= {normalised(text) for text in row.positives}
+    same = {compared_form(row.query)} >= {compared_form(text) for text in row.positives}
     return "query equals its positive" if same and not pair else ""
 
 
 def _without_false_negatives(row: Row, rejected: Counter[str]) -> Row:
     """Without negatives that equal the query or a positive, or come twice; scores stay aligned."""
-    forbidden = {normalised(text) for text in (row.query, *row.positives)}
+    forbidden = {compared_form(text) for text in (row.query, *row.positives)}
     kept = []
     for index, negative in enumerate(row.negatives):
-        form = normalised(negative)
+        form = compared_form(negative)
         if form in forbidden or not form:
             rejected["negative equals query, positive or another negative"] += 1
         else:
@@ -132,7 +127,7 @@ def _without_false_negatives(row: Row, rejected: Counter[str]) -> Row:
 
 def _consistent_labels(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
     """One row per text; a text with two labels teaches nothing and is dropped."""
-    facts = [((normalised(row.query),), row.label) for row in rows]
+    facts = [((compared_form(row.query),), row.label) for row in rows]
     return _distinct(rows, facts, rejected, conflict="same text with two labels")
 
 
@@ -175,7 +170,7 @@ def _merged_by_query(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
     """
     merged: dict[tuple[str | None, str], Row] = {}
     for row in rows:
-        form = (row.split, normalised(row.query))
+        form = (row.split, compared_form(row.query))
         first = merged.get(form)
         merged[form] = row if first is None else _merge(first, row)
     rejected["merged into a row with the same query"] += len(rows) - len(merged)
@@ -203,4 +198,4 @@ def _distinct_pairs(rows: Sequence[Row], rejected: Counter[str]) -> list[Row]:
 
 
 def _pair_key(row: Row) -> tuple[str, ...]:
-    return tuple(sorted(normalised(text) for text in (row.query, *row.positives)))
+    return tuple(sorted(compared_form(text) for text in (row.query, *row.positives)))

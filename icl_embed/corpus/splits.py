@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from icl_embed.corpus.rows import Collected, Passage, Row, normalised, stable_hash
+from icl_embed.corpus.rows import Collected, Passage, Row, stable_hash
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import SPLIT_NAMES, SplitName, Splits
+from icl_embed.texts import compared_form
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def check_disjoint(split: Split, *, shared_corpus: bool) -> None:
         for form in sorted(forms):
             _refuse_two_owners(form, owner.setdefault(form, name), name)
     for name in SPLIT_NAMES:
-        for form in sorted({normalised(passage.text) for passage in split.passages.get(name, ())}):
+        for form in sorted({compared_form(passage.text) for passage in split.passages.get(name, ())}):
             _refuse_two_owners(form, owner.get(form, name), name)
 
 
@@ -76,7 +77,7 @@ def _refuse_two_owners(form: str, first: str, second: str) -> None:
 
 
 def _forms(row: Row, *, queries_only: bool = False) -> list[str]:
-    return [normalised(text) for text in ((row.query,) if queries_only else (row.query, *row.positives))]
+    return [compared_form(text) for text in ((row.query,) if queries_only else (row.query, *row.positives))]
 
 
 def _empty() -> Split:
@@ -129,14 +130,14 @@ def _by_component(rows: Sequence[Row], passages: Sequence[Passage], splits: Spli
     for row in rows:
         forest.join([*_group_keys(row.groups), *(f"text:{form}" for form in _forms(row))])
     for passage in passages:
-        forest.join([*_group_keys(passage.groups), f"text:{normalised(passage.text)}"])
+        forest.join([*_group_keys(passage.groups), f"text:{compared_form(passage.text)}"])
     names = forest.names()
     drawn = _drawn(names.values(), splits)
     result = _empty()
     for row in rows:
-        result.rows[drawn[names[forest.root(f"text:{normalised(row.query)}")]]].append(row)
+        result.rows[drawn[names[forest.root(f"text:{compared_form(row.query)}")]]].append(row)
     for passage in passages:
-        result.passages[drawn[names[forest.root(f"text:{normalised(passage.text)}")]]].append(passage)
+        result.passages[drawn[names[forest.root(f"text:{compared_form(passage.text)}")]]].append(passage)
     return result
 
 
@@ -182,7 +183,7 @@ def _by_text(
 ) -> Split:
     result = _empty()
     forms = [form for row in rows for form in _forms(row)]
-    drawn = _drawn([f"text:{form}" for form in (*forms, *(normalised(p.text) for p in passages))], splits)
+    drawn = _drawn([f"text:{form}" for form in (*forms, *(compared_form(p.text) for p in passages))], splits)
     for row in rows:
         names = {drawn[f"text:{form}"] for form in _forms(row)}
         if len(names) == 1:
@@ -190,7 +191,7 @@ def _by_text(
         else:
             rejected["texts of two splits"] += 1
     for passage in passages:
-        result.passages[drawn[f"text:{normalised(passage.text)}"]].append(passage)
+        result.passages[drawn[f"text:{compared_form(passage.text)}"]].append(passage)
     return result
 
 
@@ -212,7 +213,7 @@ def _given(
             else:
                 rejected["text also in a later split"] += 1
         for passage in passages:
-            form = normalised(passage.text)
+            form = compared_form(passage.text)
             if passage.split == name and form not in taken:
                 result.passages[name].append(passage)
                 mine.add(form)

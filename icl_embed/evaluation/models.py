@@ -12,15 +12,16 @@ from typing import Literal
 
 from icl_embed.config import PromptConfig
 from icl_embed.errors import EvaluationError, ModelError
+from icl_embed.evaluation.request import ScoredModel
 from icl_embed.evaluation.reranking import PairScorer
-from icl_embed.evaluation.scores import BM25
+from icl_embed.evaluation.scores import BM25, STAGE
 from icl_embed.evaluation.tasks.task import EvaluatedModel
 from icl_embed.model.cached_encoding import Encoder
 from icl_embed.model.dtype import resolve_device
 from icl_embed.model.fingerprints import Fingerprints
 from icl_embed.model.sentence_transformer import SentenceTransformerEncoder, is_sentence_transformer
 from icl_embed.model.settings import SETTINGS_NAME, has_prompt_tokens, read_settings
-from icl_embed.store import Store
+from icl_embed.store import Artefact, Store
 from icl_embed.store.files import files_below, sha256_of
 from icl_embed.store.key import canonical_json
 from icl_embed.store.lineage import trained_datasets
@@ -116,6 +117,11 @@ def open_second_stage(
     return found
 
 
+def shown_name(artefact: Artefact) -> str:
+    """As tables call a model of the store: its label and the start of its fingerprint."""
+    return f"{artefact.manifest.label or artefact.stage}-{artefact.fingerprint[:8]}"
+
+
 logger = logging.getLogger(__name__)
 
 ModelSort = Literal["ours", "sentence-transformers", "bm25"]
@@ -134,6 +140,7 @@ class OpenedModel:
         reference: the store's artefact that it is, if it is one.
         trained_on: names of the store's data sets whose train split it has seen, as far as the store tells.
         second: a reranker that orders the first passages of every search again.
+        is_renamed: the user gave an artefact another name than its label's.
     """
 
     about: EvaluatedModel
@@ -142,11 +149,19 @@ class OpenedModel:
     reference: str = ""
     trained_on: frozenset[str] = frozenset()
     second: SecondStage | None = None
+    is_renamed: bool = False
 
     @property
     def shown(self) -> EvaluatedModel:
         """What tables call it: the model, or the model and the reranker after it."""
         return self.second.after(self.about) if self.second else self.about
+
+    @property
+    def scored(self) -> ScoredModel:
+        """How a score's key knows it; the reranker after it is another part of the key."""
+        about = self.about
+        folder, fingerprint = (None, "") if self.reference else (about.folder, about.fingerprint)
+        return ScoredModel(about.name, self.reference, folder, fingerprint, self.is_renamed)
 
     @property
     def no_examples_because(self) -> str:
@@ -210,12 +225,14 @@ def open_model(
         return OpenedModel(EvaluatedModel(name or BM25, VERSION, Path(), dtype="none"), "bm25")
     found = find_model(store, reference)
     folder, artefact = found.path, found.artefact
-    default = f"{artefact.manifest.label or artefact.stage}-{artefact.fingerprint[:8]}" if artefact else ""
+    default = folder.resolve().name
+    if artefact is not None:
+        default = shown_name(artefact)
     sort = _sort_of(folder)
     if dtype == "auto":
         dtype = "bfloat16" if resolve_device(device).type == "cuda" and sort == "ours" else "float32"
     about = EvaluatedModel(
-        name or default or folder.resolve().name,
+        name or default,
         content_fingerprint(folder, sort),
         folder,
         device=device,
@@ -227,6 +244,7 @@ def open_model(
         prompt if sort == "ours" else None,
         artefact.reference if artefact else "",
         trained_datasets(found.store, artefact) if artefact else frozenset(),
+        is_renamed=artefact is not None and name not in ("", default),
     )
 
 
@@ -266,13 +284,13 @@ def refuse_shared_name(store: Store, about: EvaluatedModel) -> None:
         EvaluationError: the store has scores of another model under this name.
     """
     for artefact in store.artefacts():
-        if artefact.stage != "score":
+        if artefact.stage != STAGE:
             continue
-        known = artefact.manifest.key["settings"].get("model", {})
-        if known.get("name") == about.name and known.get("fingerprint") != about.fingerprint:
+        name, fingerprint = (artefact.manifest.counts.get(part) for part in ("model", "model_fingerprint"))
+        if name == about.name and fingerprint != about.fingerprint:
             raise EvaluationError(
                 f"the store has scores of another model that is called {about.name!r} (fingerprint "
-                f"{known.get('fingerprint')}, this one is {about.fingerprint}); give this one a name of its "
+                f"{fingerprint}, this one is {about.fingerprint}); give this one a name of its "
                 f"own, e.g. --name {about.name}-{about.fingerprint[:6]}"
             )
 

@@ -1,20 +1,19 @@
-"""The stage ``score``: one model, one task, one setting, one artefact."""
+"""How a score is made: one model, one task, one setting, one artefact."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icl_embed.bm25 import WORDS_VERSION
 from icl_embed.config import RANKING_KINDS, EvaluateConfig
 from icl_embed.errors import NoBaselineError, PoolError
-from icl_embed.evaluation.asking import Plan, checked_setting, plan_setting
+from icl_embed.evaluation.asking import Plan, checked_setting
 from icl_embed.evaluation.measurement import Bootstrap
 from icl_embed.evaluation.models import OpenedModel
 from icl_embed.evaluation.scores import (
@@ -25,15 +24,16 @@ from icl_embed.evaluation.scores import (
     write_examples,
     write_ranking,
     write_scores,
+    write_top_passages,
     write_values,
 )
 from icl_embed.evaluation.tasks.local import PREFIX
 from icl_embed.evaluation.tasks.task import BenchmarkTask, TaskRun, Unjudged
-from icl_embed.few_shot.settings import AskedSetting
-from icl_embed.few_shot.sources import ExampleSource, Offered
+from icl_embed.few_shot.sources import Offered
 from icl_embed.model.cached_encoding import CachingEncoder, Effort, Setting
 from icl_embed.prompts import PromptBuilder
-from icl_embed.store import StageKey
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,13 @@ def count_query_tokens(
     )
 
 
-STAGE = "score"
-VERSION = 1
 UNJUDGED = "its relevance judgements are not public; ranking.parquet is what a submission is made of"
 JUDGED_DEPTH, UNJUDGED_DEPTH = 100, 1000  # passages kept per query: for a reranker, for a submission
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid.
+    """A score that is being made: the task and the model are at hand.
 
     Attributes
         plan: None for BM25, which is not asked in words.
@@ -96,25 +94,6 @@ class Cell:
     config: EvaluateConfig
     seed: int = 0
 
-    @classmethod
-    def planned(
-        cls,
-        model: OpenedModel,
-        task: BenchmarkTask,
-        asked: AskedSetting,
-        offered: Offered | None,
-        instruction: str,
-        config: EvaluateConfig,
-        *,
-        source: ExampleSource,
-        seed: int,
-    ) -> Cell:
-        """A cell whose examples are chosen as ``asked`` says."""
-        plan = plan_setting(
-            asked, task, offered or Offered((), ""), instruction=instruction, config=config, source=source
-        )
-        return cls(model, task, plan, offered, instruction, config, seed)
-
     @property
     def impossible_because(self) -> str:
         """Why the task or the model cannot be asked so; empty when it can."""
@@ -127,12 +106,12 @@ class Cell:
             return ""
         return self.model.no_examples_because or (self.offered.reason if self.offered else "")
 
-    def measure_or_say(self, folder: Path, encoder: CachingEncoder | None) -> Mapping[str, Any]:
-        """``produce``, or where it is impossible an artefact that says why."""
+    def measure_or_say(self, folder: Path, encoder: Callable[[], CachingEncoder]) -> Mapping[str, Any]:
+        """``produce``, or where it is impossible an artefact that says why; then no model is loaded."""
         reason = self.impossible_because
         if not reason:
             try:
-                return self.produce(folder, encoder)
+                return self.produce(folder, encoder() if self.plan else None)
             except (NoBaselineError, PoolError) as error:  # nothing to search by
                 reason = str(error)
         return self.write_absence(folder, reason)
@@ -141,32 +120,6 @@ class Cell:
     def name(self) -> str:
         """The setting's name."""
         return self.plan.asked.name if self.plan else BM25
-
-    def key(self) -> StageKey:
-        """What decides the number, and the name that it is listed under."""
-        about, facts, config = self.model.shown, self.task.facts, self.config
-        settings = {
-            "task": asdict(facts),
-            "model": {"name": about.name, "fingerprint": about.fingerprint, "dtype": about.dtype},
-            "asked": self.plan.asked.as_json() if self.plan else {"words": WORDS_VERSION},
-            "examples": self.plan.key if self.plan else {},
-            "instruction": self.instruction,
-            "prompt": self.model.prompt.model_dump(mode="json") if self.model.prompt else {},
-            "evaluate": {
-                "label_experiments": config.label_experiments,
-                "cluster_sets": config.cluster_sets,
-                "bootstrap_resamples": config.bootstrap_resamples,
-                "confidence": config.confidence,
-                "seed": self.seed,
-            },
-            "mteb": importlib.metadata.version("mteb"),
-        }
-        if self.model.second:
-            settings["reranker"] = self.model.second.as_json()
-        inputs = {"model": self.model.reference} if self.model.reference else {}
-        if facts.family == "local":
-            inputs["dataset"] = f"dataset/{facts.data_fingerprint}"
-        return StageKey(STAGE, VERSION, settings, inputs, f"{about.name} on {facts.name}, {self.name}")
 
     def produce(self, folder: Path, encoder: CachingEncoder | None) -> Mapping[str, Any]:
         """Measure and write; returns counts for the manifest.
@@ -195,9 +148,14 @@ class Cell:
 
     def write_absence(self, folder: Path, reason: str) -> Mapping[str, Any]:
         """Write that the task cannot be asked so, and why; returns counts for the manifest."""
+        logger.warning("%s, %s: not measured: %s", self.task.facts.name, self.name, reason)
         empty = _scores(self, Unjudged({}), tokens=None, effort=Effort(), seconds=0.0)
         write_scores(folder, dataclasses.replace(empty, absent=(Absence(self.name, reason),)))
-        return {"scores": {}, "absent": {self.name: reason}}
+        return {**self._named(), "scores": {}, "absent": {self.name: reason}}
+
+    def _named(self) -> dict[str, str]:
+        """What tells two models of one name apart in a store."""
+        return {"model": self.model.shown.name, "model_fingerprint": self.model.shown.fingerprint}
 
 
 def _write(
@@ -220,16 +178,31 @@ def _write(
         write_values(folder, {cell.name: run.measurement})
         if run.ranking:
             write_ranking(folder, run.ranking, depth=JUDGED_DEPTH)
+        if run.searched:
+            write_top_passages(folder, run.searched, run.ranking)
         own = folder / ("air_bench" if cell.task.facts.family == "air-bench" else "mteb")
         own.mkdir()
         text = json.dumps(run.result, indent=1, ensure_ascii=False)
         (own / f"{cell.name}.json").write_text(text, encoding="utf-8")
+    _warn_of_dropped(cell, tokens)
     return {
+        **cell._named(),
         "encoded_queries": effort.queries,
         "encoded_passages": effort.passages,
         "scores": {result.setting: round(result.mean, 4) for result in scores.results},
         "dropped_examples": dict(cell.offered.dropped) if cell.offered else {},
     }
+
+
+def _warn_of_dropped(cell: Cell, tokens: TokenCount | None) -> None:
+    if tokens and tokens.examples_dropped:
+        logger.warning(
+            "%s: %d of %d examples do not fit in %d tokens and are not shown",
+            cell.task.facts.name,
+            tokens.examples_dropped,
+            tokens.examples_shown + tokens.examples_dropped,
+            cell.config.prompt.total_tokens,
+        )
 
 
 def _scores(

@@ -3,12 +3,10 @@
 - ``scores.json``: one entry per setting with mean, interval, tokens and seconds, and what is absent and why.
 - ``per_query.parquet``: the values behind each score (setting, query_id, value, target).
 - ``examples.json``: the exact examples of each setting.
-- ``mteb/<setting>.json``: mteb's own result.
-- ``top_passages.parquet`` (retrieval, reranking): what a reranker starts from.
-
-The pipeline's ``evaluation`` artefacts hold all settings of one model on one data set; the ``score``
-artefacts of ``icl-embed eval run`` hold one setting each, and ``ranking.parquet`` in place of
-``top_passages.parquet``.
+- ``mteb/<setting>.json`` or ``air_bench/…``: the benchmark's own result.
+- ``ranking.parquet`` (retrieval, reranking): the best passages of each query.
+- ``top_passages.parquet`` (own cards that are searched): the same with their texts and grades, which a
+  reranker starts from.
 """
 
 from __future__ import annotations
@@ -24,8 +22,8 @@ from icl_embed.errors import EvaluationError
 from icl_embed.evaluation.measurement import Aggregation, Measurement
 from icl_embed.evaluation.tasks.rows import SearchData
 from icl_embed.examples import Example
-from icl_embed.few_shot.settings import FEW_SHOT
 
+STAGE = "score"
 SCORES_NAME = "scores.json"
 VALUES_NAME = "per_query.parquet"
 EXAMPLES_NAME = "examples.json"
@@ -47,8 +45,7 @@ class SettingScore:
         seconds: the whole run; vectors shared with an earlier setting cost nothing here.
         query_seconds, passage_seconds: encoding alone; None for BM25.
         encoded_queries, encoded_passages: texts encoded in those seconds; the others' vectors were at hand.
-        selection, seed, quality: how the examples were chosen, see ``few_shot.settings``; the stage
-            ``evaluation`` has one way for all its artefacts and leaves them empty.
+        selection, seed, quality: how the examples were chosen, see ``few_shot.settings``.
         examples_shown: how many of ``shots`` there were and fitted into the prompt, per query at most.
         prefix_tokens_mean: tokens before the query that its prefix holds (instruction, examples).
     """
@@ -113,6 +110,11 @@ class EvaluationScores:
     instruction: str = ""
     dtype: str = ""
 
+    @property
+    def card(self) -> str:
+        """The name of an own card; the task's name where it is a benchmark's."""
+        return self.dataset.removeprefix("data/")
+
     def of(self, setting: str) -> SettingScore | None:
         """The score of a setting, if it was measured."""
         return next((result for result in self.results if result.setting == setting), None)
@@ -173,6 +175,8 @@ def read_measurements(folder: Path, scores: EvaluationScores) -> dict[str, Measu
     import pyarrow.parquet as pq
 
     path = folder / VALUES_NAME
+    if not scores.results:
+        return {}
     try:
         rows = pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
@@ -241,7 +245,7 @@ def write_examples(folder: Path, examples: dict[str, dict[str, Any]]) -> None:
     (folder / EXAMPLES_NAME).write_text(text, encoding="utf-8")
 
 
-def read_examples(folder: Path, setting: str = FEW_SHOT) -> tuple[Example, ...]:
+def read_examples(folder: Path, setting: str) -> tuple[Example, ...]:
     """The examples of a setting; none when it had none."""
     try:
         shown = json.loads((folder / EXAMPLES_NAME).read_bytes()).get(setting, {}).get("examples", [])

@@ -6,15 +6,16 @@ is the mean over the draws, its interval speaks of test items, its spread of dra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from icl_embed.evaluation.grid import NotMeasured, Outcome
+from icl_embed.evaluation.grid import NotMeasured, Outcome, StoredCell
 from icl_embed.evaluation.measurement import (
     Bootstrap,
     Difference,
@@ -27,8 +28,15 @@ from icl_embed.evaluation.measurement import (
     compare,
 )
 from icl_embed.evaluation.models import OpenedModel
-from icl_embed.evaluation.scores import EvaluationScores, SettingScore, read_measurements, read_scores
+from icl_embed.evaluation.scores import (
+    STAGE,
+    EvaluationScores,
+    SettingScore,
+    read_measurements,
+    read_scores,
+)
 from icl_embed.few_shot.settings import ZERO_SHOT, AskedSetting
+from icl_embed.store import Artefact
 
 FORMAT = 1
 
@@ -145,6 +153,17 @@ def summarise(outcome: Outcome, model: str, how: Bootstrap) -> Summary:
         failed=tuple(outcome.failed),
         unjudged=tuple(unjudged),
     )
+
+
+def summaries_of_folders(
+    folders: Iterable[Path], how: Bootstrap, missing: Sequence[NotMeasured] = ()
+) -> list[Summary]:
+    """Score artefacts of any number of models, model by model."""
+    by_model: dict[str, Outcome] = {}
+    for folder in folders:
+        outcome = by_model.setdefault(read_scores(folder).model, Outcome(missing=list(missing)))
+        outcome.measured.append(StoredCell(Artefact(STAGE, folder.name, folder), is_new=False))
+    return [summarise(outcome, model, how) for model, outcome in by_model.items()]
 
 
 def _task(cells: Sequence[ScoredCell], how: Bootstrap) -> TaskSummary:

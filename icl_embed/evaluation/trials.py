@@ -313,9 +313,7 @@ class Workbench:
             exclude_texts=[*split.texts, *exclude_texts],
         )
         _refuse_no_choice(candidates, config.shots)
-        described = EvaluationInput(
-            task, side.kind, side.instruction, pool_dir, pool_dir.name, trained_on=False
-        )
+        described = EvaluationInput(task, side.kind, side.instruction, pool_dir, pool_dir.name)
         return cls(described, candidates, split, meter, config, seed)
 
     @classmethod

@@ -118,8 +118,7 @@ def _examples(request: RunRequest, task: BenchmarkTask, shots: int, seed: int) -
     planned = plan_setting(
         asked, task, offered, instruction=own, config=request.config, source=request.source
     )
-    setting = planned.make(None)  # type: ignore[arg-type]  # a random draw asks no encoder
-    return own, setting.examples
+    return own, planned.known  # a random draw asks no model
 
 
 def study_overlap(

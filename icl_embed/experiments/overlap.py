@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from icl_embed.corpus.clean import match_keys
 from icl_embed.corpus.decontaminate import ngram_hashes, split_words
 from icl_embed.errors import DataError, StoreError
 from icl_embed.store import Store
 from icl_embed.store.artefact import Artefact
 from icl_embed.store.lineage import ancestors
+from icl_embed.texts import compared_column
 
 Relation = Literal["trained on", "family trained on", "unseen"]
 
@@ -215,7 +215,7 @@ class OverlapIndex:
     def of(cls, texts: Sequence[str], *, ngram: int = NGRAM) -> OverlapIndex:
         """Index texts by key and by n-gram."""
         array = pa.array(list(texts), pa.string())
-        encoded = pc.dictionary_encode(match_keys(array))
+        encoded = pc.dictionary_encode(compared_column(array))
         text_of, hashes = ngram_hashes(split_words(array), ngram)
         grams, numbers = np.unique(hashes, return_inverse=True)
         key_of = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -223,7 +223,7 @@ class OverlapIndex:
 
     def look_in(self, training: TrainingTexts, *, ngram: int = NGRAM) -> None:
         """Note which evaluated texts are among, or share an n-gram with, some training texts."""
-        found = pc.index_in(match_keys(training.texts), value_set=self.keys)
+        found = pc.index_in(compared_column(training.texts), value_set=self.keys)
         where = pc.indices_nonzero(pc.is_valid(found)).to_numpy(zero_copy_only=False)
         keys = found.drop_null().to_numpy(zero_copy_only=False)
         seen = self.equal.setdefault(training.dataset, np.zeros(len(self.keys), np.bool_))

@@ -93,7 +93,7 @@ def _result(fact: ScoreFact) -> dict[str, Any]:
     scores = fact.scores
     return {
         "task": {"type": HUB_TASKS.get(scores.kind, scores.kind.replace("_", " ").title())},
-        "dataset": {"type": scores.dataset, "name": scores.dataset, "split": "test"},
+        "dataset": {"type": scores.card, "name": scores.card, "split": scores.split},
         "metrics": [
             {
                 "type": scores.metric,
@@ -154,7 +154,7 @@ def _about_examples(facts: ModelFacts) -> list[str]:
 
 def _about_small_tests(scores: Sequence[ScoreFact]) -> list[str]:
     small = [
-        fact.scores.dataset
+        fact.scores.card
         for fact in scores
         if fact.scores.kind != "clustering"
         and fact.scores.results

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from icl_embed.evaluation.scores import EvaluationScores, SettingScore, read_scores
-from icl_embed.few_shot.settings import FEW_SHOT, ZERO_SHOT
+from icl_embed.evaluation.scores import STAGE, EvaluationScores, SettingScore, read_scores
+from icl_embed.few_shot.settings import CLEAN, ZERO_SHOT
 from icl_embed.sources import Card
 from icl_embed.store import Artefact, Store
+from icl_embed.store.key import canonical_json
 from icl_embed.store.lineage import ancestors, sources_of, trained_datasets
 from icl_embed.store.manifest import Manifest
 
@@ -101,25 +102,37 @@ def _dataset(manifest: Manifest, card: Card | None, *, is_trained_on: bool) -> D
 
 
 def _scores(store: Store, reference: str, base: str) -> list[ScoreFact]:
-    """The newest evaluation per data set; the base is compared where it was evaluated in the same way."""
-    evaluated = [one for one in store.artefacts() if one.stage == "evaluation"]
+    """The newest scores per task, without examples and with most.
+
+    The base is beside them where it was asked in the same way.
+    """
+    scored = [one for one in store.artefacts() if one.stage == STAGE and _is_final(one)]
+    rivals = {canonical_json(one.manifest.key): one for one in scored}
     found: dict[str, ScoreFact] = {}
-    for one in evaluated:
+    for one in scored:
         key = one.manifest.key
         if key["inputs"].get("model") != reference:
             continue
         scores = read_scores(one.path)
-        same = [
-            other
-            for other in evaluated
-            if other.manifest.key["inputs"] == {**key["inputs"], "model": base}
-            and other.manifest.key["settings"]["evaluate"] == key["settings"]["evaluate"]
-        ]
-        rival = read_scores(same[-1].path).of(ZERO_SHOT) if same else None
-        found[scores.dataset] = ScoreFact(scores, scores.of(ZERO_SHOT), scores.of(FEW_SHOT), rival)
+        before = found.get(scores.dataset, ScoreFact(scores, None, None, None))
+        for result in scores.results:
+            if not result.shots:
+                rival = rivals.get(canonical_json({**key, "inputs": {**key["inputs"], "model": base}}))
+                zero_of_base = read_scores(rival.path).of(ZERO_SHOT) if rival else None
+                before = replace(before, scores=scores, zero_shot=result, base_zero_shot=zero_of_base)
+            elif before.few_shot is None or result.shots >= before.few_shot.shots:
+                before = replace(before, few_shot=result)
+        found[scores.dataset] = before
     return sorted(
         found.values(), key=lambda fact: (fact.scores.trained_on, fact.scores.kind, fact.scores.dataset)
     )
+
+
+def _is_final(score: Artefact) -> bool:
+    """What a card tells: no score that choices were made by, or of a model with a reranker after it."""
+    settings = score.manifest.key["settings"]
+    clean = settings.get("asked", {}).get("quality", CLEAN) == CLEAN
+    return settings.get("split") != "dev" and "reranker" not in settings and clean
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

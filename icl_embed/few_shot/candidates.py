@@ -10,17 +10,18 @@ from pathlib import Path
 from icl_embed.examples import ExampleSet
 from icl_embed.few_shot.settings import ZERO_SHOT
 from icl_embed.model.cached_encoding import CachingEncoder, Encoder, Setting, Vectors
-from icl_embed.pool.examples import Candidate, compared_forms, eligible_examples, in_drawn_order
+from icl_embed.pool.examples import Candidate, eligible_examples, in_drawn_order
+from icl_embed.texts import compared_forms
 
 
 def without_texts(rows: Iterable[Candidate], texts: Iterable[str]) -> list[Candidate]:
-    """The candidates that show none of the texts, up to case and white space.
+    """The candidates that show none of the texts, as texts are compared.
 
     The response of a label task is a label's name and may well occur among texts: it is not looked at.
     """
-    rows, known = list(rows), set(compared_forms([text.casefold() for text in texts]))
-    queries = compared_forms([row.example.query.casefold() for row in rows])
-    responses = compared_forms(["" if row.label else row.example.response.casefold() for row in rows])
+    rows, known = list(rows), set(compared_forms(texts))
+    queries = compared_forms([row.example.query for row in rows])
+    responses = compared_forms(["" if row.label else row.example.response for row in rows])
     return [
         row
         for row, query, response in zip(rows, queries, responses, strict=True)

@@ -47,13 +47,18 @@ class AskedSetting:
 
 
 def settings_of_run(config: EvaluateConfig) -> list[AskedSetting]:
-    """The settings in which a run asks its benchmark tasks."""
+    """The settings in which a run asks its tasks."""
     asked = config.settings
     return settings_of(
         asked.shots or (0, config.shots),
         asked.strategies or (config.examples_strategy,),
         asked.seeds or (config.example_seed,),
     )
+
+
+def main_settings(config: EvaluateConfig) -> list[AskedSetting]:
+    """Zero-shot, and the few-shot setting that choices are made by and reports speak of."""
+    return [AskedSetting(0), AskedSetting(config.shots, config.examples_strategy, config.example_seed)]
 
 
 def settings_of(

@@ -13,8 +13,9 @@ from icl_embed.errors import PoolError
 from icl_embed.examples import Example
 from icl_embed.few_shot.candidates import without_texts
 from icl_embed.few_shot.files import find_example_file, read_example_file
-from icl_embed.pool.examples import Candidate, compared_forms, eligible_examples, in_drawn_order
+from icl_embed.pool.examples import Candidate, eligible_examples, in_drawn_order
 from icl_embed.store.key import canonical_json
+from icl_embed.texts import compared_form, compared_forms
 
 MAX_CANDIDATES = 512  # as many as the pool keeps per task
 
@@ -170,4 +171,4 @@ def _apart(rows: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _plain(label: str) -> str:
-    return " ".join(label.replace("_", " ").casefold().split())
+    return compared_form(label.replace("_", " "))

@@ -30,7 +30,7 @@ from icl_embed.examples import ExampleSet, Selection
 from icl_embed.few_shot.candidates import Candidates
 from icl_embed.few_shot.settings import FEW_SHOT
 from icl_embed.model.cached_encoding import Setting, Vectors
-from icl_embed.pool.examples import compared_forms
+from icl_embed.texts import compared_forms
 
 Similarities = NDArray[np.float32]
 

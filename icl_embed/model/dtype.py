@@ -1,15 +1,14 @@
-"""Choosing the number format: bf16 where this machine is fast at it, fp32 otherwise."""
+"""Choosing the number format: bf16 where this machine computes in it, fp32 otherwise."""
 
 from __future__ import annotations
 
-import time
-from functools import cache
+from collections.abc import Mapping
 
 import torch
 
 from icl_embed.errors import ConfigError
 
-SPEEDUP_WORTH_IT = 1.3  # below this the coarser numbers are not worth their noise
+BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")  # of x86 and Arm, as torch names them
 
 
 def resolve_device(name: str) -> torch.device:
@@ -32,29 +31,36 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bf16 on GPUs that have it and on CPUs where a probe shows it to be faster."""
-    if name == "float32":
-        return torch.float32
-    if name == "bfloat16":
-        return torch.bfloat16
-    if name != "auto":
+    """``auto`` is bf16 on devices that compute in it, fp32 on others.
+
+    What a device is decides, never a stopwatch: the format is part of what names a result, so it has to be
+    the same whenever it is asked for.
+
+    Raises
+        ConfigError: an unknown format.
+    """
+    if name == "auto":
+        return torch.bfloat16 if computes_in_bf16(device) else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name not in known:
         raise ConfigError(f"dtype must be auto, float32 or bfloat16, found {name!r}")
+    return known[name]
+
+
+def name_dtype(name: str, device: str = "auto") -> str:
+    """``resolve_dtype`` by name, for keys and files.
+
+    Raises
+        ConfigError: an unknown format or device.
+    """
+    if name != "auto":
+        return name
+    return str(resolve_dtype(name, resolve_device(device))).removeprefix("torch.")
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bf16; others would emulate them slowly."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if bf16_speedup_on_cpu() >= SPEEDUP_WORTH_IT else torch.float32
-
-
-@cache
-def bf16_speedup_on_cpu() -> float:
-    """How many times faster a transformer-sized matrix product is in bf16 than in fp32, in about 0.1 s."""
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left = torch.ones(512, 768, dtype=dtype)
-        right = torch.ones(768, 1536, dtype=dtype)
-        for _ in range(2):
-            left @ right
-        started = time.perf_counter()
-        for _ in range(6):
-            left @ right
-        seconds[dtype] = time.perf_counter() - started
-    return seconds[torch.float32] / seconds[torch.bfloat16]
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found: Mapping[str, object] = torch.cpu.get_capabilities()
+    return any(bool(found.get(name)) for name in BF16_INSTRUCTIONS)

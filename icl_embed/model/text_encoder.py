@@ -16,8 +16,8 @@ from icl_embed.errors import ConfigError
 from icl_embed.examples import Example
 from icl_embed.model.batching import ahead, distinct, plan_batches, refuse_not_finite
 from icl_embed.model.compiled import CompiledTask, checked_examples
-from icl_embed.model.progress import progress_bar
 from icl_embed.model.search import SearchResult, best_passages
+from icl_embed.progress import progress_bar
 from icl_embed.prompts import PromptBuilder, Tokens
 
 Vectors = NDArray[np.float32]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import ConfigError
+from icl_embed.pipeline.keys import TRAINED
 from icl_embed.pipeline.run import Run, open_run
 from icl_embed.store import Artefact, StageKey
 
 TABLE_NAME = "ablation.md"
-TRAINED = "trained"
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Variant:
     run: Run
 
     @property
-    def evaluations(self) -> list[StageKey]:
-        """The evaluations of its trained embedder; the baselines are the same for all variants."""
-        return [key for (system, _), key in self.run.keys.evaluations.items() if system == TRAINED]
+    def scores(self) -> list[StageKey]:
+        """The scores of its trained embedder; the baselines are the same for all variants."""
+        return list(self.run.keys.all_scores(TRAINED))
 
 
 def open_variants(preset: str, overrides: Sequence[str], vary: Sequence[str]) -> list[Variant]:
@@ -53,12 +53,12 @@ def open_variants(preset: str, overrides: Sequence[str], vary: Sequence[str]) ->
 
 
 def build_ablation(variants: Sequence[Variant]) -> Artefact:
-    """The table over variants whose embedders and evaluations exist."""
+    """The table over variants whose embedders and scores exist."""
     run = variants[0].run
     inputs = {
         f"{variant.label}: {key.label}": key.reference
         for variant in variants
-        for key in (variant.run.keys.embedder, *variant.evaluations)
+        for key in (variant.run.keys.embedder, *variant.scores)
     }
     settings = {"variants": [variant.label for variant in variants]}
     key = StageKey("ablation", 2, settings, inputs, run.config.preset)
@@ -74,7 +74,7 @@ def _write_table(variants: Sequence[Variant], out_dir: Path) -> Mapping[str, Any
         VariantResult(
             variant.label,
             variant.run.artefact(variant.run.keys.embedder).path,
-            [variant.run.artefact(key).path for key in variant.evaluations],
+            [variant.run.artefact(key).path for key in variant.scores],
         )
         for variant in variants
     ]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icl_embed.errors import ConfigError
+from icl_embed.evaluation.request import ScoredModel
 from icl_embed.evaluation.scores import BM25
+from icl_embed.pipeline.keys import BASE, TRAINED
 from icl_embed.pipeline.run import Run
-from icl_embed.pipeline.stages.score import ScoredModel
+from icl_embed.pipeline.stages.score import scorings_of
 from icl_embed.store import StageKey
 
 if TYPE_CHECKING:
@@ -23,9 +26,9 @@ FROM_HUB = "hub:"
 def models_of_run(run: Run) -> list[ScoredModel]:
     """What a run compares: its embedder, and the baselines that it evaluates."""
     keys = run.keys
-    known = {BM25: ScoredModel(BM25), "base": ScoredModel("base", keys.base_model.reference)}
+    known = {BM25: ScoredModel(BM25), BASE: ScoredModel(BASE, keys.base_model.reference)}
     baselines = [known[name] for name in run.config.evaluate.baselines]
-    return [*baselines, ScoredModel("trained", keys.embedder.reference)]
+    return [*baselines, ScoredModel(TRAINED, keys.embedder.reference)]
 
 
 def named_models(run: Run, names: Sequence[str]) -> list[ScoredModel]:
@@ -73,18 +76,33 @@ def overrides_of(settings: Mapping[str, object]) -> list[str]:
 
 
 def summaries_of(run: Run, keys: Iterable[StageKey], missing: Sequence[NotMeasured]) -> list[Summary]:
-    """The scores of a run's benchmark tasks, model by model; every key must be built."""
-    from icl_embed.evaluation.grid import Measured, Outcome
+    """The scores of a run, model by model; every key must be built."""
     from icl_embed.evaluation.measurement import Bootstrap
-    from icl_embed.evaluation.scores import read_scores
-    from icl_embed.evaluation.summary import summarise
+    from icl_embed.evaluation.summary import summaries_of_folders
 
-    by_model: dict[str, Outcome] = {}
-    for key in keys:
-        artefact = run.artefact(key)
-        name = read_scores(artefact.path).model
-        outcome = by_model.setdefault(name, Outcome(missing=list(missing)))
-        outcome.measured.append(Measured(artefact, is_new=False))
     evaluate = run.config.evaluate
     how = Bootstrap(evaluate.bootstrap_resamples, evaluate.confidence, run.config.seed)
-    return [summarise(outcome, name, how) for name, outcome in by_model.items()]
+    return summaries_of_folders((run.artefact(key).path for key in keys), how, missing)
+
+
+def report_key(run: Run, benchmarks: Iterable[StageKey], missing: Sequence[NotMeasured]) -> StageKey:
+    """The report's key, with the scores on benchmark tasks and what could not be had of them."""
+    key = run.keys.report
+    mine = {f"{one.stage}:{one.label}": one.reference for one in benchmarks}
+    if not mine and not missing:
+        return key
+    told = {"missing": {one.task: one.reason for one in missing}} if missing else {}
+    return replace(key, settings={**key.settings, **told}, inputs={**key.inputs, **mine})
+
+
+def planned_keys(run: Run) -> list[StageKey]:
+    """Everything that ``full-pipeline`` would build, if every benchmark task can be had.
+
+    Raises
+        ConfigError: an unknown task.
+    """
+    *before, _ = run.keys
+    scorings = scorings_of(run, models_of_run(run))
+    scores = [key for one in scorings for key in one.scores]
+    every = [*before, *(one.data for one in scorings), *scores, report_key(run, scores, ())]
+    return list({key.reference: key for key in every}.values())

@@ -14,7 +14,6 @@ from icl_embed.config import NegativesConfig, PoolConfig
 from icl_embed.pipeline.checkpoints import build_checkpoint_model
 from icl_embed.pipeline.keys import refuse_changed, refuse_unfit_folder, settings_of
 from icl_embed.pipeline.measure import (
-    build_evaluation,
     build_report,
     build_reranker_choice,
     build_reranker_evaluation,
@@ -115,7 +114,6 @@ _BUILDERS: Mapping[str, Callable[[Run, StageKey, Path], Counts]] = {
     "pool": _build_pool,
     "negatives": _build_negatives,
     "checkpoint": build_checkpoint_model,
-    "evaluation": build_evaluation,
     "reranker-choice": build_reranker_choice,
     "reranker-evaluation": build_reranker_evaluation,
     "report": build_report,

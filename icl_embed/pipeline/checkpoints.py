@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from icl_embed.config import TrainConfig
 from icl_embed.errors import ConfigError
 from icl_embed.model.settings import EmbedderSettings
-from icl_embed.pipeline.keys import VERSIONS, evaluation_key
+from icl_embed.pipeline.keys import TRAINED, VERSIONS
 from icl_embed.pipeline.run import Run
+from icl_embed.pipeline.stages.score import ScoredModel, card_scores
 from icl_embed.store import Artefact, StageKey
 
 CHOICE_NAME = "choice.json"
@@ -51,7 +52,7 @@ def checkpoints_of(run: Run) -> list[Checkpoint]:
     return [*earlier, Checkpoint(train.optimizer.steps, run.keys.embedder)]
 
 
-def dev_evaluations(run: Run, checkpoint: Checkpoint) -> list[StageKey]:
+def dev_scores(run: Run, checkpoint: Checkpoint) -> list[StageKey]:
     """Scores on the dev split of every training set that has one; the data sets must exist.
 
     Raises
@@ -60,12 +61,12 @@ def dev_evaluations(run: Run, checkpoint: Checkpoint) -> list[StageKey]:
     names = [name for name in run.config.data.train if _dev_rows(run, name)]
     if not names:
         raise ConfigError("no training set has a dev split; give a card dev rows under [splits]")
-    return [_evaluation(run, checkpoint, name, split="dev") for name in names]
+    return [key for name in names for key in _scores(run, checkpoint, name, "dev")]
 
 
-def test_evaluations(run: Run, checkpoint: Checkpoint) -> list[StageKey]:
+def test_scores(run: Run, checkpoint: Checkpoint) -> list[StageKey]:
     """Scores on the test split of every evaluated data set."""
-    return [_evaluation(run, checkpoint, name, split="test") for name in run.config.data.evaluate]
+    return [key for name in run.config.data.evaluate for key in _scores(run, checkpoint, name, "test")]
 
 
 def build_checkpoint_model(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
@@ -91,17 +92,11 @@ def _checkpoint_key(run: Run, step: int) -> StageKey:
     return StageKey("checkpoint", VERSIONS["checkpoint"], settings, inputs, f"{trained.label} step {step}")
 
 
-def _evaluation(run: Run, checkpoint: Checkpoint, dataset: str, *, split: Literal["test", "dev"]) -> StageKey:
-    keys = run.keys
-    return evaluation_key(
-        run.config,
-        checkpoint.name,
-        checkpoint.key,
-        run.card(dataset),
-        keys.datasets[dataset],
-        keys.pool,
-        split=split,
-    )
+def _scores(run: Run, checkpoint: Checkpoint, dataset: str, split: str) -> list[StageKey]:
+    keys, model = run.keys, ScoredModel(checkpoint.name, checkpoint.key.reference)
+    if checkpoint.key == keys.embedder:
+        model = ScoredModel(TRAINED, checkpoint.key.reference)  # named as in every other flow
+    return card_scores(run.config, dataset, keys.datasets[dataset], keys.pool, model, split)
 
 
 def _dev_rows(run: Run, dataset: str) -> int:
@@ -110,10 +105,10 @@ def _dev_rows(run: Run, dataset: str) -> int:
 
 
 def choose_checkpoint(run: Run) -> tuple[Checkpoint, Artefact]:
-    """The checkpoint that is best on the dev splits, all of whose dev evaluations must exist."""
+    """The checkpoint that is best on the dev splits, all of whose dev scores must exist."""
     checkpoints = checkpoints_of(run)
-    keys = {checkpoint.step: dev_evaluations(run, checkpoint) for checkpoint in checkpoints}
-    inputs = {key.label: key.reference for mine in keys.values() for key in mine}
+    keys = {checkpoint.step: dev_scores(run, checkpoint) for checkpoint in checkpoints}
+    inputs = {f"step {step}: {key.label}": key.reference for step, mine in keys.items() for key in mine}
     key = StageKey("checkpoint-choice", VERSIONS["checkpoint-choice"], {}, inputs, run.config.preset)
     artefact = run.store.build(key, lambda out_dir: _choose(run, keys, out_dir))
     best = json.loads((artefact.path / CHOICE_NAME).read_bytes())["step"]

@@ -7,16 +7,20 @@ Paths, numbers of processes and checkpoint intervals are left out: they do not c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from icl_embed.config import RANKING_KINDS, ModelConfig, RunConfig, Section
 from icl_embed.errors import ConfigError, ModelError
+from icl_embed.evaluation.request import ScoredModel
+from icl_embed.evaluation.scores import BM25
 from icl_embed.model.architectures import read_config, refuse_architecture, sliding_window
 from icl_embed.model.base import refuse_incomplete
+from icl_embed.model.dtype import name_dtype
 from icl_embed.model.settings import EmbedderSettings
+from icl_embed.pipeline.stages.score import card_scores
 from icl_embed.sources.card import Card
 from icl_embed.store import StageKey, Store
 from icl_embed.store.digests import digests_of
@@ -24,25 +28,19 @@ from icl_embed.store.manifest import MANIFEST_NAME
 
 VERSIONS: Mapping[str, int] = {
     "base-model": 1,
-    "dataset": 2,
-    "pool": 2,
-    "negatives": 2,
+    "dataset": 3,
+    "pool": 3,
+    "negatives": 3,
     "embedder": 4,
     "checkpoint": 1,
     "checkpoint-choice": 1,
-    "evaluation": 5,
     "teacher-scores": 1,
     "reranker": 2,
-    "reranker-choice": 1,
-    "reranker-evaluation": 2,
-    "report": 1,
+    "reranker-choice": 2,
+    "reranker-evaluation": 3,
+    "report": 2,
 }
 
-# what only benchmark tasks are scored by; their own stages read it
-OF_BENCHMARKS = dict.fromkeys(
-    ("tasks", "mirror", "air_bench", "example_files", "on_missing", "settings"), True
-)
-OF_BM25 = {"bootstrap_resamples", "confidence"}  # it has no prompt, no examples and no number format
 NO_RESULT = {"launch": True, "optimizer": {"save_every", "keep_checkpoints"}}
 
 
@@ -59,7 +57,7 @@ def dump(section: Section, exclude: Any = None) -> dict[str, Any]:
 
 
 DIGESTS_NAME = ".digests.json"  # in the store
-USED_LATER = {"dtype", "attention", "pooling", "template"}
+USED_LATER = {"dtype", "attention", "pooling", "template", "prompt"}
 READ_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}  # what transformers reads of a folder
 OLD_WEIGHTS = ".bin"  # read where there are no others
 
@@ -158,15 +156,17 @@ def refuse_unfit_folder(config: RunConfig, folder: Path) -> None:
 
 def _lengths(config: RunConfig) -> Iterator[tuple[str, int]]:
     """Every budget that bounds a sequence, by the name of its setting."""
-    for section, prompt in (("train", config.train.prompt), ("evaluate", config.evaluate.prompt)):
-        if section == "evaluate" or config.train.examples.wanted:
+    prompts = {"model": config.model.prompt, "train": config.train.prompt, "evaluate": config.evaluate.prompt}
+    for section, prompt in prompts.items():
+        if section != "train" or config.train.examples.wanted:
             yield f"{section}.prompt.total_tokens", prompt.total_tokens
         yield f"{section}.prompt.query_tokens", prompt.query_tokens
         yield f"{section}.prompt.passage_tokens", prompt.passage_tokens
     yield "rerank.max_tokens", config.rerank.max_tokens
 
 
-FIRST_STAGES = ("trained", "bm25")  # the systems whose passages are reranked, or compared with
+BASE, TRAINED = "base", "trained"  # what a run calls its models
+FIRST_STAGES = (TRAINED, BM25)  # the systems whose passages are reranked, or compared with
 
 
 def tuning_sets(config: RunConfig, cards: Mapping[str, Card]) -> list[str]:
@@ -192,27 +192,19 @@ def tuning_sets(config: RunConfig, cards: Mapping[str, Card]) -> list[str]:
     return list(tune.datasets) or split_off
 
 
-def reranker_choice_key(config: RunConfig, reranker: StageKey, tuning: Mapping[str, StageKey]) -> StageKey:
+def reranker_choice_key(config: RunConfig, reranker: StageKey, tuning: Iterable[StageKey]) -> StageKey:
     """The way to rerank that loses little on development queries."""
     left_out = {"max_queries": True, "cutoff_layer": True, "tune": {"enabled", "datasets"}}
-    inputs = {"reranker": reranker.reference, **{name: key.reference for name, key in tuning.items()}}
+    inputs = {"reranker": reranker.reference, **{key.label: key.reference for key in tuning}}
     return make_key("reranker-choice", _measuring(config, left_out), inputs, label=config.preset)
 
 
 def reranker_evaluation_key(
-    config: RunConfig,
-    cards: Mapping[str, Card],
-    reranker: StageKey,
-    choice: StageKey | None,
-    evaluations: Mapping[tuple[str, str], StageKey],
+    config: RunConfig, reranker: StageKey, choice: StageKey | None, first_stages: Iterable[StageKey]
 ) -> StageKey:
     """The reranked test queries of every ranking task, with BM25 beside them."""
-    ranked = {
-        f"{system} on {name}": key.reference
-        for (system, name), key in evaluations.items()
-        if system in FIRST_STAGES and cards[name].kind in RANKING_KINDS
-    }
     chosen = {"choice": choice.reference} if choice else {}
+    ranked = {key.label: key.reference for key in first_stages}
     inputs = {"reranker": reranker.reference, **chosen, **ranked}
     return make_key("reranker-evaluation", _measuring(config, {"tune": True}), inputs, label=config.preset)
 
@@ -220,8 +212,8 @@ def reranker_evaluation_key(
 def _measuring(config: RunConfig, left_out: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "rerank": dump(config.rerank, {**NO_RESULT, "lora": True, **left_out}),
-        "evaluate": dump(config.evaluate, OF_BENCHMARKS),
-        "dtype": config.model.dtype,
+        "evaluate": {name: getattr(config.evaluate, name) for name in ("bootstrap_resamples", "confidence")},
+        "dtype": name_dtype(config.model.dtype),
         "seed": config.seed,
     }
 
@@ -235,9 +227,9 @@ class PipelineKeys:
     pool: StageKey
     negatives: StageKey
     embedder: StageKey
-    evaluations: dict[tuple[str, str], StageKey]  # (system, data set)
+    scores: dict[tuple[str, str], list[StageKey]]  # (system, data set): one per setting
     reranker: StageKey
-    tuning_evaluations: dict[str, StageKey]  # the embedder on dev splits: what the reranker is tuned on
+    tuning_scores: dict[str, list[StageKey]]  # the embedder on dev splits: what the reranker is tuned on
     reranker_choice: StageKey | None  # None: the config says how to rerank
     reranker_evaluation: StageKey
     report: StageKey
@@ -251,14 +243,20 @@ class PipelineKeys:
         yield self.negatives
         yield from (key for key in (self.own_reranker, self.teacher) if key)
         yield self.embedder
-        yield from self.evaluations.values()
+        yield from self.all_scores()
+        yield from (key for keys in self.tuning_scores.values() for key in keys)
         if self.reranker != self.own_reranker:
             yield self.reranker
-        yield from self.tuning_evaluations.values()
         if self.reranker_choice:
             yield self.reranker_choice
         yield self.reranker_evaluation
         yield self.report
+
+    def all_scores(self, *systems: str) -> Iterator[StageKey]:
+        """On the test splits, model after model; of all systems, or of some."""
+        for (system, _), keys in self.scores.items():
+            if not systems or system in systems:
+                yield from keys
 
 
 def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKeys:
@@ -271,23 +269,35 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
     negatives = negatives_key(config, base, pool)
     own, teacher = teacher_keys(config, base, negatives)
     embedder = embedder_key(config, base, negatives, teacher if config.teacher.embedder else None)
-    systems = {"bm25": None, "base": base, "trained": embedder}
-    wanted = [name for name in systems if name == "trained" or name in config.evaluate.baselines]
-    evaluations = {
-        (system, name): evaluation_key(config, system, systems[system], cards[name], datasets[name], pool)
+    models = {
+        BM25: ScoredModel(BM25),
+        BASE: ScoredModel(BASE, base.reference),
+        TRAINED: ScoredModel(TRAINED, embedder.reference),
+    }
+    wanted = [name for name in models if name == TRAINED or name in config.evaluate.baselines]
+    scores = {
+        (system, name): card_scores(config, name, datasets[name], pool, models[system])
+        for system in wanted  # model after model, so that each is loaded once
         for name in config.data.evaluate
-        for system in wanted
-        if system != "bm25" or cards[name].kind in RANKING_KINDS
+        if system != BM25 or cards[name].kind in RANKING_KINDS
     }
     reranker = reranker_key(config, base, negatives, teacher if config.teacher.reranker else None)
     tuning = {
-        name: evaluation_key(config, "trained", embedder, cards[name], datasets[name], pool, split="dev")
+        name: card_scores(config, name, datasets[name], pool, models[TRAINED], "dev")
         for name in tuning_sets(config, cards)
     }
-    choice = reranker_choice_key(config, reranker, tuning) if tuning else None
-    reranked = reranker_evaluation_key(config, cards, reranker, choice, evaluations)
-    inputs = [base, *datasets.values(), pool, negatives, embedder, *evaluations.values(), reranker]
-    inputs += [*tuning.values(), *([choice] if choice else []), reranked]
+    tuned = [key for keys in tuning.values() for key in keys]
+    choice = reranker_choice_key(config, reranker, tuned) if tuning else None
+    scored = [key for keys in scores.values() for key in keys]
+    first = [
+        key
+        for (system, name), keys in scores.items()
+        if system in FIRST_STAGES and cards[name].kind in RANKING_KINDS
+        for key in keys
+    ]
+    reranked = reranker_evaluation_key(config, reranker, choice, first)
+    inputs = [base, *datasets.values(), pool, negatives, embedder, *scored, reranker]
+    inputs += [*tuned, *([choice] if choice else []), reranked]
     report = make_key(
         "report",
         {"config": dump(config, {"paths": True, "teacher": {"folder"}, "model": _where(config)})},
@@ -302,9 +312,9 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         own_reranker=own,
         teacher=teacher,
         embedder=embedder,
-        evaluations=evaluations,
+        scores=scores,
         reranker=reranker,
-        tuning_evaluations=tuning,
+        tuning_scores=tuning,
         reranker_choice=choice,
         reranker_evaluation=reranked,
         report=report,
@@ -373,7 +383,7 @@ def teacher_keys(
         "teacher": dump(config.teacher, {"folder", "reranker", "embedder"}),
         "model": folder_fingerprint(folder) if folder is not None else "",
         "max_tokens": config.rerank.max_tokens,
-        "dtype": config.model.dtype,
+        "dtype": name_dtype(config.model.dtype),
     }
     return own, make_key("teacher-scores", settings, inputs, label=config.preset)
 
@@ -385,41 +395,12 @@ def embedder_key(
     settings = {
         "train": dump(config.train, {**NO_RESULT, "tokenizer_workers": True}),
         "embedder": embedder_settings(config).model_dump(mode="json"),
-        "dtype": config.model.dtype,
+        "dtype": name_dtype(config.model.dtype),
         "seed": config.seed,
     }
     if not config.train.cross_device_negatives:
         settings["ranks"] = config.train.ranks  # each rank then has its own negatives
     return make_key("embedder", settings, _training_inputs(base, negatives, teacher), label=config.preset)
-
-
-def evaluation_key(
-    config: RunConfig,
-    system: str,
-    model: StageKey | None,
-    card: Card,
-    dataset: StageKey,
-    pool: StageKey,
-    *,
-    split: Literal["test", "dev"] = "test",
-) -> StageKey:
-    """Scores of one system on one data set; BM25 has no model and sees no examples."""
-    inputs = {"dataset": dataset.reference}
-    settings = {
-        "system": system,
-        "dataset": card.name,
-        "split": split,
-        "trained_on": card.name in config.data.train,
-        "seed": config.seed,
-    }
-    if model is None:
-        settings["evaluate"] = config.evaluate.model_dump(mode="json", include=OF_BM25)
-    else:
-        inputs |= {"model": model.reference, "pool": pool.reference}
-        settings["evaluate"] = dump(config.evaluate, {"baselines": True, **OF_BENCHMARKS})
-        settings["dtype"] = config.model.dtype
-    label = f"{system} on {card.name}" + (" dev" if split == "dev" else "")
-    return make_key("evaluation", settings, inputs, label=label)
 
 
 def reranker_key(
@@ -429,7 +410,7 @@ def reranker_key(
     read_later = {"top_k": True, "max_queries": True, "cutoff_layer": True, "tune": True}
     settings = {
         "rerank": dump(config.rerank, {**NO_RESULT, **read_later}),
-        "dtype": config.model.dtype,
+        "dtype": name_dtype(config.model.dtype),
         "seed": config.seed,
     }
     return make_key("reranker", settings, _training_inputs(base, negatives, teacher), label=config.preset)
@@ -441,10 +422,10 @@ def _training_inputs(base: StageKey, negatives: StageKey, teacher: StageKey | No
 
 
 def embedder_settings(config: RunConfig) -> EmbedderSettings:
-    """How the trained embedder will be used: evaluation budgets, training's attention and pooling."""
+    """How the trained embedder is published: its budgets, training's attention and pooling."""
     return EmbedderSettings(
         attention=config.model.attention,
         pooling=config.model.pooling,
         template=config.model.template,
-        prompt=config.evaluate.prompt,
+        prompt=config.model.prompt,
     )

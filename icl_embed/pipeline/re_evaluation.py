@@ -22,13 +22,13 @@ from icl_embed.evaluation.results.regression import (
     scoring_code,
     verdict_table,
 )
+from icl_embed.pipeline.keys import TRAINED
 from icl_embed.pipeline.run import Run
 from icl_embed.store import Artefact, StageKey
 from icl_embed.store.key import explain_difference
 
 ACCEPTED = "accepted-scores"
 RE_EVALUATION = "re-evaluation"
-TRAINED = "trained"
 KEYS_NAME = "keys.json"
 TABLE_NAME = "re_evaluation.md"
 VERDICT_NAME = "re_evaluation.json"
@@ -41,12 +41,12 @@ class ReEvaluation:
 
     Attributes
         model: the newest published embedder of the preset.
-        evaluations: key per data set; they hold the code's hash, so that changed code scores again.
+        scores: key per data set and setting; they hold the code's hash, so that changed code scores again.
         reference: the last accepted scores; None on the first run.
     """
 
     model: Artefact
-    evaluations: dict[str, StageKey]
+    scores: dict[str, StageKey]
     reference: Artefact | None
 
     @property
@@ -56,11 +56,11 @@ class ReEvaluation:
             return ["there are no accepted scores yet"]
         before = json.loads((self.reference.path / KEYS_NAME).read_bytes())
         found: dict[str, None] = {}
-        for name in {**before, **self.evaluations}:
-            if name not in before or name not in self.evaluations:
+        for name in {**before, **self.scores}:
+            if name not in before or name not in self.scores:
                 found[f"{name}: {'dropped from' if name in before else 'added to'} the preset"] = None
-            elif self.evaluations[name].parts() != before[name]:
-                found.update(dict.fromkeys(explain_difference(self.evaluations[name].parts(), before[name])))
+            elif self.scores[name].parts() != before[name]:
+                found.update(dict.fromkeys(explain_difference(self.scores[name].parts(), before[name])))
         return list(found)
 
 
@@ -72,16 +72,15 @@ def plan_re_evaluation(run: Run) -> ReEvaluation:
     """
     model = _newest_model(run)
     code = scoring_code()
-    evaluations = {
-        name: replace(
+    scores = {
+        key.label.removeprefix(f"{TRAINED} on "): replace(
             key,
             settings={**key.settings, "code": code},
             inputs={**key.inputs, "model": model.reference},
         )
-        for (system, name), key in run.keys.evaluations.items()
-        if system == TRAINED
+        for key in run.keys.all_scores(TRAINED)
     }
-    return ReEvaluation(model, evaluations, _last_accepted(run))
+    return ReEvaluation(model, scores, _last_accepted(run))
 
 
 def comparison_key(run: Run, plan: ReEvaluation, level: float) -> StageKey:
@@ -111,7 +110,7 @@ def accepted_key(run: Run, plan: ReEvaluation, reason: str) -> StageKey:
     settings = {
         "preset": run.config.preset,
         "reason": reason,
-        "evaluations": {name: key.parts() for name, key in plan.evaluations.items()},
+        "evaluations": {name: key.parts() for name, key in plan.scores.items()},
     }
     return StageKey(ACCEPTED, 1, settings, inputs, run.config.preset)
 
@@ -120,10 +119,12 @@ def build_accepted(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     """Copy the values of all evaluations, and the keys that they were made with."""
     evaluations = key.settings["evaluations"]
     for name in evaluations:
+        scored = run.input(key, name).path
         folder = out_dir / name
-        folder.mkdir()
+        folder.mkdir(parents=True)
         for file in COPIED:
-            shutil.copyfile(run.input(key, name).path / file, folder / file)
+            if (scored / file).is_file():  # what could not be asked so has no values
+                shutil.copyfile(scored / file, folder / file)
     (out_dir / KEYS_NAME).write_text(json.dumps(evaluations, indent=1, sort_keys=True), encoding="utf-8")
     return {"tasks": len(evaluations), "reason": key.settings["reason"]}
 
@@ -167,7 +168,7 @@ def _scored(folders: Mapping[str, tuple[Path, Mapping[str, Any]]]) -> list[Score
 
 
 def _references(plan: ReEvaluation) -> dict[str, str]:
-    return {name: key.reference for name, key in plan.evaluations.items()}
+    return {name: key.reference for name, key in plan.scores.items()}
 
 
 def _newest_model(run: Run) -> Artefact:

@@ -13,6 +13,7 @@ from icl_embed.errors import TrainingError
 from icl_embed.launch.launcher import launch
 from icl_embed.model.settings import EmbedderSettings
 from icl_embed.pipeline.run import Run
+from icl_embed.pipeline.stages.score import opened
 from icl_embed.store import StageKey
 from icl_embed.train.job import EmbedderJob, Job, write_job
 from icl_embed.train.learning import idle_steps
@@ -61,6 +62,7 @@ def build_reranker(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | Non
 
 
 def _common(run: Run, key: StageKey, out_dir: Path) -> dict[str, Any]:
+    opened.cache_clear()  # a model that was scored last would take the memory that training needs
     return {
         "fingerprint": key.fingerprint,
         "seed": key.settings["seed"],

@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 
 from icl_embed.config import PoolConfig
-from icl_embed.corpus.clean import match_keys
 from icl_embed.corpus.deduplicate import NearDuplicates, find_near_duplicates
 from icl_embed.pool.database import (
     DATABASE_NAME,
@@ -31,6 +30,7 @@ from icl_embed.pool.database import (
 from icl_embed.pool.export import export_all
 from icl_embed.pool.inputs import PAGE_TEXTS, PoolInput, Progress, add_sources, add_texts, read_page
 from icl_embed.pool.statistics import check_limits, collect, tell_long_texts
+from icl_embed.texts import compared_column
 
 POSITIVE_SHARE = 0.8  # an sts pair from this share of the scale's maximum on is a positive
 NEGATIVE_SHARE = 0.2  # ... and up to this share a negative
@@ -172,7 +172,7 @@ def _matches_of_evaluated(
 
 def _named_keys(table: pa.Table, name: str) -> list[tuple[str, str]]:
     """(name, match key) of every row of a table with a ``text`` column."""
-    keys = match_keys(table.column("text").combine_chunks()).to_pylist()
+    keys = compared_column(table.column("text").combine_chunks()).to_pylist()
     return list(zip(table.column(name).to_pylist(), keys, strict=True))
 
 

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from icl_embed.bm25 import bm25_tokens
 from icl_embed.config import LABEL_KINDS
-from icl_embed.corpus.clean import match_keys
 from icl_embed.errors import PoolError
+from icl_embed.texts import compared_column
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def load_task(pool_dir: Path, name: str) -> Task:
 
 def keys_of(texts: Sequence[str]) -> list[str]:
     """Match keys of some texts."""
-    keys: list[str] = match_keys(pa.array(list(texts), pa.string())).to_pylist()
+    keys: list[str] = compared_column(pa.array(list(texts), pa.string())).to_pylist()
     return keys
 
 

@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from icl_embed.config import LABEL_KINDS, Kind
-from icl_embed.corpus.clean import match_keys
 from icl_embed.errors import PoolError
 from icl_embed.examples import Example
 from icl_embed.pool.database import DATABASE_NAME, fetch_all, open_read_only, read_script
 from icl_embed.store import Store
+from icl_embed.texts import compared_forms
 
 logger = logging.getLogger(__name__)
 
@@ -113,12 +113,6 @@ def latest_pool(store_root: Path) -> Path:
     if pool is None:
         raise PoolError(f"the store {store_root} holds no pool; build one with the flow build-pool")
     return pool.path
-
-
-def compared_forms(texts: Sequence[str]) -> list[str]:
-    """Texts as the pool compares them: equal up to case and white space."""
-    keys: list[str] = match_keys(pa.array(list(texts), pa.string())).to_pylist()
-    return keys
 
 
 def _read_examples(pool_dir: Path, dataset: str) -> list[Mapping[str, Any]]:

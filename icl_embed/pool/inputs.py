@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icl_embed.config import LABEL_KINDS, Kind
-from icl_embed.corpus.clean import clean_texts, match_keys
 from icl_embed.corpus.decontaminate import ngram_hashes, split_words
 from icl_embed.errors import DataError, PoolError
 from icl_embed.pool.database import Connection, arrow_input, fetch_all, fetch_count, run_script
+from icl_embed.texts import clean_texts, compared_column
 
 Progress = Callable[[str, int, int], None]  # (what is being done, how many are done, of how many)
 
@@ -207,7 +207,7 @@ def _page_facts(page: pa.Table, ngram: int) -> tuple[pa.Table, pa.Table]:
     text_of, hashes = ngram_hashes(words, ngram)
     facts = {
         "number": numbers,
-        "match_key": match_keys(texts),
+        "match_key": compared_column(texts),
         "num_words": words.counts().astype(np.int32),
     }
     return pa.table(facts), pa.table({"number": numbers[text_of], "ngram": hashes})

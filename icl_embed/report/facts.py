@@ -44,9 +44,11 @@ class ReportInputs:
         datasets: the data sets of the run.
         pool, negatives, embedder, reranker, reranker_choice, reranker_evaluation: artefact folders, None
             where a run has none.
-        evaluations: evaluation artefact folders, any number of models.
+        scores: score artefact folders of own cards, any number of models.
+        benchmarks: score artefact folders of benchmark tasks.
+        missing: (task, reason) of benchmark tasks that could not be had.
         artefacts: every artefact folder of the run, for timings and lineage (each has a ``manifest.json``).
-        base_model, trained_model: the ``model`` names that the evaluations use.
+        base_model, trained_model: what the scores call the two models.
         machine: rows of (fact, value) about the hardware; None looks at this machine.
     """
 
@@ -55,7 +57,9 @@ class ReportInputs:
     pool: Path | None = None
     negatives: Path | None = None
     embedder: Path | None = None
-    evaluations: tuple[Path, ...] = ()
+    scores: tuple[Path, ...] = ()
+    benchmarks: tuple[Path, ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()
     reranker: Path | None = None
     reranker_choice: Path | None = None
     reranker_evaluation: Path | None = None

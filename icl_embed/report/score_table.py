@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from icl_embed.evaluation.measurement import (
@@ -16,7 +16,7 @@ from icl_embed.evaluation.measurement import (
     compare,
 )
 from icl_embed.evaluation.scores import BM25, EvaluationScores, SettingScore, read_measurements, read_scores
-from icl_embed.few_shot.settings import FEW_SHOT, ZERO_SHOT
+from icl_embed.few_shot.settings import ZERO_SHOT
 
 KIND_ORDER = ("retrieval", "reranking", "classification", "clustering", "sts", "pair_classification")
 SEARCH_KINDS = ("retrieval", "reranking")
@@ -98,14 +98,14 @@ class ScoreTable:
         return tuple(row for _, rows in self.groups for row in rows)
 
 
-def columns_of(base_model: str, trained_model: str) -> tuple[Column, ...]:
-    """The five columns of a full table."""
+def columns_of(base_model: str, trained_model: str, few_shot: str) -> tuple[Column, ...]:
+    """The five columns of a full table; ``few_shot`` is the setting that the report speaks of."""
     return (
         Column("bm25", "BM25", BM25, BM25),
         Column("base-zero", "base, zero-shot", base_model, ZERO_SHOT),
-        Column("base-few", "base, few-shot", base_model, FEW_SHOT),
+        Column("base-few", "base, few-shot", base_model, few_shot),
         Column("trained-zero", "trained, zero-shot", trained_model, ZERO_SHOT),
-        Column("trained-few", "trained, few-shot", trained_model, FEW_SHOT),
+        Column("trained-few", "trained, few-shot", trained_model, few_shot),
     )
 
 
@@ -117,14 +117,14 @@ COMPARISONS = (
 
 
 def build_score_table(
-    folders: Sequence[Path], how: Bootstrap, *, base_model: str, trained_model: str
+    folders: Sequence[Path], how: Bootstrap, *, base_model: str, trained_model: str, few_shot: str
 ) -> ScoreTable:
-    """Read evaluation folders and compare them, item by item.
+    """Read score folders and compare them, item by item.
 
     Raises
-        EvaluationError: a folder is not an evaluation, or two of one data set saw different items.
+        EvaluationError: a folder is not a score, or two of one data set saw different items.
     """
-    columns = columns_of(base_model, trained_model)
+    columns = columns_of(base_model, trained_model, few_shot)
     evaluated = _read(folders, columns)
     used = {name for item in evaluated for name in (*item.measurements, *item.absences)}
     kept = tuple(column for column in columns if column.name in used)
@@ -142,7 +142,9 @@ def _read(folders: Sequence[Path], columns: Sequence[Column]) -> list[Evaluated]
     found: dict[str, Evaluated] = {}
     for folder in folders:
         scores = read_scores(folder)
-        item = found.setdefault(scores.dataset, _empty(scores))
+        item = found.setdefault(scores.card, _empty(scores))
+        if scores.trained_on and not item.trained_on:  # only the trained model's scores know that
+            item = found[scores.card] = replace(item, trained_on=True)
         measurements = read_measurements(folder, scores)
         for column in columns:
             if column.system != scores.model:
@@ -158,7 +160,7 @@ def _read(folders: Sequence[Path], columns: Sequence[Column]) -> list[Evaluated]
 
 
 def _empty(scores: EvaluationScores) -> Evaluated:
-    return Evaluated(scores.dataset, scores.kind, scores.metric, scores.trained_on, {}, {}, {})
+    return Evaluated(scores.card, scores.kind, scores.metric, scores.trained_on, {}, {}, {})
 
 
 def _dataset_row(item: Evaluated, comparisons: Sequence[Comparison], how: Bootstrap) -> ScoreRow:

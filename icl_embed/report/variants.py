@@ -24,15 +24,15 @@ LOSS_STEPS = 10
 
 @dataclass(frozen=True)
 class VariantResult:
-    """The artefacts of one variant: its settings as text, its embedder, and its evaluations."""
+    """The artefacts of one variant: its settings as text, its embedder, and its scores."""
 
     label: str
     embedder: Path
-    evaluations: Sequence[Path]
+    scores: Sequence[Path]
 
 
 def ablation_table(variants: Sequence[VariantResult], how: Bootstrap) -> str:
-    """Markdown: a row per variant, averages over the data sets it was not trained on, in %.
+    """Markdown: a row per variant, averages over the data sets that none was trained on, in %.
 
     Differences are paired: few-shot minus zero-shot, and each variant's few-shot minus that of the first one.
 
@@ -45,9 +45,13 @@ def ablation_table(variants: Sequence[VariantResult], how: Bootstrap) -> str:
     )
     lines = [_row(header), "|" + "---|" * len(header)]
     first: list[Measurement] = []
-    for variant in variants:
-        pairs = [pair for folder in variant.evaluations if (pair := _zero_and_few(folder))]
-        zero, few = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    found = [
+        {name: pair for name, one in _by_dataset(variant.scores).items() if (pair := _zero_and_few(one))}
+        for variant in variants
+    ]
+    everywhere = [name for name in found[0] if all(name in one for one in found)]
+    for variant, pairs in zip(variants, found, strict=True):
+        zero, few = ([pairs[name][number] for name in everywhere] for number in (0, 1))
         gain = average_difference(list(zip(few, zero, strict=True)), how)
         scores = (average(zero, how).in_percent, average(few, how).in_percent)
         over_first = average_difference(list(zip(few, first, strict=True)), how).in_points if first else "–"
@@ -60,13 +64,32 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _zero_and_few(folder: Path) -> tuple[Measurement, Measurement] | None:
-    """Both settings on an unseen data set; None where it was trained on or there were no examples."""
-    scores = read_scores(folder)
-    measured = read_measurements(folder, scores)
-    if scores.trained_on or not {ZERO_SHOT, FEW_SHOT} <= set(measured):
+@dataclass(frozen=True)
+class _OneDataset:
+    """A data set with its measurements by number of examples."""
+
+    trained_on: bool
+    by_shots: dict[int, Measurement]
+
+
+def _by_dataset(folders: Sequence[Path]) -> dict[str, _OneDataset]:
+    """The scores of one model, put together again; in the order of the folders."""
+    found: dict[str, _OneDataset] = {}
+    for folder in folders:
+        scores = read_scores(folder)
+        measured = read_measurements(folder, scores)
+        mine = found.setdefault(scores.dataset, _OneDataset(scores.trained_on, {}))
+        for result in scores.results:
+            mine.by_shots.setdefault(result.shots, measured[result.setting])
+    return found
+
+
+def _zero_and_few(dataset: _OneDataset) -> tuple[Measurement, Measurement] | None:
+    """Without and with examples on an unseen data set; None where it was trained on or there were none."""
+    most = max(dataset.by_shots, default=0)
+    if dataset.trained_on or not most or 0 not in dataset.by_shots:
         return None
-    return measured[ZERO_SHOT], measured[FEW_SHOT]
+    return dataset.by_shots[0], dataset.by_shots[most]
 
 
 def _losses(embedder: Path) -> str:
@@ -92,21 +115,18 @@ class CheckpointChoice:
     over_last: Difference
 
 
-def choose_best(evaluations: Mapping[int, Sequence[Path]], how: Bootstrap) -> CheckpointChoice:
-    """Choose among steps by their evaluation folders, the same data sets in the same order for each.
+def choose_best(folders: Mapping[int, Sequence[Path]], how: Bootstrap) -> CheckpointChoice:
+    """Choose among steps by their score folders, the same data sets in the same order for each.
 
     Raises
-        EvaluationError: no steps, or an evaluation that cannot be read.
+        EvaluationError: no steps, or a score that cannot be read.
     """
-    if not evaluations:
+    if not folders:
         raise EvaluationError("there is no checkpoint to choose from")
-    measured = {
-        step: [read_measurements(folder, read_scores(folder)) for folder in folders]
-        for step, folders in evaluations.items()
-    }
-    every = [settings for mine in measured.values() for settings in mine]
-    setting = FEW_SHOT if all(FEW_SHOT in settings for settings in every) else ZERO_SHOT
-    chosen = {step: [settings[setting] for settings in mine] for step, mine in measured.items()}
+    measured = {step: _by_dataset(mine).values() for step, mine in folders.items()}
+    shots = min(max(one.by_shots, default=0) for mine in measured.values() for one in mine)
+    setting = FEW_SHOT if shots else ZERO_SHOT
+    chosen = {step: [one.by_shots[shots] for one in mine] for step, mine in measured.items()}
     scores = {step: average(mine, how) for step, mine in chosen.items()}
     best = max(sorted(scores), key=lambda step: scores[step].mean)
     pairs = list(zip(chosen[best], chosen[max(chosen)], strict=True))

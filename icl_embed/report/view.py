@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icl_embed.config import RunConfig
+from icl_embed.config import EvaluateConfig, RunConfig
 from icl_embed.evaluation.measurement import Bootstrap
 from icl_embed.evaluation.scores import read_examples, read_scores
+from icl_embed.evaluation.summary import Summary, plain_rows, summaries_of_folders
 from icl_embed.examples import Example
-from icl_embed.few_shot.settings import FEW_SHOT
+from icl_embed.few_shot.settings import main_settings
 from icl_embed.report.facts import (
     ArtefactFact,
     DatasetSize,
@@ -76,6 +77,8 @@ class ReportView:
     headlines: tuple[Headline, ...]
     table: ScoreTable
     few_shot_cost: tuple[FewShotCost, ...]
+    benchmarks: Table | None
+    not_measured: tuple[str, ...]
     training: TrainingFacts | None
     sizes: tuple[DatasetSize, ...]
     pool: Table | None
@@ -106,10 +109,16 @@ def gather(inputs: ReportInputs) -> ReportView:
     config = inputs.config
     evaluate = config["evaluate"]
     how = Bootstrap(evaluate["bootstrap_resamples"], evaluate["confidence"], config["seed"])
+    few_shot = main_settings(EvaluateConfig(**evaluate))[-1].name
     table = build_score_table(
-        inputs.evaluations, how, base_model=inputs.base_model, trained_model=inputs.trained_model
+        inputs.scores,
+        how,
+        base_model=inputs.base_model,
+        trained_model=inputs.trained_model,
+        few_shot=few_shot,
     )
     sizes = tuple(dataset_size(dataset) for dataset in inputs.datasets)
+    benchmarks = summaries_of_folders(inputs.benchmarks, how)
     reranking = read_reranking(inputs.reranker_evaluation)
     return ReportView(
         preset=str(config["preset"]),
@@ -120,6 +129,8 @@ def gather(inputs: ReportInputs) -> ReportView:
         headlines=_headlines(table, reranking),
         table=table,
         few_shot_cost=_few_shot_cost(table),
+        benchmarks=_benchmark_table(benchmarks),
+        not_measured=_not_measured(inputs, benchmarks),
         training=read_training(inputs.embedder),
         sizes=sizes,
         pool=pool_table(read_json(inputs.pool / "statistics.json")) if inputs.pool else None,
@@ -129,7 +140,7 @@ def gather(inputs: ReportInputs) -> ReportView:
         reranking=reranking,
         tuning=read_tuning(inputs.reranker_choice),
         reranker_training=read_training(inputs.reranker),
-        examples=_shown_examples(inputs),
+        examples=_shown_examples(inputs, few_shot),
         artefacts=read_artefacts(inputs.artefacts),
         machine=this_machine() if inputs.machine is None else inputs.machine,
         versions=tuple(library_versions().items()),
@@ -215,10 +226,25 @@ def _few_shot_cost(table: ScoreTable) -> tuple[FewShotCost, ...]:
     return tuple(found)
 
 
-def _shown_examples(inputs: ReportInputs) -> tuple[ShownExamples, ...]:
+def _benchmark_table(summaries: Sequence[Summary]) -> Table | None:
+    rows = [row for summary in summaries for row in plain_rows(summary)]
+    return (tuple(rows[0]), tuple(tuple(row.values()) for row in rows)) if rows else None
+
+
+def _not_measured(inputs: ReportInputs, summaries: Sequence[Summary]) -> tuple[str, ...]:
+    """What a reader would look for in the table of benchmarks and not find, and why."""
+    absent = [
+        f"{summary.model} on {one.task}, {one.setting}: {one.reason}"
+        for summary in summaries
+        for one in summary.absent
+    ]
+    return (*(f"{task} is missing: {reason}" for task, reason in inputs.missing), *absent)
+
+
+def _shown_examples(inputs: ReportInputs, setting: str) -> tuple[ShownExamples, ...]:
     found: Sequence[ShownExamples] = [
-        ShownExamples(scores.dataset, read_examples(folder, FEW_SHOT))
-        for folder in inputs.evaluations
+        ShownExamples(scores.card, read_examples(folder, setting))
+        for folder in inputs.scores
         if (scores := read_scores(folder)).model == inputs.trained_model
     ]
     return tuple(sorted((item for item in found if item.examples), key=lambda item: item.dataset))

@@ -23,7 +23,7 @@ from icl_embed.model.cpu.kernels import speed_up
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 from icl_embed.model.memory import MemoryLimit
 from icl_embed.model.other_process import Portable, mind_forks
-from icl_embed.model.progress import progress_bar
+from icl_embed.progress import progress_bar
 from icl_embed.rerank.decoder import device_of
 from icl_embed.rerank.flops import Costs, costs_of, query_flops
 from icl_embed.rerank.folder import RerankerSettings, read_reranker

@@ -3,8 +3,9 @@
 Kept are
 
 - what a running build makes or reads: its lock is held, and its lock file names its inputs;
-- the newest reports and the last accepted scores of each preset, scores and studies of benchmarks;
-- the models that these scores belong to, and of every label the newest embedder and the newest reranker;
+- the newest reports and the last accepted scores of each preset, every score and every study;
+- the models of accepted scores, of benchmarks and of studies, and of every label the newest embedder and the
+  newest reranker; scores on own cards, which every pipeline run makes, hold no old model back;
 - all that these were made from: marks such as "trained on" and model cards are read off it;
 - what is younger than a day: a run that is between two stages may be about to use it;
 - the work folder of an unfinished build, with the checkpoints that its next run goes on from.
@@ -29,7 +30,7 @@ from icl_embed.store.manifest import read_manifest
 logger = logging.getLogger(__name__)
 
 MODELS = ("embedder", "reranker")
-MEASURED = ("score", "study")
+SCORE, STUDY, BENCHMARK = "score", "study", "task-data"
 ACCEPTED = "accepted-scores"
 MIN_AGE_HOURS = 24.0
 
@@ -103,12 +104,17 @@ def remove(store: Store, found: Iterable[Found]) -> int:
 
 def _needed(store: Store, artefacts: list[Artefact], reports: list[Artefact]) -> set[str]:
     accepted = _newest_per_label((one for one in artefacts if one.stage == ACCEPTED), 1)
-    roots = [*reports, *(one for one in artefacts if one.stage in MEASURED)]
+    roots = [*reports, *(one for one in artefacts if one.stage == STUDY or _is_benchmark_score(one))]
     for stage in MODELS:
         roots += _newest_per_label((one for one in artefacts if one.stage == stage), 1)
     read = _read_by_running_builds(store) | {name for one in accepted for name in _models_of(one)}
     roots += [one for one in artefacts if one.reference in read]
-    return reachable(store, roots) | {one.reference for one in accepted}
+    measured = {one.reference for one in artefacts if one.stage == SCORE}
+    return reachable(store, roots) | measured | {one.reference for one in accepted}
+
+
+def _is_benchmark_score(artefact: Artefact) -> bool:
+    return artefact.stage == SCORE and BENCHMARK in artefact.manifest.key["inputs"]
 
 
 def _models_of(accepted: Artefact) -> Iterator[str]:

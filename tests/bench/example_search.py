@@ -58,9 +58,7 @@ def dataset_input(store: Store, pool: Path, name: str) -> EvaluationInput:
     """The data set of a name, as evaluation takes it."""
     side = read_training_side(pool, name)
     found = [one for one in store.artefacts() if one.stage == "dataset" and one.manifest.label == name]
-    return EvaluationInput(
-        name, side.kind, side.instruction, found[-1].path, found[-1].fingerprint, trained_on=False
-    )
+    return EvaluationInput(name, side.kind, side.instruction, found[-1].path, found[-1].fingerprint)
 
 
 def ways_to_choose(bench: Workbench, *, strategies: Sequence[str]) -> dict[str, Callable[[], Setting]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from icl_embed.config import RerankConfig
 from icl_embed.pipeline.build import build
 from icl_embed.pipeline.run import Run, open_run
-from icl_embed.store import StageKey
 
 TOP_K = 50
 
@@ -20,7 +19,7 @@ class RerankMaterial:
 
     Attributes
         reranker: trained; ``plain`` is the same without self-distillation, if it was asked for.
-        dev, test: the embedder's evaluations with its best passages; ``bm25`` are BM25's of the same data sets.
+        dev, test: the embedder's scores with its best passages; ``bm25`` are BM25's of the same data sets.
     """
 
     reranker: Path
@@ -40,20 +39,34 @@ def real_rerank_material(
     """Everything from the store of a preset, built where it is missing."""
     run = open_run(preset, [f"rerank.top_k={TOP_K}", *overrides])
     keys = run.keys
+    unwanted = {
+        key.reference
+        for (system, name), mine in keys.scores.items()
+        if system == "base" or not _is_ranked(run, name)
+        for key in mine
+    }
     for key in keys:
         if key.stage in ("reranker-choice", "reranker-evaluation", "report"):
             continue  # measured here, on our own top 50
-        if key.stage == "evaluation" and not _is_wanted(run, key):
+        if key.reference in unwanted:
             continue
         say(f"{key.stage} {key.label}")
         build(run, key)
-    ranked = {pair: key for pair, key in keys.evaluations.items() if _is_ranked(run, pair[1])}
+
+    def searched(system: str) -> tuple[Path, ...]:
+        return tuple(
+            run.artefact(key).path
+            for (one, name), mine in keys.scores.items()
+            if one == system and _is_ranked(run, name)
+            for key in mine
+        )
+
     return RerankMaterial(
         reranker=run.artefact(keys.reranker).path,
         plain=_build_plain(preset, overrides, say) if with_plain else None,
-        dev=tuple(run.artefact(key).path for key in keys.tuning_evaluations.values()),
-        test=tuple(run.artefact(key).path for (system, _), key in ranked.items() if system == "trained"),
-        bm25=tuple(run.artefact(key).path for (system, _), key in ranked.items() if system == "bm25"),
+        dev=tuple(run.artefact(key).path for mine in keys.tuning_scores.values() for key in mine),
+        test=searched("trained"),
+        bm25=searched("bm25"),
         config=run.config.rerank,
         seed=run.config.seed,
         dtype=run.config.model.dtype,
@@ -96,10 +109,6 @@ def _build_plain(preset: str, overrides: Sequence[str], say: Callable[[str], Non
     run = open_run(preset, [*overrides, "rerank.self_distillation=none"])
     say(f"reranker without self-distillation {run.keys.reranker.fingerprint}")
     return build(run, run.keys.reranker).path
-
-
-def _is_wanted(run: Run, key: StageKey) -> bool:
-    return key.settings["system"] != "base" and _is_ranked(run, str(key.settings["dataset"]))
 
 
 def _is_ranked(run: Run, dataset: str) -> bool:

@@ -18,8 +18,12 @@ def test_every_checkpoint_is_scored_on_dev_and_the_best_on_test(project: Path, s
     table = (choice.parent / "checkpoints.md").read_text()
     assert [line.split(" | ")[0] for line in table.splitlines()[2:5]] == ["| 2", "| 4", "| 5"]
     assert f"tep {best}" in table
-    scored = [json.loads(path.read_bytes()) for path in (store_copy / "evaluation").glob("*/manifest.json")]
+    scored = [json.loads(path.read_bytes()) for path in (store_copy / "score").glob("*/manifest.json")]
     splits = {(one["label"], one["key"]["settings"]["split"]) for one in scored}
-    assert {(f"step {step} on tiny-facts dev", "dev") for step in (2, 4, 5)} <= splits
-    on_test = {label for label, split in splits if split == "test" and label.startswith("step ")}
-    assert on_test == {f"step {best} on {name}" for name in ("tiny-notes", "tiny-topics", "tiny-pairs")}
+    models = ("step 2", "step 4", "trained")  # the last step is the embedder itself
+    assert {(f"{model} on data/tiny-facts dev, zero-shot", "dev") for model in models} <= splits
+    model = "trained" if best == 5 else f"step {best}"
+    on_test = {label for label, split in splits if split == "test" and label.endswith(", zero-shot")}
+    expected = {f"{model} on data/{name}, zero-shot" for name in ("tiny-notes", "tiny-topics", "tiny-pairs")}
+    assert expected <= on_test
+    assert {label for label in on_test if label.startswith("step ")} <= expected

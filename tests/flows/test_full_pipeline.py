@@ -25,13 +25,15 @@ def test_one_command_ends_with_a_report(finished) -> None:
 def test_the_scores_say_what_was_measured(finished) -> None:
     project, _ = finished
     run = open_run(str(project))
-    for (system, name), key in run.keys.evaluations.items():
-        scores = json.loads((run.artefact(key).path / "scores.json").read_text())
-        settings = [result["setting"] for result in scores["results"]]
-        assert scores["trained_on"] == (name in run.config.data.train)
-        assert settings == (["bm25"] if system == "bm25" else ["zero-shot", "few-shot"]), (system, name)
-        for result in scores["results"]:
-            assert result["low"] <= result["mean"] <= result["high"]
+    shots = run.config.evaluate.shots
+    for (system, name), keys in run.keys.scores.items():
+        found = [json.loads((run.artefact(key).path / "scores.json").read_text()) for key in keys]
+        settings = [result["setting"] for scores in found for result in scores["results"]]
+        expected = ["bm25"] if system == "bm25" else ["zero-shot", f"{shots}-shot fixed"]
+        assert settings == expected, (system, name)
+        for scores in found:
+            assert scores["trained_on"] == (system == "trained" and name in run.config.data.train)
+            assert all(one["low"] <= one["mean"] <= one["high"] for one in scores["results"])
 
 
 def test_a_second_run_takes_everything_from_the_store(finished) -> None:
@@ -57,7 +59,8 @@ def test_a_new_learning_rate_reruns_training_and_what_follows(finished) -> None:
     again = Counter(stages_to_run(run))
     assert again == {
         "embedder": 1,
-        "evaluation": 3 + 1,  # the test splits, and the dev split that the reranker is tuned on
+        "score": 2
+        * (3 + 1),  # two settings on the test splits, and the dev split that the reranker is tuned on
         "reranker-choice": 1,
         "reranker-evaluation": 1,
         "report": 1,
@@ -69,8 +72,10 @@ def test_a_new_learning_rate_reruns_training_and_what_follows(finished) -> None:
 def test_the_reranker_is_tuned_on_dev_queries_and_measured_on_test_queries(finished) -> None:
     project, _ = finished
     run = open_run(str(project))
-    [key] = run.keys.tuning_evaluations.values()
-    assert json.loads((run.artefact(key).path / "scores.json").read_text())["split"] == "dev"
+    [keys] = run.keys.tuning_scores.values()
+    assert {json.loads((run.artefact(key).path / "scores.json").read_text())["split"] for key in keys} == {
+        "dev"
+    }
     assert run.keys.reranker_choice is not None
     choice = json.loads((run.artefact(run.keys.reranker_choice).path / "choice.json").read_text())
     scores = json.loads((run.artefact(run.keys.reranker_evaluation).path / "scores.json").read_text())

@@ -130,7 +130,7 @@ def test_perturbed_weights_fail_the_run_until_the_fall_is_accepted(project: Path
         fallen.result()
     assert str(told.value).endswith(f"icl-embed run re-evaluate --preset {project} --accept --here")
     table = newest_table()
-    assert "| **fell** | tiny-notes, zero-shot" in table
+    assert "| **fell** | data/tiny-notes, zero-shot" in table
     assert "| **fell** | average of 3, zero-shot" in table
     assert "inputs.model" in table
 
@@ -166,7 +166,7 @@ def test_changed_code_that_scores_alike_is_scored_again_and_accepted(
     assert "no score fell" in state.result()
     new = artefacts(project) - before
     stages = sorted(name.split("/")[0] for name in new)
-    assert stages == ["accepted-scores", *["evaluation"] * 3, "re-evaluation"]
+    assert stages == ["accepted-scores", "re-evaluation", *["score"] * 6]
     assert "nothing changed" in run(project).result()
 
 
@@ -196,7 +196,7 @@ def test_a_data_set_that_the_preset_drops_is_told_and_is_no_fall(project: Path) 
     run(project)
     state = run(project, overrides=['data.evaluate=["tiny-notes", "tiny-pairs"]'])
     assert state.is_completed(), state.message
-    assert "| dropped | tiny-topics |" in newest_table()
+    assert "| dropped | data/tiny-topics |" in newest_table()
     assert "dropped from the preset" in newest_table()
 
 
@@ -213,7 +213,7 @@ def test_without_a_published_model_the_run_says_how_to_get_one(tmp_path: Path) -
 def test_damaged_accepted_scores_are_not_passed_over(project: Path) -> None:
     run(project)
     [folder] = (project.parent / "store" / "accepted-scores").glob("[0-9a-f]*")
-    (folder / "tiny-notes" / "scores.json").write_text("{}")
+    (folder / "data" / "tiny-notes, zero-shot" / "scores.json").write_text("{}")
     with pytest.raises(StoreError, match="restore it, or remove its folder"):
         plan_re_evaluation(open_run(str(project)))
 
@@ -224,10 +224,11 @@ def test_garbage_collection_keeps_the_accepted_scores(project: Path) -> None:
     store = open_run(str(project)).store
     store.build(StageKey("report", 1, {}, {}, "tiny"), lambda folder: {})
     garbage = {one.path.parent.name for one in survey(store, keep_reports=1, min_age_hours=0) if one.goes}
-    assert "evaluation" in garbage
+    assert "dataset" in garbage
+    assert "score" not in garbage
     assert "accepted-scores" not in garbage
     assert "embedder" not in garbage
-    shutil.rmtree(store.root / "evaluation")
+    shutil.rmtree(store.root / "score")
     assert "nothing changed" in run(project).result()
 
 

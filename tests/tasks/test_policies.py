@@ -10,8 +10,9 @@ from prefect.states import Failed
 
 from icl_embed.errors import ConfigError, SourceError, SourceUnreachableError, StoreError, TrainingError
 from icl_embed.launch.launcher import WorkerLostError
+from icl_embed.pipeline import build
 from icl_embed.pipeline.run import open_run
-from tasks import policies
+from tasks import policies, stages
 from tests.tiny_project import build_project
 
 
@@ -39,37 +40,23 @@ def test_the_cache_key_is_the_fingerprint_and_a_missing_artefact_is_not_believed
     key = run.keys.pool
     assert policies.stage_cache_key(None, {"run": run, "key": key}) == f"pool-{key.fingerprint}"
 
-    @task
-    def build(run, key) -> str:
-        return key.fingerprint
-
-    assert policies.prepared(build, run, key).refresh_cache is True
+    assert stages.prepared(run, key).refresh_cache is True
 
     def produce(folder: Path) -> dict[str, int]:
         (folder / "rows").write_text("x")
         return {}
 
     artefact = run.store.build(key, produce)
-    assert policies.prepared(build, run, key).refresh_cache is False
+    assert stages.prepared(run, key).refresh_cache is False
     (artefact.path / "rows").write_text("y")
-    assert policies.prepared(build, run, key).refresh_cache is True
+    assert stages.prepared(run, key).refresh_cache is True
 
 
-def test_every_stage_stores_json_and_never_pickle() -> None:
-    from tasks import data, evaluation, training
-
-    found = [
-        data.fetch_base_model,
-        data.build_dataset,
-        data.build_pool,
-        data.mine_negatives,
-        training.train_embedder,
-        training.train_reranker,
-        evaluation.evaluate,
-        evaluation.evaluate_reranker,
-        evaluation.write_report,
-    ]
-    for one in found:
+def test_every_stage_that_can_be_built_has_a_task_and_none_stores_pickle() -> None:
+    assert set(stages.STAGES) == {*build._BUILDERS, *build._TRAINERS}
+    for stage in stages.STAGES:
+        one = stages.task_of(stage)
         assert one.persist_result is True
         assert one.result_serializer == "json"
         assert one.cache_key_fn is policies.stage_cache_key
+        assert one.description

@@ -13,7 +13,7 @@ from prefect.states import Completed
 
 from icl_embed.errors import TrainingError
 from icl_embed.pipeline.run import Run, open_run
-from tasks import stage_log
+from tasks import stage_log, stages
 from tests.tiny_project import build_project
 
 
@@ -36,6 +36,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     for logger in loggers:
         logger.addHandler(kept)
     monkeypatch.setattr(stage_log, "get_run_logger", lambda: loggers[1])
+    monkeypatch.setattr(stages, "get_run_logger", lambda: loggers[1])
     yield kept.lines
     for logger in loggers:
         logger.removeHandler(kept)
@@ -79,8 +80,8 @@ def test_a_stage_that_says_nothing_says_that_it_goes_on(
 
 def test_a_stage_that_did_not_have_to_run_is_told_once(run: Run, lines: list[str]) -> None:
     key = run.keys.pool
-    assert stage_log.reference_of(Completed(name="Cached", data=key.reference), key) == key.reference
-    assert stage_log.reference_of(Completed(data=key.reference), key) == key.reference
+    assert stages.reference_of(Completed(name="Cached", data=key.reference), key) == key.reference
+    assert stages.reference_of(Completed(data=key.reference), key) == key.reference
     assert lines == [f"pool tiny: cached, {key.reference}"]
 
 

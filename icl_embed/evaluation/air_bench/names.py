@@ -167,6 +167,18 @@ def resolve(
     return list(found)
 
 
+def usual_split(name: str, version: str = LATEST) -> str:
+    """What a task or group is evaluated on unless somebody says otherwise.
+
+    That is dev, whose judgements are public; 24.04 has test alone, whose rankings are sent in.
+
+    Raises
+        EvaluationError: an unknown version.
+    """
+    mine, _ = _split_version(name, version or LATEST)
+    return "dev" if any("dev" in one.queries for one in published() if one.version == mine) else "test"
+
+
 def is_air_bench(name: str) -> bool:
     """Whether a task's or group's name belongs to AIR-Bench."""
     return name == FAMILY or name.startswith(PREFIX)

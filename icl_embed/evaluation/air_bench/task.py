@@ -37,7 +37,8 @@ from icl_embed.evaluation.reranking import PairScorer, rerank
 from icl_embed.evaluation.tasks.task import EvaluatedModel, TaskFacts, TaskRun, Unjudged
 from icl_embed.examples import Example
 from icl_embed.model.cached_encoding import CachingEncoder, Setting
-from icl_embed.pool.examples import Candidate, compared_forms
+from icl_embed.pool.examples import Candidate
+from icl_embed.texts import compared_forms
 
 INSTRUCTION = "Given a question, retrieve passages that answer the question."
 """AIR-Bench ships none; this is the one that the bge-en-icl paper uses for all of its tasks."""

@@ -165,7 +165,6 @@ def from_local_set(served: FolderSet, *, split: str) -> Template:
         instruction=served.instruction or known.abstask_prompt,
         folder=served.folder,
         fingerprint="unread",
-        trained_on=False,
         licence=served.licence,
     )
     metadata = describe_task(described).model_copy(update={"eval_splits": [split]})

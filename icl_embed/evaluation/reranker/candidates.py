@@ -3,7 +3,7 @@
 Gains are linear. What the first stage did not find counts against every ranking of its passages, so that
 first stage, BM25 and rerankers are measured on one scale.
 
-They come from evaluation artefacts, or from a ``.jsonl`` file with one query per line::
+They come from scores of a first stage, or from a ``.jsonl`` file with one query per line::
 
     {"query": "…", "passages": ["…", "…"], "relevance": [0, 1], "query_id": "optional"}
 """
@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from icl_embed.errors import DataError, EvaluationError
-from icl_embed.evaluation.scores import TOP_PASSAGES_NAME, read_scores
+from icl_embed.evaluation.scores import TOP_PASSAGES_NAME, EvaluationScores, read_scores
 
 CUT = 10
 NDCG = "ndcg_at_10"
@@ -118,29 +118,27 @@ class Candidates:
 
 
 def read_candidates(sources: Sequence[Path], *, top_k: int, max_queries: int, seed: int) -> list[Candidates]:
-    """Candidates of every evaluation that ranked a corpus, and of ``.jsonl`` files; others are left out.
+    """Candidates of every score of a search, and of ``.jsonl`` files; others are left out.
+
+    Of a data set that was asked in several settings it is the one with the most examples.
 
     Parameters
         max_queries: queries kept per data set, sampled by hash.
 
     Raises
-        EvaluationError: a file is damaged, no evaluation ranked a corpus, or two are of one data set.
+        EvaluationError: a file is damaged, none is a score of a search, or two are of one setting.
         DataError: a line of a ``.jsonl`` file is not a query with candidates.
     """
-    found = []
-    for source in sources:
-        if source.suffix == ".jsonl":
-            found.append(_read_file(source, top_k))
-        elif (source / TOP_PASSAGES_NAME).exists():
-            found.append(_read_evaluation(source, top_k))
+    found = [_read_file(source, top_k) for source in sources if source.suffix == ".jsonl"]
+    found += [_read_score(folder, top_k) for folder in _with_most_examples(sources)]
     if not found:
         raise EvaluationError(
-            f"none of the {len(sources)} evaluations has {TOP_PASSAGES_NAME}; reranking needs at least one "
+            f"none of the {len(sources)} scores has {TOP_PASSAGES_NAME}; reranking needs at least one "
             "retrieval or reranking data set"
         )
     name, count = Counter(candidates.dataset for candidates in found).most_common(1)[0]
     if count > 1:
-        raise EvaluationError(f"the data set {name} is given {count} times; name one evaluation of each")
+        raise EvaluationError(f"the data set {name} is given {count} times; name one score of each")
     return [
         _sampled(candidates, max_queries, seed)
         for candidates in sorted(found, key=lambda candidates: candidates.dataset)
@@ -151,7 +149,7 @@ def first_stage_grades(folder: Path) -> dict[str, tuple[int, ...]]:
     """Grades of each query's passages, best first: another first stage to compare with, such as BM25.
 
     Raises
-        EvaluationError: the evaluation did not rank a corpus, or is damaged.
+        EvaluationError: the score is not one of a search, or is damaged.
     """
     return {
         query_id: tuple(row["relevance"] for row in rows)
@@ -159,11 +157,24 @@ def first_stage_grades(folder: Path) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _read_evaluation(folder: Path, top_k: int) -> Candidates:
+def _with_most_examples(sources: Sequence[Path]) -> list[Path]:
+    """The folders to read; two of one data set with equally many examples are both kept, to be refused."""
+    scored = [(folder, read_scores(folder)) for folder in sources if (folder / TOP_PASSAGES_NAME).exists()]
+    most: dict[str, int] = {}
+    for _, scores in scored:
+        most[scores.card] = max(most.get(scores.card, 0), _examples_of(scores))
+    return [folder for folder, scores in scored if _examples_of(scores) == most[scores.card]]
+
+
+def _examples_of(scores: EvaluationScores) -> int:
+    return max((one.shots for one in scores.results), default=0)
+
+
+def _read_score(folder: Path, top_k: int) -> Candidates:
     scores = read_scores(folder)
     by_query = _rows_by_query(folder / TOP_PASSAGES_NAME)
     queries = tuple(_ranked_query(rows, top_k) for _, rows in sorted(by_query.items()))
-    return Candidates(scores.dataset, scores.trained_on, queries, scores.split)
+    return Candidates(scores.card, scores.trained_on, queries, scores.split)
 
 
 def _rows_by_query(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -180,7 +191,7 @@ def _rows_by_query(path: Path) -> dict[str, list[dict[str, Any]]]:
     for row in sorted(rows, key=lambda row: row["rank"]):
         by_query.setdefault(row["query_id"], []).append(row)
     if not by_query:
-        raise EvaluationError(f"{path} holds no query; evaluate the embedder on this data set again")
+        raise EvaluationError(f"{path} holds no query; score the embedder on this data set again")
     return by_query
 
 

@@ -275,8 +275,8 @@ def bm25_measurements(
     found = {}
     for folder in evaluations:
         scores = read_scores(folder)
-        if scores.dataset in wanted and scores.results:  # none: it had no word to go by
-            found[scores.dataset] = _measured(folder, scores, wanted[scores.dataset])
+        if scores.card in wanted and scores.results:  # none: it had no word to go by
+            found[scores.card] = _measured(folder, scores, wanted[scores.card])
     return found
 
 

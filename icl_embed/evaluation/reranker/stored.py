@@ -8,10 +8,11 @@ from typing import Literal
 
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluation.reranker.tuning import CHOICE_NAME
-from icl_embed.evaluation.scores import TOP_PASSAGES_NAME
+from icl_embed.evaluation.scores import BM25, STAGE, TOP_PASSAGES_NAME
 from icl_embed.store import Artefact, Store
 
-RERANKER, CHOICE, EVALUATION = "reranker", "reranker-choice", "evaluation"
+RERANKER, CHOICE = "reranker", "reranker-choice"
+MODELS = ("embedder/", "checkpoint/")  # what is trained here; a base model is only compared with
 
 
 def find_choice(folder: Path, store: Store) -> Path | None:
@@ -25,39 +26,46 @@ def find_choice(folder: Path, store: Store) -> Path | None:
     return made[-1].path / CHOICE_NAME if made else None
 
 
-def find_evaluations(store: Store, *, split: Literal["dev", "test"]) -> list[Artefact]:
-    """The newest embedder's evaluations of ranking data sets, as the pipeline made them.
+def find_scores(store: Store, *, split: Literal["dev", "test"]) -> list[Artefact]:
+    """The newest scored embedder's scores of ranking data sets.
 
     Raises
         EvaluationError: there is none.
         StoreError: one is damaged.
     """
-    found = _evaluations(store, split, "trained")
+    found = [
+        one
+        for one in _searches(store, split)
+        if one.manifest.key["inputs"].get("model", "").startswith(MODELS)
+    ]
     if not found:
         raise EvaluationError(
-            f"the store {store.root} has no evaluation of an embedder on a {split} split; "
+            f"the store {store.root} has no score of an embedder on a {split} split; "
             "icl-embed run distill-reranker makes them, or give your own with --candidates"
         )
     newest = found[-1].manifest.key["inputs"]["model"]
-    mine = [one for one in found if one.manifest.key["inputs"]["model"] == newest]
-    by_dataset = {str(one.manifest.key["settings"]["dataset"]): one for one in mine}
-    return [store.get(one.stage, one.fingerprint) for _, one in sorted(by_dataset.items())]
+    by_label = {one.manifest.label: one for one in found if one.manifest.key["inputs"]["model"] == newest}
+    return [store.get(one.stage, one.fingerprint) for _, one in sorted(by_label.items())]
 
 
-def find_bm25(store: Store, evaluations: Sequence[Artefact]) -> list[Path]:
-    """BM25's evaluations of the same data set artefacts; fewer where there are none."""
-    wanted = {one.manifest.key["inputs"]["dataset"] for one in evaluations}
-    found = {one.manifest.key["inputs"]["dataset"]: one.path for one in _evaluations(store, "test", "bm25")}
+def find_bm25(store: Store, scores: Sequence[Artefact]) -> list[Path]:
+    """BM25's scores of the same data set artefacts; fewer where there are none."""
+    wanted = {one.manifest.key["inputs"]["dataset"] for one in scores}
+    found = {
+        one.manifest.key["inputs"]["dataset"]: one.path
+        for one in _searches(store, "test")
+        if one.manifest.counts.get("model") == BM25
+    }
     return [path for dataset, path in found.items() if dataset in wanted]
 
 
-def _evaluations(store: Store, split: str, system: str) -> list[Artefact]:
-    """Oldest first."""
+def _searches(store: Store, split: str) -> list[Artefact]:
+    """Scores of own cards that are searched, without a reranker after it; oldest first."""
     return [
         one
         for one in store.artefacts()
-        if one.stage == EVALUATION
-        and one.manifest.key["settings"].get("split", "test") == split  # early ones knew no other
-        and one.manifest.key["settings"].get("system") == system
+        if one.stage == STAGE
+        and one.manifest.key["settings"].get("split") == split
+        and "reranker" not in one.manifest.key["settings"]
         and (one.path / TOP_PASSAGES_NAME).exists()
     ]

@@ -22,6 +22,7 @@ import pyarrow as pa
 from icl_embed.errors import EvaluationError, PoolError, StoreError
 from icl_embed.evaluation.scores import (
     EXAMPLES_NAME,
+    STAGE,
     EvaluationScores,
     SettingScore,
     read_measurements,
@@ -249,7 +250,6 @@ def _examples(reference: str, folder: Path) -> list[Row]:
 logger = logging.getLogger(__name__)
 
 RESULTS_NAME = "results.duckdb"
-STAGES = ("score", "evaluation")
 
 
 def refresh(root: Path) -> Path:
@@ -326,11 +326,10 @@ def _changes(root: Path, path: Path) -> Changes | None:
 
 def _published(root: Path) -> dict[str, tuple[Artefact, str]]:
     found = {}
-    for stage in STAGES:
-        for manifest in sorted((root / stage).glob(f"*/{MANIFEST_NAME}")):
-            if "." not in manifest.parent.name:
-                artefact = Artefact(stage, manifest.parent.name, manifest.parent)
-                found[artefact.reference] = (artefact, sha256_of(manifest))
+    for manifest in sorted((root / STAGE).glob(f"*/{MANIFEST_NAME}")):
+        if "." not in manifest.parent.name:
+            artefact = Artefact(STAGE, manifest.parent.name, manifest.parent)
+            found[artefact.reference] = (artefact, sha256_of(manifest))
     return found
 
 

@@ -15,14 +15,37 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import EvaluationError, MissingTaskError, SourceError
-from icl_embed.evaluation.air_bench.names import LATEST, TaskName, is_air_bench
+from icl_embed.evaluation.air_bench.names import LATEST, TaskName, is_air_bench, usual_split
+from icl_embed.evaluation.tasks.local import open_dataset
 from icl_embed.evaluation.tasks.opening import TaskPlaces, open_task
 from icl_embed.evaluation.tasks.task import BenchmarkTask
+from icl_embed.store import Artefact, StageKey
 from icl_embed.store.files import sha256_of, write_atomically
 
+STAGE, VERSION = "task-data", 2
 ABOUT_NAME = "task.json"
 MTEB, AIR_BENCH = "mteb", "air_bench"
 HUB = "hub"
+
+
+def task_data_key(name: str, places: TaskPlaces) -> StageKey:
+    """The key of a task's data: its name and what they come from, never where a mirror lies.
+
+    Raises
+        ConfigError, DataError: as ``origin_of``.
+    """
+    return StageKey(STAGE, VERSION, {"task": name, "origin": origin_of(name, places)}, {}, name)
+
+
+def open_stored(data: Artefact, places: TaskPlaces) -> BenchmarkTask:
+    """The task of an artefact: an own card's data set, or what ``fetch_task`` brought.
+
+    Raises
+        EvaluationError: its data cannot be used.
+    """
+    if data.stage == STAGE:
+        return open_fetched(data.path, places)
+    return open_dataset(data, places.config, places.split or "")
 
 
 def origin_of(name: str, places: TaskPlaces) -> dict[str, str]:
@@ -35,7 +58,7 @@ def origin_of(name: str, places: TaskPlaces) -> dict[str, str]:
     if is_air_bench(name):
         folder = places.air_bench
         task = TaskName.parse(name, version=places.air_bench_version or LATEST)
-        found = {"version": task.version, "split": places.split or "dev"}
+        found = {"version": task.version, "split": places.split or usual_split(task.full)}
         return found | {"source": HUB if folder is None else _digest(_air_bench_folders(task, folder))}
     import importlib.metadata
 
@@ -120,7 +143,7 @@ def _fetch_air_bench(name: str, places: TaskPlaces, downloads: Path, target: Pat
         return
     from icl_embed.evaluation.air_bench.data import OWNER, repositories
 
-    for repository in repositories(task, places.split or "dev"):
+    for repository in repositories(task, places.split or usual_split(task.full)):
         files = [f"{task.config}/**", "README.md"]
         _copy_from_hub(name, f"{OWNER}/{repository}", "main", downloads, target / repository, files)
 
@@ -194,10 +217,16 @@ def _plain_name(repository: Path) -> str:
     return repository.name
 
 
+def digest_of(path: Path) -> str:
+    """One hash over a file, or over names and contents of all files of a folder."""
+    return _digest([path])
+
+
 def _digest(folders: Iterable[Path]) -> str:
-    """One hash over names and contents of all files; a copy of the hub's cache has links."""
+    """One hash over several; a copy of the hub's cache has links, which are followed."""
     digest = hashlib.sha256()
     for folder in folders:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+        for path in paths:
             digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
     return digest.hexdigest()[:16]

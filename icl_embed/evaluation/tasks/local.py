@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -47,7 +47,7 @@ class LocalBenchmarkTask:
 
     @cached_property
     def data(self) -> TaskData:
-        """The test split, checked."""
+        """The evaluated split, checked."""
         return read_task_data(self.dataset)
 
     @property
@@ -59,7 +59,7 @@ class LocalBenchmarkTask:
             kind=self.dataset.kind,
             metric=MAIN_SCORES[self.dataset.kind],
             instruction=self.dataset.instruction,
-            split="test",
+            split=self.dataset.split,
             subset="default",
             data_fingerprint=self.dataset.fingerprint,
             served_from="store",
@@ -91,7 +91,7 @@ class LocalBenchmarkTask:
 
     def run(self, encoder: CachingEncoder, setting: Setting, model: EvaluatedModel) -> TaskRun:
         """Score an encoder in one setting."""
-        return run_encoder(
+        run = run_encoder(
             self.dataset,
             self.data,
             encoder,
@@ -100,6 +100,7 @@ class LocalBenchmarkTask:
             model_fingerprint=model.fingerprint,
             config=self.config,
         )
+        return replace(run, searched=self.data if isinstance(self.data, SearchData) else None)
 
     def rerank(self, run: TaskRun | Unjudged, scorer: PairScorer, *, top_k: int) -> TaskRun:
         """Score the ranking of a run again, its first passages ordered by a reranker.
@@ -117,16 +118,17 @@ class LocalBenchmarkTask:
         Raises
             EvaluationError: the task does not rank passages.
         """
-        from icl_embed.bm25 import VERSION
+        from icl_embed.bm25 import DESCRIPTION, VERSION
 
         if not isinstance(self.data, SearchData):
             raise EvaluationError(
                 f"{self.dataset.name}: BM25 ranks passages; it cannot do {self.dataset.kind}"
             )
-        return run_bm25(self.dataset, self.data, version=VERSION, config=self.config)
+        run = run_bm25(self.dataset, self.data, version=VERSION, config=self.config)
+        return replace(run, searched=self.data, notes={**run.notes, "method": DESCRIPTION})
 
 
-def open_local_task(name: str, store: Store, config: EvaluateConfig) -> LocalBenchmarkTask:
+def find_dataset(name: str, store: Store) -> Artefact:
     """The newest dataset artefact of a card.
 
     Parameters
@@ -134,7 +136,6 @@ def open_local_task(name: str, store: Store, config: EvaluateConfig) -> LocalBen
 
     Raises
         MissingTaskError: the store holds no such data set; the nearest is suggested.
-        EvaluationError: its rows cannot be evaluated.
         StoreError: it is damaged.
     """
     found = {one.manifest.label: one for one in store.artefacts() if one.stage == "dataset"}
@@ -143,19 +144,27 @@ def open_local_task(name: str, store: Store, config: EvaluateConfig) -> LocalBen
         near = difflib.get_close_matches(card, found, n=1, cutoff=0.0)
         hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
         raise MissingTaskError(name, f"the store {store.root} holds no data set {card!r}{hint}")
-    artefact = store.get("dataset", found[card].fingerprint)
-    task = LocalBenchmarkTask(_input_of(artefact), config)
-    _ = task.data  # what is wrong with it is said before a model is loaded
-    return task
+    return store.get("dataset", found[card].fingerprint)
 
 
-def _input_of(artefact: Artefact) -> EvaluationInput:
+def open_dataset(artefact: Artefact, config: EvaluateConfig, split: str = "") -> LocalBenchmarkTask:
+    """A dataset artefact as a task.
+
+    Parameters
+        split: what is evaluated; "" is test.
+
+    Raises
+        EvaluationError: its rows cannot be evaluated.
+    """
     card: Mapping[str, Any] = artefact.manifest.key["settings"]["card"]
-    return EvaluationInput(
+    dataset = EvaluationInput(
         name=card["name"],
         kind=card["kind"],
         instruction=card["instruction"],
         folder=artefact.path,
         fingerprint=artefact.fingerprint,
-        trained_on=False,
+        split=split or "test",
     )
+    task = LocalBenchmarkTask(dataset, config)
+    _ = task.data  # what is wrong with it is said before a model is loaded
+    return task

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from icl_embed.config import EvaluateConfig
 from icl_embed.errors import ConfigError
-from icl_embed.evaluation.air_bench.names import LATEST, is_air_bench, resolve
+from icl_embed.evaluation.air_bench.names import LATEST, is_air_bench, resolve, usual_split
 from icl_embed.evaluation.tasks.local import PREFIX as LOCAL_PREFIX
-from icl_embed.evaluation.tasks.local import open_local_task
+from icl_embed.evaluation.tasks.local import find_dataset, open_dataset
 from icl_embed.evaluation.tasks.task import BenchmarkTask
 from icl_embed.store import Store
 
@@ -72,7 +72,7 @@ def _expanded(name: str, places: TaskPlaces) -> list[str]:
         return [name]
     if is_air_bench(name):
         version = places.air_bench_version or LATEST
-        split, own_data = places.split or "dev", places.air_bench is not None
+        split, own_data = places.split or usual_split(name, version), places.air_bench is not None
         return resolve([name], version=version, split=split, own_data=own_data)
     from icl_embed.evaluation.mteb.names import resolve as resolve_mteb
 
@@ -87,7 +87,7 @@ def open_task(name: str, places: TaskPlaces) -> BenchmarkTask:
         EvaluationError, DataError, SourceError: its data cannot be used.
     """
     if name.startswith(LOCAL_PREFIX):
-        return open_local_task(name, places.store, places.config)
+        return open_dataset(find_dataset(name, places.store), places.config, places.split or "")
     if is_air_bench(name):
         from icl_embed.evaluation.air_bench.task import open_air_bench_task
 
@@ -95,7 +95,7 @@ def open_task(name: str, places: TaskPlaces) -> BenchmarkTask:
             name,
             folder=places.air_bench,
             version=places.air_bench_version or LATEST,
-            split=places.split or "dev",
+            split=places.split or usual_split(name, places.air_bench_version),
         )
     from icl_embed.evaluation.mteb.opening import open_mteb_task
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from icl_embed.config import Kind
 from icl_embed.errors import EvaluationError
@@ -24,7 +24,6 @@ class EvaluationInput:
         name, kind, instruction: from the card.
         folder: the dataset artefact (``rows.parquet``, for retrieval ``corpus.parquet``).
         fingerprint: of the artefact; it becomes the revision of the mteb task.
-        trained_on: whether its train split was trained on.
         title, licence, homepage: from the card, for the task's metadata.
         language: BCP 47 language and script.
         split: what is evaluated; a checkpoint is chosen on ``dev``.
@@ -35,12 +34,11 @@ class EvaluationInput:
     instruction: str
     folder: Path
     fingerprint: str
-    trained_on: bool
     title: str = ""
     licence: str = ""
     homepage: str = ""
     language: str = "eng-Latn"
-    split: Literal["test", "dev"] = "test"
+    split: str = "test"
 
 
 @dataclass(frozen=True)

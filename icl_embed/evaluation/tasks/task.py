@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from icl_embed.config import Kind
 from icl_embed.evaluation.measurement import Measurement
 from icl_embed.evaluation.reranking import PairScorer
+from icl_embed.evaluation.tasks.rows import SearchData
 from icl_embed.model.cached_encoding import CachingEncoder, Setting
 from icl_embed.pool.examples import Candidate
 
@@ -35,6 +36,7 @@ class TaskRun:
         result: the benchmark's own result, as JSON types.
         ranking: query -> passage -> score (search tasks), else empty.
         notes: facts about how the score was made.
+        searched: the texts that were searched, of tasks whose ranking a reranker is trained or measured on.
     """
 
     measurement: Measurement
@@ -42,6 +44,7 @@ class TaskRun:
     result: dict[str, Any]
     ranking: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    searched: SearchData | None = None
 
 
 @dataclass(frozen=True)

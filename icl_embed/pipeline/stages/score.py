@@ -1,42 +1,27 @@
-"""Stage ``score``: one model on one benchmark task in one setting."""
+"""Stage ``score``: one model on one task in one setting, for own cards and benchmarks alike."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import EvaluateConfig, PromptConfig
-from icl_embed.evaluation.scores import BM25
-from icl_embed.few_shot.settings import AskedSetting, settings_of_run
-from icl_embed.pipeline.stages.task_data import places_of, task_data_key, task_names_of
+from icl_embed.config import EvaluateConfig, PromptConfig, RunConfig
+from icl_embed.evaluation.request import ScoredModel, ScoreRequest
+from icl_embed.evaluation.scores import BM25, STAGE
+from icl_embed.few_shot.settings import AskedSetting, main_settings, settings_of_run
+from icl_embed.few_shot.sources import ExampleSource, offer_examples
+from icl_embed.model.dtype import name_dtype
+from icl_embed.pipeline.stages.task_data import places_of, task_names_of
 from icl_embed.store import StageKey, Store
-from icl_embed.store.files import sha256_of
 
 if TYPE_CHECKING:
     from icl_embed.evaluation.models import OpenedModel
     from icl_embed.pipeline.run import Run
 
-STAGE, VERSION = "score", 2
-
-
-@dataclass(frozen=True)
-class ScoredModel:
-    """A model as a score's key knows it.
-
-    Attributes
-        name: as labels call it.
-        reference: its artefact; empty for BM25 and for a folder of the user's own.
-        folder, fingerprint: of the user's own folder; the key holds what is in it, not where it lies.
-    """
-
-    name: str
-    reference: str = ""
-    folder: Path | None = None
-    fingerprint: str = ""
+__all__ = ["STAGE", "ScoredModel", "Scoring", "build_score", "card_scores", "scorings_of"]
 
 
 @dataclass(frozen=True)
@@ -49,46 +34,77 @@ class Scoring:
 
 
 def scorings_of(run: Run, models: Sequence[ScoredModel]) -> list[Scoring]:
-    """All scores of a run's benchmark tasks.
+    """All scores of a run's ``evaluate.tasks``; own cards among them are asked as ``data.evaluate`` is.
 
     Raises
-        ConfigError: an unknown task.
+        ConfigError: an unknown task or card.
     """
-    config = run.config.evaluate
+    from icl_embed.evaluation.tasks.fetched import task_data_key
+    from icl_embed.evaluation.tasks.local import PREFIX
+    from icl_embed.pipeline.keys import dataset_key
+
     found = []
-    for name in task_names_of(config, run.store):
-        data = task_data_key(name, config, run.store)
-        keys = [
-            score_key(run, name, data, model, asked)
-            for model in models
-            for asked in (settings_of_run(config) if model.name != BM25 else [None])
-        ]
+    for name in task_names_of(run.config.evaluate, run.store):
+        if name.startswith(PREFIX):
+            card = run.card(name.removeprefix(PREFIX)).name
+            data = run.keys.datasets.get(card) or dataset_key(run.config, run.card(card))
+            keys = [
+                key for model in models for key in card_scores(run.config, card, data, run.keys.pool, model)
+            ]
+        else:
+            data = task_data_key(name, places_of(run.config.evaluate, run.store))
+            keys = [key for model in models for key in _benchmark_scores(run.config, name, data, model)]
         found.append(Scoring(name, data, tuple(keys)))
     return found
 
 
-def score_key(
-    run: Run, task: str, data: StageKey, model: ScoredModel, asked: AskedSetting | None
-) -> StageKey:
-    """What decides a score. BM25 is asked in no setting: it has no prompt, examples or number format."""
-    config = run.config.evaluate
-    counts = ("label_experiments", "cluster_sets", "bootstrap_resamples", "confidence")
-    settings: dict[str, Any] = {
-        "evaluate": {name: getattr(config, name) for name in counts},
-        "mteb": importlib.metadata.version("mteb"),
-        "seed": run.config.seed,
-    }
-    inputs = {"task-data": data.reference}
-    if model.reference:
-        inputs["model"] = model.reference
-    if asked is not None:
-        settings |= {"asked": asked.as_json(), "model": model.fingerprint, "dtype": run.config.model.dtype}
-        settings["prompt"] = config.prompt.model_dump(mode="json")
-    if asked is not None and asked.shots:
-        settings["example_files"] = _digest(config.example_files)
-        settings["selection"] = config.selection.model_dump(mode="json")
-    setting = asked.name if asked else BM25
-    return StageKey(STAGE, VERSION, settings, inputs, f"{model.name} on {task}, {setting}")
+def card_scores(
+    config: RunConfig, card: str, data: StageKey, pool: StageKey, model: ScoredModel, split: str = "test"
+) -> list[StageKey]:
+    """A model on an own card: on test in every setting, on dev in the two that choices are made by.
+
+    Its examples come from the pool.
+    """
+    asked = settings_of_run(config.evaluate) if split == "test" else main_settings(config.evaluate)
+    return [
+        ScoreRequest(
+            data.reference,
+            f"data/{card}",
+            model,
+            setting,
+            config.evaluate,
+            split=split,
+            pool=pool.reference,
+            dtype=name_dtype(config.model.dtype),
+            seed=config.seed,
+        ).key
+        for setting in _asked(model, asked)
+    ]
+
+
+def _benchmark_scores(config: RunConfig, task: str, data: StageKey, model: ScoredModel) -> list[StageKey]:
+    """A model on a benchmark task, whose examples come from files or the task's own training split."""
+    from icl_embed.evaluation.tasks.fetched import digest_of
+
+    files = config.evaluate.example_files
+    return [
+        ScoreRequest(
+            data.reference,
+            task,
+            model,
+            setting,
+            config.evaluate,
+            source=ExampleSource(files),
+            example_files=digest_of(files) if files else "",
+            dtype=name_dtype(config.model.dtype),
+            seed=config.seed,
+        ).key
+        for setting in _asked(model, settings_of_run(config.evaluate))
+    ]
+
+
+def _asked(model: ScoredModel, settings: Sequence[AskedSetting]) -> Sequence[AskedSetting | None]:
+    return [None] if model.name == BM25 else settings
 
 
 def build_score(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
@@ -98,46 +114,54 @@ def build_score(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
         EvaluationError: the data or a vector cannot be used, or an example leaks.
         ModelError: the model cannot be loaded.
     """
+    from icl_embed.evaluation.asking import plan_setting
     from icl_embed.evaluation.grid import vectors_of
     from icl_embed.evaluation.models import open_model
     from icl_embed.evaluation.score import Cell
-    from icl_embed.evaluation.tasks.fetched import open_fetched
-    from icl_embed.few_shot.sources import ExampleSource, offer_examples
+    from icl_embed.evaluation.tasks.fetched import open_stored
     from icl_embed.model.cached_encoding import CachingEncoder
 
     settings, seed = key.settings, key.settings["seed"]
     config = _config_of(run.config.evaluate, settings)
-    task = open_fetched(run.input(key, "task-data").path, places_of(config, run.store))
+    places = places_of(config, run.store, settings.get("split"))
+    task = open_stored(run.input(key, "dataset" if "dataset" in key.inputs else "task-data"), places)
     instruction = task.facts.instruction
-    if "asked" not in settings:
-        bm25 = open_model(BM25, run.store, prompt=config.prompt)
-        return Cell(bm25, task, None, None, instruction, config, seed).measure_or_say(out_dir, None)
-    folder = run.input(key, "model").path if "model" in key.inputs else run.folders[settings["model"]]
-    model = opened(folder, run.store.root, config.prompt, settings["dtype"])
+    asks_bm25 = "asked" not in settings
+    model = (
+        open_model(BM25, run.store, prompt=config.prompt) if asks_bm25 else _model(run, key, config.prompt)
+    )
+
+    def encoder() -> CachingEncoder:
+        vectors = vectors_of(model, run.store, settings.get("code", {}).get("source", ""))
+        return CachingEncoder(model.encoder, config.batch_tokens, store=vectors)
+
+    if asks_bm25:
+        return Cell(model, task, None, None, instruction, config, seed).measure_or_say(out_dir, encoder)
     asked = AskedSetting(**settings["asked"])
-    source = ExampleSource(config.example_files)
+    pool = run.input(key, "pool").path if "pool" in key.inputs else None
+    source = ExampleSource(None if pool else config.example_files, pool)
     offered = offer_examples(task, source) if asked.shots else None
-    cell = Cell.planned(model, task, asked, offered, instruction, config, source=source, seed=seed)
-    encoder = CachingEncoder(model.encoder, config.batch_tokens, store=vectors_of(model, run.store))
-    return cell.measure_or_say(out_dir, encoder)
+    plan = plan_setting(asked, task, offered, instruction=instruction, config=config, source=source)
+    return Cell(model, task, plan, offered, instruction, config, seed).measure_or_say(out_dir, encoder)
+
+
+def _model(run: Run, key: StageKey, prompt: PromptConfig) -> OpenedModel:
+    dtype, named = key.settings["dtype"], key.settings["model"]
+    if "model" in key.inputs:
+        return opened(run.input(key, "model").path, run.store.root, prompt, dtype, named.get("name", ""))
+    return opened(run.folders[named["fingerprint"]], run.store.root, prompt, dtype, named["name"])
 
 
 @lru_cache(maxsize=1)
-def opened(folder: Path, store: Path, prompt: PromptConfig, dtype: str) -> OpenedModel:
+def opened(folder: Path, store: Path, prompt: PromptConfig, dtype: str, name: str) -> OpenedModel:
     """A model, kept until another is asked for: the scores of one model follow each other."""
     from icl_embed.evaluation.models import open_model
 
-    return open_model(str(folder), Store(store), prompt=prompt, dtype=dtype)
+    return open_model(str(folder), Store(store), prompt=prompt, dtype=dtype, name=name)
 
 
 def _config_of(mine: EvaluateConfig, settings: Mapping[str, Any]) -> EvaluateConfig:
     """The evaluation as the key has it; where mirrors and example files lie is this machine's business."""
-    hashed = {name: settings[name] for name in ("prompt", "selection") if name in settings}
+    hashed = {name: settings[name] for name in ("prompt",) if name in settings}
+    hashed |= {name: value for name, value in settings.get("examples", {}).items() if name == "selection"}
     return EvaluateConfig.model_validate(mine.model_dump() | settings["evaluate"] | hashed)
-
-
-def _digest(path: Path | None) -> str:
-    if path is None:
-        return ""
-    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
-    return " ".join(sha256_of(one)[:16] for one in files)

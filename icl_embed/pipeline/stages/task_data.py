@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from icl_embed.evaluation.tasks.opening import TaskPlaces
     from icl_embed.pipeline.run import Run
 
-STAGE, VERSION = "task-data", 1
+STAGE = "task-data"
 
 
-def places_of(config: EvaluateConfig, store: Store) -> TaskPlaces:
+def places_of(config: EvaluateConfig, store: Store, split: str | None = None) -> TaskPlaces:
     """Where a run looks for benchmark tasks."""
     from icl_embed.evaluation.tasks.opening import TaskPlaces
 
-    return TaskPlaces(store, config.mirror, config.air_bench, config=config)
+    return TaskPlaces(store, config.mirror, config.air_bench, split, config=config)
 
 
 def task_names_of(config: EvaluateConfig, store: Store) -> list[str]:
@@ -29,17 +29,11 @@ def task_names_of(config: EvaluateConfig, store: Store) -> list[str]:
     Raises
         ConfigError: an unknown name (near ones are suggested), or one named twice.
     """
+    if not config.tasks:
+        return []
     from icl_embed.evaluation.tasks.opening import task_names
 
-    return task_names(config.tasks, places_of(config, store)) if config.tasks else []
-
-
-def task_data_key(name: str, config: EvaluateConfig, store: Store) -> StageKey:
-    """The key of a task's data: its name and what they come from, never where a mirror lies."""
-    from icl_embed.evaluation.tasks.fetched import origin_of
-
-    settings = {"task": name, "origin": origin_of(name, places_of(config, store))}
-    return StageKey(STAGE, VERSION, settings, {}, name)
+    return task_names(config.tasks, places_of(config, store))
 
 
 def build_task_data(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:

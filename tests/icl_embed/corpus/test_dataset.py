@@ -3,9 +3,9 @@ import gzip
 
 import pytest
 
-from icl_embed.corpus.rows import normalised
 from icl_embed.errors import DataError
 from icl_embed.sources.card import load_card
+from icl_embed.texts import compared_form
 from tests.icl_embed.corpus.cards import build, corpus, write_card, write_jsonl
 
 LABELLED = """
@@ -22,7 +22,7 @@ test = 0.2
 
 def texts_of(rows, split):
     return {
-        normalised(text)
+        compared_form(text)
         for row in rows
         if row["split"] == split
         for text in (row["query"], *row["positives"])

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_embed.corpus.rows import Collected, Passage, Row, normalised, stable_hash
+from icl_embed.corpus.rows import Collected, Passage, Row, stable_hash
 from icl_embed.corpus.splits import Split, check_disjoint, split_data
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import Splits
+from icl_embed.texts import compared_form
 
 word = st.sampled_from([f"{letter}{n}" for letter in "abcdefgh" for n in range(6)])
 row = st.builds(
@@ -19,7 +20,7 @@ row = st.builds(
 
 
 def forms(part):
-    return {normalised(text) for r in part for text in (r.query, *r.positives)}
+    return {compared_form(text) for r in part for text in (r.query, *r.positives)}
 
 
 @settings(max_examples=200, deadline=None)
@@ -37,7 +38,7 @@ def test_no_text_is_ever_in_two_splits(rows, passages, method):
         assert "split is empty" in str(error)
         return
     seen = [
-        forms(result.rows[s]) | {normalised(p.text) for p in result.passages[s]}
+        forms(result.rows[s]) | {compared_form(p.text) for p in result.passages[s]}
         for s in ("train", "dev", "test")
     ]
     assert not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]

@@ -2,12 +2,20 @@
 
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from icl_embed.evaluation.asking import plan_setting
+from icl_embed.evaluation.models import OpenedModel
+from icl_embed.evaluation.score import Cell
+from icl_embed.evaluation.tasks.local import LocalBenchmarkTask
 from icl_embed.evaluation.tasks.rows import EvaluationInput
+from icl_embed.evaluation.tasks.task import EvaluatedModel
+from icl_embed.few_shot.sources import ExampleSource, offer_examples
+from icl_embed.model.cached_encoding import CachingEncoder
 
 ROW_TYPES = {
     "row_id": pa.string(),
@@ -50,7 +58,7 @@ def write_dataset(folder, kind, rows, corpus=None, **more):
         table = pa.table({name: [entry[i] for entry in corpus] for i, name in enumerate(names)})
         pq.write_table(table, folder / "corpus.parquet")
     facts = {"name": f"toy-{kind}", "instruction": "find the similar text", "fingerprint": "0123456789abcdef"}
-    return EvaluationInput(kind=kind, folder=folder, trained_on=False, **(facts | more))
+    return EvaluationInput(kind=kind, folder=folder, **(facts | more))
 
 
 def make_dataset(folder, kind, size=24):
@@ -144,3 +152,18 @@ class HashEncoder:
 
 def direction(text, dimension):
     return np.random.default_rng(zlib.crc32(text.encode())).normal(size=dimension).astype(np.float32)
+
+
+def score_folder(dataset, model, asked, folder, *, config, pool=None, seed=1):
+    """A score's folder, made as the stage makes it; returns the counts of its manifest."""
+    task, source = LocalBenchmarkTask(dataset, config), ExampleSource(pool_dir=pool)
+    offered = offer_examples(task, source) if asked and asked.shots else None
+    plan = asked and plan_setting(
+        asked, task, offered, instruction=dataset.instruction, config=config, source=source
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    cell = Cell(model, task, plan, offered, dataset.instruction, config, seed)
+    return cell.measure_or_say(folder, lambda: CachingEncoder(model.encoder))
+
+
+BM25_MODEL = OpenedModel(EvaluatedModel("bm25", "v1", Path(), dtype="none"), "bm25")

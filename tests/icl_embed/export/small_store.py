@@ -1,4 +1,4 @@
-"""A store with one embedder, what it was made from, and its evaluations."""
+"""A store with one embedder, what it was made from, and its scores."""
 
 from __future__ import annotations
 
@@ -37,23 +37,22 @@ def build_store(root: Path, model: Path, *, trained_set: str = "trained-set") ->
     made_from = {"base-model": base.reference, "negatives": negatives.reference}
     embedder = add("embedder", settings, made_from, "embedder", copy)
     for system, one, means in (("base", base, (0.101,)), ("trained", embedder, (0.612, 0.643))):
-        inputs = {"dataset": sets["unseen-set"], "model": one.reference, "pool": pool.reference}
-        add("evaluation", {"system": system, "evaluate": {}}, inputs, system, score_writer(system, means))
+        for number, mean in enumerate(means):
+            inputs = {"dataset": sets["unseen-set"], "model": one.reference}
+            inputs |= {"pool": pool.reference} if number else {}
+            asked = {"asked": {"shots": 3 * number, "quality": "clean"}, "split": "test"}
+            add("score", asked, inputs, f"{system} {number}", score_writer(system, number, mean))
     return store, embedder
 
 
-def score_writer(system, means):
+def score_writer(system, number, mean):
     def write(folder):
-        results = tuple(
-            SettingScore(setting, 3 * number, mean, *bounds, num_queries=250, seconds=1.0)
-            for number, (setting, mean, bounds) in enumerate(
-                zip(("zero-shot", "few-shot"), means, BOUNDS[system], strict=False)
-            )
-        )
+        setting, bounds = ("zero-shot", "3-shot fixed")[number], BOUNDS[system][number]
+        results = (SettingScore(setting, 3 * number, mean, *bounds, num_queries=250, seconds=1.0),)
         write_scores(
             folder,
             EvaluationScores(
-                "unseen-set", "retrieval", system, "0", "ndcg_at_10", "mean", False, 0.95, results
+                "data/unseen-set", "retrieval", system, "0", "ndcg_at_10", "mean", False, 0.95, results
             ),
         )
         return {}

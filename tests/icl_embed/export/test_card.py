@@ -49,7 +49,7 @@ def test_the_scores_and_data_of_the_store_are_on_the_card(carded):
     assert "- train.optimizer.steps: 7" in body
     assert "- last loss: 0.5" in body
     values = {m["name"]: m["value"] for m in front["model-index"][0]["results"][0]["metrics"]}
-    assert values == {"nDCG@10, zero-shot": 61.2, "nDCG@10, few-shot": 64.3}
+    assert values == {"nDCG@10, zero-shot": 61.2, "nDCG@10, 3-shot fixed": 64.3}
 
 
 def test_the_hub_library_reads_the_front_matter(carded):

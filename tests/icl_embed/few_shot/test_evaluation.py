@@ -7,15 +7,17 @@ import pytest
 
 from icl_embed.config import EvaluateConfig, SelectionConfig
 from icl_embed.errors import EvaluationError
-from icl_embed.evaluation.asking import strategy_of
+from icl_embed.evaluation.asking import Plan, checked_setting
 from icl_embed.evaluation.score import count_query_tokens
 from icl_embed.evaluation.scores import read_examples, read_scores
-from icl_embed.evaluation.stage import evaluate_encoder
+from icl_embed.evaluation.tasks.local import LocalBenchmarkTask
 from icl_embed.evaluation.tasks.rows import read_task_data
-from icl_embed.evaluation.tasks.task import EvaluatedModel
 from icl_embed.examples import Example, Selection
+from icl_embed.few_shot.settings import AskedSetting
 from icl_embed.model.cached_encoding import CachingEncoder, Setting
-from tests.icl_embed.evaluation.folders import row, sentence, write_dataset, write_pool
+from icl_embed.pool.examples import choose_examples
+from tests.icl_embed.evaluation.folders import row, score_folder, sentence, write_dataset, write_pool
+from tests.icl_embed.evaluation.runs.conftest import opened
 from tests.icl_embed.few_shot.tasks import passage
 
 PAIRS = [(f"{sentence(n, 3)} asked", passage(n)) for n in range(30)]
@@ -29,45 +31,49 @@ def dataset(tmp_path):
 
 
 def evaluate(tmp_path, dataset, encoder, strategy, pool=None, **options):
-    config = EvaluateConfig(
-        shots=3,
-        bootstrap_resamples=50,
-        examples_strategy=strategy,
-        selection=SelectionConfig(**options),
-    )
-    counts = evaluate_encoder(
+    """The few-shot score's folder; returns its counts, and the examples that were shown."""
+    config = EvaluateConfig(bootstrap_resamples=50, selection=SelectionConfig(**options))
+    asked = AskedSetting(3, strategy)
+    counts = score_folder(
         dataset,
-        encoder,
-        config,
+        opened(encoder, tmp_path),
+        asked,
         tmp_path / "out",
-        model=EvaluatedModel("toy", "abc", tmp_path),
-        pool_dir=pool or write_pool(tmp_path / "pool", dataset, PAIRS),
-        seed=1,
-        strategy=strategy_of(config, seed=1),
+        config=config,
+        pool=pool or write_pool(tmp_path / "pool", dataset, PAIRS),
     )
-    return counts, json.loads((tmp_path / "out" / "examples.json").read_text())
+    shown = tmp_path / "out" / "examples.json"
+    return counts, json.loads(shown.read_text())[asked.name] if shown.exists() else {}
 
 
 @pytest.mark.parametrize("strategy", ["fixed", "random", "diverse", "balanced"])
-def test_one_set_per_task_is_saved_as_before(tmp_path, dataset, encoder, strategy):
-    counts, saved = evaluate(tmp_path, dataset, encoder, strategy)
-    assert set(counts["scores"]) == {"zero-shot", "few-shot"}
-    assert set(saved["few-shot"]) == {"instruction", "examples"}
-    assert len(read_examples(tmp_path / "out")) == 3
+def test_one_set_per_task_is_saved_with_its_origin(tmp_path, dataset, encoder, strategy):
+    counts, shown = evaluate(tmp_path, dataset, encoder, strategy)
+    (name,) = counts["scores"]
+    assert "sets" not in shown
+    assert (shown["instruction"], shown["candidates"]) == (dataset.instruction, 30)
+    assert f"{dataset.name} of pool pool" in shown["source"]
+    assert len(read_examples(tmp_path / "out", name)) == 3
+
+
+def test_fixed_examples_are_those_that_the_pool_shows(tmp_path, dataset, encoder):
+    pool = write_pool(tmp_path / "pool", dataset, PAIRS)
+    evaluate(tmp_path, dataset, encoder, "fixed", pool)
+    shown = read_examples(tmp_path / "out", "3-shot fixed")
+    assert shown == tuple(choose_examples(pool, dataset.name, 3, 0))
 
 
 @pytest.mark.parametrize(
     ("options", "most"), [({"max_sets": 4}, 4), ({"max_sets": 0}, 20), ({"nearest_by": "bm25"}, 20)]
 )
 def test_each_query_is_asked_with_its_own_examples(tmp_path, dataset, encoder, options, most):
-    counts, saved = evaluate(tmp_path, dataset, encoder, "nearest", **options)
-    few = saved["few-shot"]
+    counts, few = evaluate(tmp_path, dataset, encoder, "nearest", **options)
     assert 1 < len(few["sets"]) <= most
-    assert len(few["set_of_query"]) == counts["queries"] == 20
+    assert len(few["set_of_query"]) == 20
     assert {len(examples) for examples in few["sets"]} == {3}
-    result = read_scores(tmp_path / "out").of("few-shot")
+    result = read_scores(tmp_path / "out").of("3-shot nearest")
     assert result.shots == 3
-    assert result.encoded_queries == 20
+    assert result.encoded_queries == counts["encoded_queries"] >= 20  # choosing needs vectors too
     # the score is the one of vectors encoded one by one, each under its own set
     data = read_task_data(dataset)
     passages = encoder.encode_passages(list(data.passages.values()))
@@ -85,8 +91,8 @@ def test_search_runs_inside_an_evaluation_and_never_sees_its_texts(tmp_path, poo
     rows = [row("test", n, sentence(n + 900, 3), positives=[passage(n + 900)]) for n in range(20)]
     corpus = [(f"p{n:03d}", "test", passage(n + 900)) for n in range(20)]
     dataset = write_dataset(tmp_path / "data", "retrieval", rows, corpus, name="answers")
-    _, saved = evaluate(tmp_path, dataset, encoder, "search", pool=pool, budget=2, dev_queries=12)
-    assert len(saved["few-shot"]["examples"]) == 3
+    _, shown = evaluate(tmp_path, dataset, encoder, "search", pool=pool, budget=2, dev_queries=12)
+    assert len(shown["examples"]) == 3
     first_test = next(n for n, (_, _, text) in enumerate(encoder.seen) if text in {r["query"] for r in rows})
     assert any(role == "shown" for role, _, _ in encoder.seen[:first_test])  # the search came first
     shown = {text for role, _, text in encoder.seen if role == "shown"}
@@ -95,21 +101,7 @@ def test_search_runs_inside_an_evaluation_and_never_sees_its_texts(tmp_path, poo
 
 def test_a_task_without_enough_rows_says_so_instead_of_failing(tmp_path, dataset, encoder):
     counts, _ = evaluate(tmp_path, dataset, encoder, "search")
-    assert "there is no pool" in counts["absent"]["few-shot"]
-
-
-def evaluate_nearest(tmp_path, dataset, encoder, strategy=None):
-    """Evaluate with the strategy nearest, brought by the caller or not."""
-    evaluate_encoder(
-        dataset,
-        encoder,
-        EvaluateConfig(examples_strategy="nearest"),
-        tmp_path / "out",
-        model=EvaluatedModel("toy", "abc", tmp_path),
-        pool_dir=write_pool(tmp_path / "pool", dataset, PAIRS),
-        seed=1,
-        strategy=strategy,
-    )
+    assert "there is no pool" in counts["absent"]["3-shot search"]
 
 
 def test_a_leaking_strategy_stops_the_evaluation(tmp_path, dataset, encoder):
@@ -119,18 +111,10 @@ def test_a_leaking_strategy_stops_the_evaluation(tmp_path, dataset, encoder):
         def __call__(self, queries):
             return Selection.of([(Example(query, "it is this"),) for query in queries])
 
+    task = LocalBenchmarkTask(dataset, EvaluateConfig())
+    plan = Plan(AskedSetting(1, "nearest"), lambda _: Setting("1-shot", "find", choose=Leaky()))
     with pytest.raises(EvaluationError, match="shows a text of the test split"):
-        evaluate_nearest(
-            tmp_path,
-            dataset,
-            encoder,
-            strategy=lambda task: Setting("few-shot", task.instruction, choose=Leaky()),
-        )
-
-
-def test_a_strategy_that_nobody_brought_is_an_error(tmp_path, dataset, encoder):
-    with pytest.raises(EvaluationError, match="examples_strategy is nearest"):
-        evaluate_nearest(tmp_path, dataset, encoder)
+        checked_setting(plan, task, CachingEncoder(encoder))
 
 
 def test_queries_with_one_set_are_encoded_together(encoder):

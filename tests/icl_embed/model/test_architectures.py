@@ -197,7 +197,9 @@ def test_a_window_shorter_than_the_prompt_is_refused_when_the_run_is_planned(
         return
     with pytest.raises(ConfigError, match=r"looks back 128 tokens.*train\.prompt\.total_tokens = 256"):
         _ = open_run(str(preset)).keys
-    _ = open_run(str(preset), ["train.prompt.total_tokens=128", "evaluate.prompt.total_tokens=128"]).keys
+    _ = open_run(
+        str(preset), [f"{section}.prompt.total_tokens=128" for section in ("model", "train", "evaluate")]
+    ).keys
 
 
 def test_an_opt_that_normalises_after_its_layers_is_refused(tmp_path: Path) -> None:

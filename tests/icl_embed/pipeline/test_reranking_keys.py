@@ -22,23 +22,26 @@ def run(preset: Path, *overrides: str) -> Run:
 
 def test_ranking_training_sets_with_a_dev_part_are_tuned_on(preset: Path) -> None:
     keys = run(preset).keys
-    assert list(keys.tuning_evaluations) == [
-        "tiny-facts"
-    ]  # tiny-notes is not trained on, the others do not rank
-    [key] = keys.tuning_evaluations.values()
-    assert (key.settings["split"], key.label) == ("dev", "trained on tiny-facts dev")
+    # tiny-notes is not trained on, the others do not rank
+    assert list(keys.tuning_scores) == ["tiny-facts"]
+    [(zero, few)] = keys.tuning_scores.values()
+    assert zero.settings["split"] == few.settings["split"] == "dev"
+    assert zero.label == "trained on data/tiny-facts dev, zero-shot"
     assert keys.reranker_choice is not None
-    assert set(keys.reranker_choice.inputs) == {"reranker", "tiny-facts"}
+    assert set(keys.reranker_choice.inputs) == {"reranker", zero.label, few.label}
     assert keys.reranker_evaluation.inputs["choice"] == keys.reranker_choice.reference
-    assert set(keys.reranker_evaluation.inputs) == {
-        "reranker", "choice", "trained on tiny-notes", "bm25 on tiny-notes",
-    }  # fmt: skip
+    ranked = {name for name in keys.reranker_evaluation.inputs if " on " in name}
+    assert {name.partition(",")[0] for name in ranked} == {
+        "trained on data/tiny-notes",
+        "bm25 on data/tiny-notes",
+    }
+    assert len(ranked) == 2 + 1
     assert list(keys).index(keys.reranker_choice) < list(keys).index(keys.reranker_evaluation)
 
 
 def test_other_data_sets_can_be_named(preset: Path) -> None:
     keys = run(preset, 'rerank.tune.datasets=["tiny-notes"]').keys
-    assert list(keys.tuning_evaluations) == ["tiny-notes"]
+    assert list(keys.tuning_scores) == ["tiny-notes"]
 
 
 @pytest.mark.parametrize("name", ["tiny-topics", "nothing"])
@@ -49,7 +52,7 @@ def test_data_sets_that_rank_nothing_cannot(preset: Path, name: str) -> None:
 
 def test_without_tuning_the_config_says_how(preset: Path) -> None:
     keys = run(preset, "rerank.tune.enabled=false").keys
-    assert not keys.tuning_evaluations
+    assert not keys.tuning_scores
     assert keys.reranker_choice is None
     assert "choice" not in keys.reranker_evaluation.inputs
 
@@ -57,6 +60,6 @@ def test_without_tuning_the_config_says_how(preset: Path) -> None:
 def test_a_limit_changes_the_choice_and_nothing_before_it(preset: Path) -> None:
     before, after = run(preset).keys, run(preset, "rerank.tune.max_loss=2").keys
     assert before.reranker == after.reranker
-    assert before.tuning_evaluations == after.tuning_evaluations
+    assert before.tuning_scores == after.tuning_scores
     assert before.reranker_choice != after.reranker_choice
     assert before.reranker_evaluation != after.reranker_evaluation

@@ -41,9 +41,15 @@ def test_without_cross_device_negatives_the_number_of_ranks_changes_the_key(pres
     assert fingerprint(preset, own) != fingerprint(preset, own, "train.launch.processes=1")
 
 
+def test_a_new_evaluation_budget_trains_nothing_again(preset: str) -> None:
+    assert fingerprint(preset) == fingerprint(preset, "evaluate.prompt.query_tokens=32")
+    assert fingerprint(preset) != fingerprint(preset, "model.prompt.query_tokens=32")
+
+
 def test_bm25_is_scored_again_only_for_what_it_reads(preset: str) -> None:
     def scored(*overrides: str) -> str:
-        return open_run(preset, overrides).keys.evaluations["bm25", "tiny-notes"].fingerprint
+        [key] = open_run(preset, overrides).keys.scores["bm25", "tiny-notes"]
+        return key.fingerprint
 
     of_models = ("evaluate.shots=1", "evaluate.prompt.query_tokens=32", "model.dtype=bfloat16")
     assert scored() == scored(*of_models)

@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icl_embed.config import NegativesConfig, PoolConfig
-from icl_embed.corpus.clean import match_key
 from icl_embed.errors import ConfigError, PoolError
 from icl_embed.pool.candidates import Bm25Scorer
 from icl_embed.pool.negatives import mine_negatives
+from icl_embed.texts import compared_form
 from tests.icl_embed.pool.datasets import (
     build,
     labelled_rows,
@@ -238,13 +238,13 @@ def test_a_mined_negative_is_never_a_positive_the_query_or_given_twice(tmp_path_
     related = {}
     for item in rows:
         targets = [item["label"]] if kind == "classification" else item["positives"]
-        related.setdefault(match_key(item["query"]), set()).update(map(match_key, targets))
+        related.setdefault(compared_form(item["query"]), set()).update(map(compared_form, targets))
     methods = ("bm25", "dense") if dense else ("bm25",)
     embed = lambda texts, _: np.array([[len(text), text.count("a"), 1.0] for text in texts], np.float32)  # noqa: E731
     _, _, out = mine(pool, embed=embed, methods=methods, per_query=4, rank_from=0)
     for item in read(out, "train"):
-        query, negatives = match_key(item["query"]), [match_key(text) for text in item["negatives"]]
-        assert match_key(item["positive"]) not in negatives
+        query, negatives = compared_form(item["query"]), [compared_form(text) for text in item["negatives"]]
+        assert compared_form(item["positive"]) not in negatives
         assert not related[query] & set(negatives)
         assert query not in negatives
         assert len(set(negatives)) == len(negatives)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +58,7 @@ LICENCES = ("CC-BY-4.0", "MIT", "CC0-1.0", "Apache-2.0")
 def make_run(home):
     """Write all folders of a run and return the report's inputs."""
     store = Store(home / "store")
-    datasets, evaluations, artefacts = [], [], []
+    datasets, scores, artefacts = [], [], []
     for number, row in enumerate(DATASETS):
         artefacts.append(
             store.build(StageKey("dataset", 1, {"card": row[0]}, label=row[0]), dataset_writer(row))
@@ -80,12 +81,10 @@ def make_run(home):
             inputs = {"dataset": by_name[row[0]]} | (
                 {"model": ref(model), "pool": ref(pool)} if model else {}
             )
-            key_settings = {"system": system, "dataset": row[0]}
-            label = f"{system} on {row[0]}"
-            artefact = add(
-                store, artefacts, "evaluation", key_settings, inputs, label, scores_writer(row, system)
-            )
-            evaluations.append(artefact.path)
+            for setting, _ in PLACES[system]:
+                asked, label = {"asked": setting}, f"{system} on data/{row[0]}, {setting}"
+                writer = scores_writer(row, system, only=setting)
+                scores.append(add(store, artefacts, "score", asked, inputs, label, writer).path)
     reranker = add(
         store, artefacts, "reranker", {"r": 1}, {"negatives": ref(negatives)}, "demo", write_metrics
     )
@@ -113,7 +112,7 @@ def make_run(home):
         pool=pool.path,
         negatives=negatives.path,
         embedder=embedder.path,
-        evaluations=tuple(evaluations),
+        scores=tuple(scores),
         reranker=reranker.path,
         reranker_choice=choice.path,
         reranker_evaluation=reranked.path,
@@ -206,30 +205,32 @@ def write_metrics(folder):
     return {}
 
 
-def scores_writer(row, system):
+FEW_SHOT = "5-shot fixed"
+PLACES = {
+    "bm25": [("bm25", 0)],
+    "base": [("zero-shot", 1), (FEW_SHOT, 2)],
+    "trained": [("zero-shot", 3), (FEW_SHOT, 4)],
+}
+
+
+def scores_writer(row, system, only):
+    """Writes the score of one setting; only the trained model's says what it was trained on."""
     name, kind, metric, aggregation, trained_on, levels = row
-    places = {
-        "bm25": [("bm25", 0)],
-        "base": [("zero-shot", 1), ("few-shot", 2)],
-        "trained": [("zero-shot", 3), ("few-shot", 4)],
-    }
     no_few_shot = name == "trivia-facts" and system != "bm25"
 
     def produce(folder):
         measurements, results = {}, []
-        for setting, place in places[system]:
-            if setting == "few-shot" and no_few_shot:
+        for setting, place in PLACES[system]:
+            if setting != only or (setting == FEW_SHOT and no_few_shot):
                 continue
-            measured = measure(name, aggregation, levels[place], place)
+            measured = replace(measure(name, aggregation, levels[place], place), dataset=f"data/{name}")
             measurements[setting] = measured
             results.append(setting_score(setting, measured, len(measurements)))
-        absent = (
-            (Absence("few-shot", "the pool holds no eligible examples of trivia-facts"),)
-            if no_few_shot
-            else ()
-        )
+        reason = "the pool holds no eligible examples of trivia-facts"
+        absent = () if results else (Absence(only, reason),)
+        knows = trained_on and system == "trained"
         scores = EvaluationScores(
-            name, kind, system, "f" * 16, metric, aggregation, trained_on, 0.95, tuple(results), absent
+            f"data/{name}", kind, system, "f" * 16, metric, aggregation, knows, 0.95, tuple(results), absent
         )
         write_scores(folder, scores)
         write_values(folder, measurements)
@@ -237,7 +238,7 @@ def scores_writer(row, system):
             {"query": f"question {n} of {name}?", "response": f"answer {n}: {HOSTILE}"} for n in range(5)
         ]
         examples = {
-            setting: {"instruction": "i", "examples": shown if setting == "few-shot" else []}
+            setting: {"instruction": "i", "examples": shown if setting == FEW_SHOT else []}
             for setting in measurements
         }
         write_examples(folder, examples)
@@ -248,7 +249,7 @@ def scores_writer(row, system):
 
 def setting_score(setting, measured, speed):
     interval = measured.interval(Bootstrap(2000, 0.95, 13))
-    few = setting == "few-shot"
+    few = setting == FEW_SHOT
     cost = {
         "query_tokens_mean": 410.0 if few else 46.0,
         "query_seconds": 1.2 + 0.4 * few,

@@ -5,7 +5,7 @@ import pytest
 from icl_embed.evaluation.measurement import Bootstrap
 from icl_embed.evaluation.scores import read_measurements, read_scores
 from icl_embed.report.variants import VariantResult, ablation_table
-from tests.icl_embed.report.run_folders import DATASETS, scores_writer, write_metrics
+from tests.icl_embed.report.run_folders import DATASETS, FEW_SHOT, PLACES, scores_writer, write_metrics
 
 
 def variant_of(home, system):
@@ -15,9 +15,10 @@ def variant_of(home, system):
     write_metrics(embedder)
     folders = []
     for row in DATASETS:
-        folders.append(home / row[0])
-        folders[-1].mkdir()
-        scores_writer(row, system)(folders[-1])
+        for setting, _ in PLACES[system]:
+            folders.append(home / f"{row[0]} {setting}")
+            folders[-1].mkdir()
+            scores_writer(row, system, only=setting)(folders[-1])
     return VariantResult(f"system={system}", embedder, folders)
 
 
@@ -26,15 +27,15 @@ def first_number(cell):
 
 
 def expected_of(variant):
-    """Averages in percent over the unseen sets that have both settings."""
-    measured = [
-        read_measurements(folder, scores)
-        for folder in variant.evaluations
-        if not (scores := read_scores(folder)).trained_on and scores.dataset != "trivia-facts"
-    ]
-    return [
-        100 * sum(one[name].point for one in measured) / len(measured) for name in ("zero-shot", "few-shot")
-    ]
+    """Averages in percent over the sets that no variant saw and that have both settings."""
+    found = {"zero-shot": [], FEW_SHOT: []}
+    trained = {row[0] for row in DATASETS if row[4]}
+    for folder in variant.scores:
+        scores = read_scores(folder)
+        if scores.card not in trained and scores.card != "trivia-facts":
+            for name, measured in read_measurements(folder, scores).items():
+                found[name].append(100 * measured.point)
+    return [sum(points) / len(points) for points in found.values()]
 
 
 def test_differences_point_from_without_to_with_examples_and_from_the_first_variant(tmp_path):

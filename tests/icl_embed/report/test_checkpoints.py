@@ -19,7 +19,7 @@ def scored(folder: Path, dataset: str, **values: list[float]) -> Path:
     folder.mkdir(parents=True)
     settings = {name.replace("_", "-"): found for name, found in values.items()}
     results = tuple(
-        SettingScore(name, 0, sum(found) / len(found), 0.0, 1.0, len(found), 1.0)
+        SettingScore(name, 5 * (name == FEW_SHOT), sum(found) / len(found), 0.0, 1.0, len(found), 1.0)
         for name, found in settings.items()
     )
     write_scores(

@@ -14,6 +14,7 @@ from icl_embed.report.facts import ReportInputs, signed
 from icl_embed.report.page import build_report, duration
 from icl_embed.report.score_table import build_score_table
 from icl_embed.report.view import config_changes, gather
+from tests.icl_embed.report.run_folders import DATASETS, FEW_SHOT
 
 
 class Page(HTMLParser):
@@ -103,13 +104,14 @@ def test_links_inside_the_page_lead_somewhere(page):
 
 def test_the_score_table_shows_every_score_of_the_folders(page, run_inputs):
     cells = {row[0].split()[0]: row for row in page.rows["score-table"]}
-    for folder in run_inputs.evaluations:
+    trained = {row[0] for row in DATASETS if row[4]}
+    for folder in run_inputs.scores:
         scores = read_scores(folder)
         for result in scores.results:
             shown = f"{100 * result.mean:.1f} {100 * result.low:.1f} \N{EN DASH} {100 * result.high:.1f}"
-            assert any(" ".join(cell.split()) == shown for cell in cells[scores.dataset])
-        mark = "trained on" if scores.trained_on else "unseen"
-        assert mark in cells[scores.dataset][0]
+            assert any(" ".join(cell.split()) == shown for cell in cells[scores.card])
+        mark = "trained on" if scores.card in trained else "unseen"
+        assert mark in cells[scores.card][0]
 
 
 def test_differences_are_coloured_only_when_their_interval_excludes_zero(html, run_inputs):
@@ -127,18 +129,19 @@ def test_differences_are_coloured_only_when_their_interval_excludes_zero(html, r
 
 def table_of(inputs):
     how = Bootstrap(inputs.config["evaluate"]["bootstrap_resamples"], 0.95, inputs.config["seed"])
-    return build_score_table(inputs.evaluations, how, base_model="base", trained_model="trained")
+    return build_score_table(
+        inputs.scores, how, base_model="base", trained_model="trained", few_shot=FEW_SHOT
+    )
 
 
 def test_the_differences_are_paired(run_inputs):
     row = next(row for row in table_of(run_inputs).rows if row.label == "medical-qa")
-    (folder,) = [
-        f
-        for f in run_inputs.evaluations
-        if (s := read_scores(f)).dataset == row.label and s.model == "trained"
-    ]
-    measured = read_measurements(folder, read_scores(folder))
-    expected = compare(measured["few-shot"], measured["zero-shot"], Bootstrap(2000, 0.95, 13))
+    measured = {}
+    for folder in run_inputs.scores:
+        scores = read_scores(folder)
+        if (scores.card, scores.model) == (row.label, "trained"):
+            measured |= read_measurements(folder, scores)
+    expected = compare(measured[FEW_SHOT], measured["zero-shot"], Bootstrap(2000, 0.95, 13))
     assert row.differences["few-zero"] == expected
 
 
@@ -158,16 +161,16 @@ def test_an_absent_setting_is_explained(markdown):
 
 
 def test_a_baseline_that_says_nothing_is_no_score_and_is_explained(run_inputs, tmp_path):
-    given = [(folder, read_scores(folder)) for folder in run_inputs.evaluations]
+    given = [(folder, read_scores(folder)) for folder in run_inputs.scores]
     place = next(place for place, (_, scores) in enumerate(given) if scores.model == "bm25")
     silent = dataclasses.replace(given[place][1], results=(), absent=(Absence("bm25", "no word in common"),))
     write_scores(tmp_path, silent)
     write_values(tmp_path, {})
     folders = [folder for folder, _ in given]
     folders[place] = tmp_path
-    view = gather(dataclasses.replace(run_inputs, evaluations=tuple(folders)))
-    assert f"{silent.dataset}: no BM25 score, because no word in common." in view.limitations
-    (row,) = [row for row in view.table.rows if row.label == silent.dataset]
+    view = gather(dataclasses.replace(run_inputs, scores=tuple(folders)))
+    assert f"{silent.card}: no BM25 score, because no word in common." in view.limitations
+    (row,) = [row for row in view.table.rows if row.label == silent.card]
     assert "bm25" not in row.cells and "trained-few" in row.cells
 
 
@@ -270,7 +273,7 @@ def test_an_empty_run_still_gives_a_page(tmp_path):
         "reranker_evaluation",
         "datasets",
         "artefacts",
-        "evaluations",
+        "scores",
     ],
 )
 def test_a_missing_part_is_left_out(run_inputs, tmp_path, missing):
@@ -310,7 +313,7 @@ def test_a_broken_file_is_an_error_that_names_it(run_inputs, tmp_path, part, nam
 
 def test_a_folder_that_is_no_evaluation_is_refused(run_inputs, tmp_path):
     with pytest.raises(EvaluationError, match="is not an evaluation's scores"):
-        build_report(dataclasses.replace(run_inputs, evaluations=(tmp_path,)), tmp_path / "out")
+        build_report(dataclasses.replace(run_inputs, scores=(tmp_path,)), tmp_path / "out")
 
 
 def test_small_words_for_durations_and_differences():

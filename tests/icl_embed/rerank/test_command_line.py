@@ -39,7 +39,7 @@ def folder(reranker: Reranker, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(reranker: Reranker, tmp_path: Path) -> Path:
-    """A store with a reranker, and an embedder's and BM25's evaluations of one data set."""
+    """A store with a reranker, and an embedder's and BM25's scores of one data set."""
     root = tmp_path / "store"
     kept = Store(root)
 
@@ -50,16 +50,17 @@ def store(reranker: Reranker, tmp_path: Path) -> Path:
     kept.build(StageKey("reranker", 1, {}, {}, "tiny"), saves)
     for split, system, turn in (("test", "trained", 7), ("dev", "trained", 7), ("test", "bm25", 3)):
 
-        def evaluates(out: Path, split: str = split, turn: int = turn) -> dict[str, object]:
+        def evaluates(
+            out: Path, split: str = split, system: str = system, turn: int = turn
+        ) -> dict[str, object]:
             for path in write_evaluation(
                 tmp_path / f"{split}-{turn}", "one", split=split, turn=turn
             ).iterdir():
                 (out / path.name).write_bytes(path.read_bytes())
-            return {}
+            return {"model": system}
 
         inputs = {"dataset": "dataset/d"} | ({"model": "embedder/e"} if system == "trained" else {})
-        settings = {"system": system, "split": split, "dataset": "one"}
-        kept.build(StageKey("evaluation", 1, settings, inputs, f"{system} on one"), evaluates)
+        kept.build(StageKey("score", 1, {"split": split}, inputs, f"{system} on one {split}"), evaluates)
     return root
 
 
@@ -196,7 +197,7 @@ def test_two_rerankers_are_compared(store: Path, folder: Path) -> None:
 
 
 def test_test_queries_and_missing_evaluations_are_refused(store: Path, folder: Path, tmp_path: Path) -> None:
-    evaluations = [one for one in Store(store).artefacts() if one.stage == "evaluation"]
+    evaluations = [one for one in Store(store).artefacts() if one.stage == "score"]
     test = next(one.path for one in evaluations if one.manifest.key["settings"]["split"] == "test")
     said = run(
         "tune",

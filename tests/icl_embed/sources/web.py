@@ -41,6 +41,8 @@ def running_site() -> Iterator[Site]:
                 return
             (answers.pop(0) if len(answers) > 1 else answers[0])(self)
 
+        do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
+
         def log_message(self, *_: object) -> None:
             pass
 

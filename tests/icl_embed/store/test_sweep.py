@@ -134,11 +134,25 @@ def test_a_model_that_scores_or_accepted_scores_refer_to_stays(store: Store) -> 
     models = [build(store, "embedder", {"n": n}, label="demo") for n in range(2)]
     evaluation = {"inputs": {"model": models[0].reference}}
     build(store, "accepted-scores", {"evaluations": {"cwe": evaluation}}, label="demo")
-    build(store, "score", {}, models[1])
+    data = build(store, "task-data", {})
+    inputs = {"task-data": data.reference, "model": models[1].reference}
+    store.build(StageKey("score", 1, {}, inputs), lambda _: {})
     a_second()
     build(store, "embedder", {"n": 9}, label="demo")
     chain(store, 1)
     assert going(look(store)) == set()
+
+
+def test_a_score_on_an_own_card_stays_and_holds_no_old_model_back(store: Store) -> None:
+    model = build(store, "embedder", {"n": 1}, label="demo")
+    inputs = {"dataset": build(store, "dataset", {"n": 1}).reference, "model": model.reference}
+    score = store.build(StageKey("score", 1, {}, inputs), lambda _: {})
+    a_second()
+    build(store, "embedder", {"n": 2}, label="demo")
+    chain(store, 1)
+    gone = going(look(store))
+    assert model.path in gone
+    assert score.path not in gone
 
 
 def test_accepted_scores_that_were_replaced_hold_nothing_back(store: Store) -> None:

@@ -33,7 +33,6 @@ def root(tmp_path: Path) -> Path:
         {"zero-shot": [0.9, 0.1, 0.3]},
         aggregation="spearman",
         targets=targets,
-        stage="evaluation",
     )
     return tmp_path
 

@@ -7,7 +7,7 @@ import pytest
 from icl_embed.config import SelectionConfig
 from icl_embed.errors import ConfigError, DataError, EvaluationError, PoolError
 from icl_embed.evaluation.asking import checked_setting, plan_setting
-from icl_embed.evaluation.tasks.local import open_local_task
+from icl_embed.evaluation.tasks.local import find_dataset, open_dataset
 from icl_embed.examples import Example
 from icl_embed.few_shot.settings import AskedSetting
 from icl_embed.few_shot.sources import ExampleSource, offer_examples
@@ -19,7 +19,7 @@ from tests.icl_embed.evaluation.runs.local_store import KINDS, LABELS, add_datas
 @pytest.fixture
 def open_task(store, config):
     def open_one(kind="retrieval", **more):
-        return open_local_task(add_dataset(store, f"toy-{kind}", kind, **more), store, config)
+        return open_dataset(find_dataset(add_dataset(store, f"toy-{kind}", kind, **more), store), config)
 
     return open_one
 
@@ -116,7 +116,7 @@ def test_every_strategy_chooses_from_the_candidates_and_the_same_again(
         assert {example for examples in sets for example in examples} <= known
         assert all(1 <= len(examples) <= 3 for examples in sets)
         assert setting.name == one.asked.name
-        found.append((sets, one.key))
+        found.append((sets, one.known))
     assert found[0] == found[1]
     if strategy in ("random", "fixed"):
         assert found[0][1] != found[2][1]
@@ -127,8 +127,8 @@ def test_fixed_and_random_say_their_exact_texts_before_any_model_is_loaded(open_
     offered = offer_examples(task, ExampleSource())
     for strategy in ("fixed", "random"):
         one = plan(AskedSetting(2, strategy), task, offered, config)
-        assert set(one.key) == {"texts"}
-        assert len(one.make(None).examples) == 2
+        assert len(one.known) == 2
+        assert one.make(None).examples == one.known
 
 
 def test_search_among_examples_needs_more_than_pairs_without_scores(open_task, encoder, config):
@@ -150,7 +150,7 @@ def test_changed_examples_are_what_the_key_names_and_may_not_leak(open_task, enc
 
     changed = plan(asked, task, offered, config, change=shout)
     clean = plan(AskedSetting(2), task, offered, config, change=shout)
-    assert changed.key != clean.key
+    assert changed.known != clean.known
     assert checked_setting(changed, task, CachingEncoder(encoder)).examples[0].query.isupper()
 
     def leak(examples, offered, asked):

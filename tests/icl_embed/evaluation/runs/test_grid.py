@@ -189,7 +189,7 @@ def test_bm25_is_asked_once_and_says_what_it_cannot_do(store, request_of, tmp_pa
     )
     (one,) = outcome.measured
     assert read_scores(one.artefact.path).results[0].setting == "bm25"
-    assert [(one.task, one.setting) for one in outcome.absent] == [("data/pairs", "zero-shot")]
+    assert [(one.task, one.setting) for one in outcome.absent] == [("data/pairs", "bm25")]
     assert "it cannot do sts" in outcome.absent[0].reason
 
 

@@ -1,19 +1,49 @@
-"""Progress of long work, as a bar on the error stream."""
+"""Progress of long work: a bar on the error stream, and whoever listens.
+
+The work itself does not know who listens: a flow's stage logs what it is told and shows it in the UI.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 Tell = Callable[[str, int, int], None]
 """Told what is being done, how much is behind and how much there is."""
+
+_LISTENER: ContextVar[Tell | None] = ContextVar("listener", default=None)
+
+
+def tell(what: str, behind: int, total: int) -> None:
+    """Say how far the work is; nobody may be listening."""
+    listener = _LISTENER.get()
+    if listener is not None:
+        listener(what, behind, total)
+
+
+@contextmanager
+def listening(listener: Tell) -> Iterator[None]:
+    """Hear what is told in this thread."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
 
 
 @contextmanager
 def progress_bar(total: int, show: bool, what: str = "encoding") -> Iterator[Callable[[int], None]]:
     """A bar over texts; yields the function that advances it."""
+    behind = 0
+
+    def advance(count: int) -> None:
+        nonlocal behind
+        behind += count
+        tell(what, behind, total)
+
     if not show:
-        yield lambda _: None
+        yield advance
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,7 +51,12 @@ def progress_bar(total: int, show: bool, what: str = "encoding") -> Iterator[Cal
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(bar, count)
+
+        def advance_bar(count: int) -> None:
+            advance(count)
+            progress.advance(bar, count)
+
+        yield advance_bar
 
 
 @contextmanager
@@ -34,7 +69,7 @@ def changing_bar() -> Iterator[Tell]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("", total=None)
 
-        def tell(what: str, behind: int, total: int) -> None:
+        def show(what: str, behind: int, total: int) -> None:
             progress.update(bar, description=what, completed=behind, total=total)
 
-        yield tell
+        yield show

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icl_embed.corpus.clean import clean_texts, match_key, match_keys
+from icl_embed.texts import clean_texts, compared_column, compared_form
 
 TEXTS = st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40), max_size=8)
 
@@ -36,17 +36,17 @@ def test_the_stored_form_keeps_what_is_visible_and_drops_the_rest(text, stored):
     "variant", ["Tokyo  Tower", "tokyo tower", " TOKYO\n\tTOWER ", "to\u00adkyo\u00a0tower"]
 )
 def test_case_white_space_and_invisible_characters_do_not_make_a_text_different(variant):
-    assert match_key(variant) == "tokyo tower"
+    assert compared_form(variant) == "tokyo tower"
 
 
 def test_punctuation_makes_a_text_different():
-    assert len({match_key(name) for name in ("C", "C#", "C++")}) == 3
+    assert len({compared_form(name) for name in ("C", "C#", "C++")}) == 3
 
 
 @given(TEXTS)
 def test_both_forms_are_stable_normalised_and_never_null(texts):
     stored = clean_texts(pa.array(texts, pa.string()))
-    keys = match_keys(pa.array(texts, pa.string()))
+    keys = compared_column(pa.array(texts, pa.string()))
     assert clean_texts(stored).equals(stored)
     assert stored.null_count == keys.null_count == 0
     for text in [*stored.to_pylist(), *keys.to_pylist()]:
@@ -56,4 +56,4 @@ def test_both_forms_are_stable_normalised_and_never_null(texts):
 
 def test_the_compared_form_of_the_stored_form_is_the_compared_form():
     texts = pa.array(["A\0 B", "caf\u0065\u0301", " \u2066x\u2069  Y"])
-    assert match_keys(clean_texts(texts)).equals(match_keys(texts))
+    assert compared_column(clean_texts(texts)).equals(compared_column(texts))

@@ -1,0 +1,82 @@
+"""The two forms of a text: as it is stored, and as it is compared.
+
+The stored form keeps every visible character of the source. The compared form forgets what does not make a
+text different. Everything that asks "is this the same text?" asks here: splits, duplicates, decontamination,
+the masks of the negative miner, the examples that may not show what is evaluated. What one of them lets pass,
+all of them do.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SPACES = frozenset("\t\n\r\x0b\x0c\x85")  # control characters that part words
+
+# RE2 classes: Cc holds the control characters, Z every kind of space. RE2's own \s is ASCII only.
+_LINE_ENDS = r"\r\n?|\x{2028}|\x{2029}|\x{85}"
+_CONTROLS = r"[^\P{Cc}\t\n]|\x{FEFF}|\x{200B}|\x{2060}"
+_OUTER_SPACE = r"^[\s\p{Z}]+|[\s\p{Z}]+$"
+
+
+def clean_texts(texts: pa.Array) -> pa.Array:
+    """The stored form: Unicode NFC, ``\\n`` line ends, no control characters, no outer white space.
+
+    Inner white space stays (it carries meaning in code), and so do joiners inside words (several scripts
+    and emoji need them). A null becomes the empty string, which the cleaning rules then reject.
+
+    Takes
+        texts: string array of any length.
+
+    Returns
+        string array of the same length, without nulls.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    stored = pc.fill_null(texts.cast(pa.string()), "")
+    stored = pc.replace_substring_regex(stored, pattern=_LINE_ENDS, replacement="\n")
+    stored = pc.replace_substring_regex(stored, pattern=_CONTROLS, replacement="")
+    stored = pc.replace_substring_regex(stored, pattern=_OUTER_SPACE, replacement="")
+    return pc.utf8_normalize(stored, form="NFC")
+
+
+@cache
+def _invisible() -> dict[int, None]:
+    """Control and format characters (joiners, direction marks, byte order marks), for ``str.translate``."""
+    return {
+        code: None
+        for code in range(sys.maxunicode + 1)
+        if unicodedata.category(chr(code)) in ("Cc", "Cf") and chr(code) not in _SPACES
+    }
+
+
+def compared_form(text: str) -> str:
+    """The compared form: compatible characters as one, no case, nothing invisible, white space as one space.
+
+    ``STRASSE`` is ``Straße`` and full-width letters are letters (Unicode NFKC and case folding); punctuation
+    stays, as ``C``, ``C#`` and ``C++`` are different answers. A form is its own form.
+    """
+    if text.isascii():
+        return " ".join(text.lower().translate(_invisible()).split())
+    folded = unicodedata.normalize("NFKC", text).casefold().translate(_invisible())
+    # without what is invisible a mark may stand next to its base, and folding may have taken letters apart
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def compared_forms(texts: Iterable[str]) -> list[str]:
+    """``compared_form`` of every text."""
+    return list(map(compared_form, texts))
+
+
+def compared_column(texts: pa.Array) -> pa.Array:
+    """``compared_form`` of an Arrow column, whose nulls are empty texts."""
+    import pyarrow as pa
+
+    return pa.array([compared_form(text or "") for text in texts.to_pylist()], pa.string())
