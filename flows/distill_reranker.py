@@ -7,7 +7,7 @@ from flows.build_pool import prepare_data
 from flows.declaring import Override, Preset, pipeline_flow
 from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import teach, train
-from icl_embed.pipeline.benchmarks import report_key
+from icl_embed.pipeline.benchmarks import report_with
 from icl_embed.pipeline.run import Run, open_run
 from tasks.stages import run_stage
 
@@ -41,6 +41,6 @@ def distill(run: Run) -> str:
 
 def report(run: Run, benchmarks: Found = NOTHING) -> str:
     """The report over everything that the run made; returns the path of its page."""
-    key = report_key(run, benchmarks.scores, benchmarks.missing)
+    key = report_with(run, benchmarks.scores, benchmarks.missing)
     run_stage(run, key)
     return str((run.artefact(key).path / "index.html").resolve())

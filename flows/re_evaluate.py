@@ -9,14 +9,14 @@ from prefect.runtime import deployment
 from flows.build_pool import prepare_pool
 from flows.declaring import Override, Preset, pipeline_flow
 from icl_embed.evaluation.results.regression import RegressionError
-from icl_embed.pipeline.re_evaluation import (
+from icl_embed.pipeline.run import Run, open_run
+from icl_embed.pipeline.stages.re_evaluation import (
     TABLE_NAME,
     ReEvaluation,
     accepted_key,
     comparison_key,
     plan_re_evaluation,
 )
-from icl_embed.pipeline.run import Run, open_run
 from tasks.stages import run_stage
 
 

@@ -31,7 +31,7 @@ ALLOWED = {
     "train": FOUNDATION | {"model", "launch", "teacher", "rerank"},
     "evaluation": FOUNDATION | {"model", "pool", "sources", "corpus", "few_shot", "rerank"},
     "experiments": FOUNDATION | {"model", "pool", "corpus", "few_shot", "evaluation"},
-    "report": FOUNDATION | {"train", "few_shot", "evaluation", "experiments"},
+    "report": FOUNDATION | {"model", "train", "few_shot", "evaluation", "experiments"},
     "export": FOUNDATION | {"model", "sources", "pool", "rerank", "few_shot", "evaluation", "report"},
 }
 EVERYTHING_BELOW = set(ALLOWED)

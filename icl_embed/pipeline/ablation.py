@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from icl_embed.errors import ConfigError
-from icl_embed.pipeline.keys import TRAINED
 from icl_embed.pipeline.run import Run, open_run
+from icl_embed.pipeline.stages.score import TRAINED
 from icl_embed.store import Artefact, StageKey
 
 TABLE_NAME = "ablation.md"

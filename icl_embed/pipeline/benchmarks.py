@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from icl_embed.errors import ConfigError
 from icl_embed.evaluation.request import ScoredModel
 from icl_embed.evaluation.scores import BM25
-from icl_embed.pipeline.keys import BASE, TRAINED
 from icl_embed.pipeline.run import Run
-from icl_embed.pipeline.stages.score import scorings_of
+from icl_embed.pipeline.stages.score import BASE, TRAINED, scorings_of
 from icl_embed.store import StageKey
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def summaries_of(run: Run, keys: Iterable[StageKey], missing: Sequence[NotMeasur
     return summaries_of_folders((run.artefact(key).path for key in keys), how, missing)
 
 
-def report_key(run: Run, benchmarks: Iterable[StageKey], missing: Sequence[NotMeasured]) -> StageKey:
+def report_with(run: Run, benchmarks: Iterable[StageKey], missing: Sequence[NotMeasured]) -> StageKey:
     """The report's key, with the scores on benchmark tasks and what could not be had of them."""
     key = run.keys.report
     mine = {f"{one.stage}:{one.label}": one.reference for one in benchmarks}
@@ -104,5 +103,5 @@ def planned_keys(run: Run) -> list[StageKey]:
     *before, _ = run.keys
     scorings = scorings_of(run, models_of_run(run))
     scores = [key for one in scorings for key in one.scores]
-    every = [*before, *(one.data for one in scorings), *scores, report_key(run, scores, ())]
+    every = [*before, *(one.data for one in scorings), *scores, report_with(run, scores, ())]
     return list({key.reference: key for key in every}.values())

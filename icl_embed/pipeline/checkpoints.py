@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icl_embed.config import TrainConfig
 from icl_embed.errors import ConfigError
-from icl_embed.model.settings import EmbedderSettings
-from icl_embed.pipeline.keys import TRAINED, VERSIONS
 from icl_embed.pipeline.run import Run
-from icl_embed.pipeline.stages.score import ScoredModel, card_scores
+from icl_embed.pipeline.stages.embedder import checkpoint_key
+from icl_embed.pipeline.stages.score import TRAINED, ScoredModel, card_scores
 from icl_embed.store import Artefact, StageKey
 
 CHOICE_NAME = "choice.json"
@@ -48,7 +46,7 @@ def checkpoints_of(run: Run) -> list[Checkpoint]:
             "there is nothing to choose from: training keeps the last step alone; "
             f"set train.snapshot_every, e.g. to {max(1, train.optimizer.steps // 4)}"
         )
-    earlier = [Checkpoint(step, _checkpoint_key(run, step)) for step in steps]
+    earlier = [Checkpoint(step, checkpoint_key(run, step)) for step in steps]
     return [*earlier, Checkpoint(train.optimizer.steps, run.keys.embedder)]
 
 
@@ -69,29 +67,6 @@ def test_scores(run: Run, checkpoint: Checkpoint) -> list[StageKey]:
     return [key for name in run.config.data.evaluate for key in _scores(run, checkpoint, name, "test")]
 
 
-def build_checkpoint_model(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
-    """The model folder of an earlier step."""
-    from icl_embed.train.embedder.snapshots import build_checkpoint, snapshot_folder
-
-    step = key.settings["step"]
-    build_checkpoint(
-        run.input(key, "base-model").path,
-        snapshot_folder(run.input(key, "embedder").path, step),
-        out_dir,
-        train=TrainConfig(**key.settings["train"]),
-        settings=EmbedderSettings(**key.settings["embedder"]),
-        dtype=key.settings["dtype"],
-    )
-    return {"step": step}
-
-
-def _checkpoint_key(run: Run, step: int) -> StageKey:
-    trained = run.keys.embedder
-    settings = {name: trained.settings[name] for name in ("train", "embedder", "dtype")} | {"step": step}
-    inputs = {"embedder": trained.reference, "base-model": trained.inputs["base-model"]}
-    return StageKey("checkpoint", VERSIONS["checkpoint"], settings, inputs, f"{trained.label} step {step}")
-
-
 def _scores(run: Run, checkpoint: Checkpoint, dataset: str, split: str) -> list[StageKey]:
     keys, model = run.keys, ScoredModel(checkpoint.name, checkpoint.key.reference)
     if checkpoint.key == keys.embedder:
@@ -109,7 +84,7 @@ def choose_checkpoint(run: Run) -> tuple[Checkpoint, Artefact]:
     checkpoints = checkpoints_of(run)
     keys = {checkpoint.step: dev_scores(run, checkpoint) for checkpoint in checkpoints}
     inputs = {f"step {step}: {key.label}": key.reference for step, mine in keys.items() for key in mine}
-    key = StageKey("checkpoint-choice", VERSIONS["checkpoint-choice"], {}, inputs, run.config.preset)
+    key = StageKey("checkpoint-choice", 1, {}, inputs, run.config.preset)
     artefact = run.store.build(key, lambda out_dir: _choose(run, keys, out_dir))
     best = json.loads((artefact.path / CHOICE_NAME).read_bytes())["step"]
     return next(one for one in checkpoints if one.step == best), artefact

@@ -12,7 +12,8 @@ from pathlib import Path
 from icl_embed.config import RunConfig
 from icl_embed.config.load import DEEPSPEED, load_config
 from icl_embed.errors import ConfigError
-from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys, refuse_unfit
+from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys
+from icl_embed.pipeline.stages.base_model import refuse_unfit
 from icl_embed.sources.card import Card, load_catalog
 from icl_embed.store import Artefact, StageKey, Store
 

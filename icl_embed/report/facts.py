@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from icl_embed.errors import DataError
+from icl_embed.model.dtype import name_dtype
 from icl_embed.report.charts import Point
 from icl_embed.store.manifest import MANIFEST_NAME, Manifest, processor, read_manifest
 from icl_embed.train.metrics import METRICS_NAME, read_metrics
@@ -205,6 +206,14 @@ def this_machine() -> tuple[tuple[str, str], ...]:
         ("system", f"{platform.system()} {platform.release()}"),
     ]
     return tuple(facts)
+
+
+def number_format(asked: str) -> str:
+    """Which number format a run computes in on this machine, and why."""
+    chosen = name_dtype(asked)
+    if asked != "auto":
+        return f"{chosen}, as the config asks"
+    return f"{chosen}, as the device {'computes' if chosen == 'bfloat16' else 'does not compute'} in bfloat16"
 
 
 def _memory() -> str:

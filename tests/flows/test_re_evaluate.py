@@ -22,8 +22,8 @@ from icl_embed.errors import StoreError
 from icl_embed.evaluation.results import regression as scoring_code
 from icl_embed.evaluation.results.regression import RegressionError
 from icl_embed.model.settings import EmbedderSettings, write_settings
-from icl_embed.pipeline.re_evaluation import plan_re_evaluation
 from icl_embed.pipeline.run import open_run
+from icl_embed.pipeline.stages.re_evaluation import plan_re_evaluation
 from icl_embed.store import StageKey
 from icl_embed.store.sweep import survey
 from tests.tiny_project import build_project, fact, pair, write_dataset
@@ -41,7 +41,7 @@ def server() -> Iterator[None]:
 def code(monkeypatch: pytest.MonkeyPatch) -> None:
     """One hash per test: an edit of the checkout while tests run is no change that they made."""
     now = scoring_code.scoring_code()
-    monkeypatch.setattr("icl_embed.pipeline.re_evaluation.scoring_code", lambda: now)
+    monkeypatch.setattr("icl_embed.pipeline.stages.re_evaluation.scoring_code", lambda: now)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def change_pooling(monkeypatch: pytest.MonkeyPatch, folder: Path, old: str, new:
     spec.loader.exec_module(module)
     monkeypatch.setattr("icl_embed.model.embedder.pool", module.pool)
     changed = scoring_code.scoring_code(package)
-    monkeypatch.setattr("icl_embed.pipeline.re_evaluation.scoring_code", lambda: changed)
+    monkeypatch.setattr("icl_embed.pipeline.stages.re_evaluation.scoring_code", lambda: changed)
 
 
 def test_the_first_scores_are_accepted_and_then_there_is_no_work(project: Path) -> None:

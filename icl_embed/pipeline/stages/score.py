@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from icl_embed.evaluation.models import OpenedModel
     from icl_embed.pipeline.run import Run
 
-__all__ = ["STAGE", "ScoredModel", "Scoring", "build_score", "card_scores", "scorings_of"]
+BASE, TRAINED = "base", "trained"  # what a run calls its models
+
+__all__ = ["BASE", "STAGE", "TRAINED", "ScoredModel", "Scoring", "build_score", "card_scores", "scorings_of"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def scorings_of(run: Run, models: Sequence[ScoredModel]) -> list[Scoring]:
     """
     from icl_embed.evaluation.tasks.fetched import task_data_key
     from icl_embed.evaluation.tasks.local import PREFIX
-    from icl_embed.pipeline.keys import dataset_key
+    from icl_embed.pipeline.stages.training_data import dataset_key
 
     found = []
     for name in task_names_of(run.config.evaluate, run.store):

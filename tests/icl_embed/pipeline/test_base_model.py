@@ -11,9 +11,9 @@ import pytest
 
 from icl_embed.errors import ConfigError, ModelError
 from icl_embed.pipeline.build import build
-from icl_embed.pipeline.keys import DIGESTS_NAME, folder_content, refuse_unfit_folder
 from icl_embed.pipeline.plan import plan
 from icl_embed.pipeline.run import open_run
+from icl_embed.pipeline.stages.base_model import DIGESTS_NAME, folder_content, refuse_unfit_folder
 from icl_embed.store import digests
 from icl_embed.store.files import sha256_of
 from icl_embed.store.lineage import sources_of

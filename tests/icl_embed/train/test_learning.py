@@ -10,7 +10,7 @@ import pytest
 
 from icl_embed.config import TrainConfig
 from icl_embed.errors import TrainingError
-from icl_embed.pipeline.training import summarise
+from icl_embed.pipeline.stages.training_jobs import summarise
 from icl_embed.train.embedder.batches import refuse_nothing_to_learn
 from icl_embed.train.learning import CHANCE_STEPS, IDLE_STEPS, LearningWatch
 from icl_embed.train.rows import Row, TrainingSet

@@ -1,4 +1,4 @@
-"""The two stages that train: write a job, launch its ranks, keep the log."""
+"""What the stages that train have in common: a job is written, its ranks are launched, the log is kept."""
 
 from __future__ import annotations
 
@@ -6,62 +6,36 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import LaunchConfig, OptimizerConfig, RerankConfig, TrainConfig
-from icl_embed.errors import TrainingError
+from icl_embed.config import LaunchConfig, OptimizerConfig
 from icl_embed.launch.launcher import launch
-from icl_embed.model.settings import EmbedderSettings
-from icl_embed.pipeline.run import Run
 from icl_embed.pipeline.stages.score import opened
 from icl_embed.store import StageKey
-from icl_embed.train.job import EmbedderJob, Job, write_job
+from icl_embed.train.job import Job, write_job
 from icl_embed.train.learning import idle_steps
 from icl_embed.train.metrics import METRICS_NAME, read_metrics
-from icl_embed.train.reranker.batches import RerankerJob
+
+if TYPE_CHECKING:
+    from icl_embed.pipeline.run import Run
+
 
 logger = logging.getLogger(__name__)
 
 OnLine = Callable[[str], None]
 
-
-def build_embedder(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | None) -> Mapping[str, Any]:
-    """Train the embedder in a subprocess; a killed run resumes from its work folder."""
-    train = TrainConfig(
-        **{
-            **key.settings["train"],
-            "launch": run.config.train.launch,
-            "tokenizer_workers": run.config.train.tokenizer_workers,
-            "optimizer": _with_checkpointing(key.settings["train"]["optimizer"], run.config.train.optimizer),
-        }
-    )
-    job = EmbedderJob(
-        **_common(run, key, out_dir), train=train, settings=EmbedderSettings(**key.settings["embedder"])
-    )
-    counts = _run_job("icl_embed.train.embedder", job, train.launch, on_line)
-    if train.examples.wanted and not counts["examples_used"]:
-        raise TrainingError(
-            "no query saw a single example during training although train.examples asks for up to "
-            f"{train.examples.wanted}; raise the prompt's token budgets"
-        )
-    return counts
+# Settings that change no result: paths, numbers of processes and checkpoint intervals.
+NO_RESULT: dict[str, Any] = {"launch": True, "optimizer": {"save_every", "keep_checkpoints"}}
 
 
-def build_reranker(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | None) -> Mapping[str, Any]:
-    """Distil the reranker in a subprocess."""
-    mine = run.config.rerank
-    rerank = RerankConfig(
-        **{
-            **key.settings["rerank"],
-            "launch": mine.launch,
-            "optimizer": _with_checkpointing(key.settings["rerank"]["optimizer"], mine.optimizer),
-        }
-    )
-    job = RerankerJob(**_common(run, key, out_dir), rerank=rerank)
-    return _run_job("icl_embed.train.reranker", job, rerank.launch, on_line)
+def training_inputs(base: StageKey, negatives: StageKey, teacher: StageKey | None) -> dict[str, str]:
+    """What a training learns from, by role."""
+    inputs = {"base-model": base.reference, "negatives": negatives.reference}
+    return inputs if teacher is None else inputs | {"teacher": teacher.reference}
 
 
-def _common(run: Run, key: StageKey, out_dir: Path) -> dict[str, Any]:
+def common_settings(run: Run, key: StageKey, out_dir: Path) -> dict[str, Any]:
+    """What every job is told."""
     opened.cache_clear()  # a model that was scored last would take the memory that training needs
     return {
         "fingerprint": key.fingerprint,
@@ -75,14 +49,15 @@ def _common(run: Run, key: StageKey, out_dir: Path) -> dict[str, Any]:
     }
 
 
-def _with_checkpointing(settings: Mapping[str, Any], mine: OptimizerConfig) -> OptimizerConfig:
+def with_checkpointing(settings: Mapping[str, Any], mine: OptimizerConfig) -> OptimizerConfig:
     """The optimizer of the key, with this run's checkpoint habits, which change no result."""
     return OptimizerConfig(
         **{**settings, "save_every": mine.save_every, "keep_checkpoints": mine.keep_checkpoints}
     )
 
 
-def _run_job(module: str, job: Job, launch_config: LaunchConfig, on_line: OnLine | None) -> Mapping[str, Any]:
+def run_job(module: str, job: Job, launch_config: LaunchConfig, on_line: OnLine | None) -> Mapping[str, Any]:
+    """Run a training in processes of its own; returns the figures of its log."""
     job.work_dir.mkdir(parents=True, exist_ok=True)
     path = write_job(job, job.work_dir / "job.json")
     launch(module, path, job.work_dir, launch_config, on_line or logger.info)

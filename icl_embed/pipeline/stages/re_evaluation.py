@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icl_embed.errors import StoreError
 from icl_embed.evaluation.results.regression import (
@@ -22,10 +22,12 @@ from icl_embed.evaluation.results.regression import (
     scoring_code,
     verdict_table,
 )
-from icl_embed.pipeline.keys import TRAINED
-from icl_embed.pipeline.run import Run
+from icl_embed.pipeline.stages.score import TRAINED
 from icl_embed.store import Artefact, StageKey
 from icl_embed.store.key import explain_difference
+
+if TYPE_CHECKING:
+    from icl_embed.pipeline.run import Run
 
 ACCEPTED = "accepted-scores"
 RE_EVALUATION = "re-evaluation"

@@ -1,64 +1,40 @@
-"""The stages that measure, and the report over all of them."""
+"""Stage ``report``: one page about everything that a run made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import RerankConfig
-from icl_embed.evaluation.scores import STAGE
-from icl_embed.pipeline.run import Run
-from icl_embed.progress import tell
+from icl_embed.config import RunConfig
+from icl_embed.evaluation import scores
 from icl_embed.store import Artefact, StageKey
 
 if TYPE_CHECKING:
-    from icl_embed.evaluation.measurement import Bootstrap
+    from icl_embed.pipeline.run import Run
     from icl_embed.report.facts import ReportDataset
 
 
-def build_reranker_choice(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
-    """Choose how to rerank, on the development queries of the embedder's dev scores."""
-    from icl_embed.evaluation.reranker.tuning import tune_reranker
-
-    return tune_reranker(
-        run.input(key, "reranker").path,
-        [run.input(key, role).path for role in key.inputs if role != "reranker"],
-        RerankConfig(**key.settings["rerank"]),
-        out_dir,
-        seed=key.settings["seed"],
-        bootstrap=_bootstrap(key),
-        progress=tell,
-        dtype=key.settings["dtype"],
-    )
+STAGE, VERSION = "report", 2
 
 
-def build_reranker_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
-    """Rerank the embedder's top passages of every ranking task."""
-    from icl_embed.evaluation.reranker.evaluate import evaluate_reranker
-    from icl_embed.evaluation.scores import BM25, read_scores
-
-    scored = [run.input(key, role).path for role in key.inputs if role not in ("reranker", "choice")]
-    bm25 = [path for path in scored if read_scores(path).model == BM25]
-    return evaluate_reranker(
-        run.input(key, "reranker").path,
-        [path for path in scored if path not in bm25],
-        RerankConfig(**key.settings["rerank"]),
-        out_dir,
-        seed=key.settings["seed"],
-        bootstrap=_bootstrap(key),
-        progress=tell,
-        bm25=bm25,
-        choice=run.input(key, "choice").path if "choice" in key.inputs else None,
-        dtype=key.settings["dtype"],
-    )
+def report_key(config: RunConfig, made: Iterable[StageKey]) -> StageKey:
+    """The page over some artefacts, and the config that it prints."""
+    left_out: dict[str, Any] = {"paths": True, "teacher": {"folder"}, "model": _where(config)}
+    settings = {"config": config.model_dump(mode="json", exclude=left_out)}
+    inputs = {_role(config, key): key.reference for key in made}
+    return StageKey(STAGE, VERSION, settings, inputs, config.preset)
 
 
-def _bootstrap(key: StageKey) -> Bootstrap:
-    from icl_embed.evaluation.measurement import Bootstrap
+def _where(config: RunConfig) -> set[str]:
+    """What says only where a model lies; the base model's key knows what it is."""
+    return {"name", "version", "filename", "sha256", "member"} if config.model.source == "local" else set()
 
-    evaluate = key.settings["evaluate"]
-    return Bootstrap(evaluate["bootstrap_resamples"], evaluate["confidence"], key.settings["seed"])
+
+def _role(config: RunConfig, key: StageKey) -> str:
+    """What a stage is to the report; the name of a local folder is no part of it."""
+    is_folder = key.stage == "base-model" and config.model.source == "local"
+    return key.stage if is_folder else f"{key.stage}:{key.label}"
 
 
 def build_report(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
@@ -80,15 +56,15 @@ def build_report(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
         return one.path if one else None
 
     config, base, trained = key.settings["config"], only("base-model"), only("embedder")
-    scores = by_stage.get(STAGE, [])
+    scored = by_stage.get(scores.STAGE, [])
     inputs = ReportInputs(
         config=config,
         datasets=tuple(_report_dataset(run, one, config["data"]) for one in by_stage.get("dataset", [])),
         pool=folder("pool"),
         negatives=folder("negatives"),
         embedder=folder("embedder"),
-        scores=tuple(one.path for one in scores if _is_of_own_card(one)),
-        benchmarks=tuple(one.path for one in scores if "task-data" in one.manifest.key["inputs"]),
+        scores=tuple(one.path for one in scored if _is_of_own_card(one)),
+        benchmarks=tuple(one.path for one in scored if "task-data" in one.manifest.key["inputs"]),
         missing=tuple(key.settings.get("missing", {}).items()),
         base_model=shown_name(base) if base else "base",
         trained_model=shown_name(trained) if trained else "trained",

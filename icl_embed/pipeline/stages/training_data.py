@@ -1,0 +1,91 @@
+"""Stages ``dataset``, ``pool`` and ``negatives``: from a card to rows that can be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icl_embed.config import NegativesConfig, PoolConfig, RunConfig
+from icl_embed.sources.card import Card
+from icl_embed.store import StageKey
+
+if TYPE_CHECKING:
+    from icl_embed.pipeline.run import Run
+
+
+DATASET, POOL, NEGATIVES = "dataset", "pool", "negatives"
+VERSIONS = {DATASET: 3, POOL: 3, NEGATIVES: 3}
+
+
+def dataset_key(config: RunConfig, card: Card) -> StageKey:
+    """Rows of one card: its content-deciding part and the size caps."""
+    caps = config.data.model_dump(mode="json", exclude={"train": True, "evaluate": True})
+    settings = {"card": card.settings(), "caps": caps}
+    return StageKey(DATASET, VERSIONS[DATASET], settings, {}, card.name)
+
+
+def build_dataset(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
+    """Fetch, read, check and split one card's rows."""
+    from icl_embed.corpus.dataset import build_dataset
+
+    return build_dataset(run.card(key.label), run.config.paths.downloads, out_dir, **key.settings["caps"])
+
+
+def pool_key(config: RunConfig, cards: Mapping[str, Card], datasets: Mapping[str, StageKey]) -> StageKey:
+    """The pool: every data set, which of them are trained on, and the cleaning rules."""
+    trained = sorted(name for name in cards if name in config.data.train)
+    settings = {"pool": config.pool.model_dump(mode="json"), "trained": trained, "seed": config.seed}
+    inputs = {name: key.reference for name, key in datasets.items()}
+    return StageKey(POOL, VERSIONS[POOL], settings, inputs, config.preset)
+
+
+def build_pool(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
+    """Clean, deduplicate and decontaminate all data sets."""
+    from icl_embed.pool.build import build_pool
+    from icl_embed.pool.inputs import PoolInput
+
+    inputs = []
+    for name in key.inputs:
+        card, artefact = run.card(name), run.input(key, name)
+        inputs.append(
+            PoolInput(
+                name=name,
+                kind=card.kind,
+                instruction=card.instruction,
+                folder=artefact.path,
+                trained=name in key.settings["trained"],
+                fingerprint=artefact.fingerprint,
+            )
+        )
+    return build_pool(inputs, PoolConfig(**key.settings["pool"]), out_dir, seed=key.settings["seed"])
+
+
+def negatives_key(config: RunConfig, base: StageKey, pool: StageKey) -> StageKey:
+    """Mined negatives; the base model is an input only when it is used."""
+    inputs = {"pool": pool.reference}
+    if "dense" in config.negatives.methods:
+        inputs["base-model"] = base.reference
+    settings = {"negatives": config.negatives.model_dump(mode="json"), "seed": config.seed}
+    return StageKey(NEGATIVES, VERSIONS[NEGATIVES], settings, inputs, config.preset)
+
+
+def build_negatives(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
+    """Mine hard negatives for every training pair."""
+    from icl_embed.pool.negatives import mine_negatives
+
+    embed = None
+    if "base-model" in key.inputs:
+        from icl_embed.model.embedder import Embedder
+
+        embedder = Embedder.load(run.input(key, "base-model").path)
+
+        def embed(texts: Sequence[str], instruction: str | None) -> Any:
+            if instruction is None:
+                return embedder.encode_passages(texts)
+            return embedder.encode_queries(texts, instruction=instruction)
+
+    config = NegativesConfig(**key.settings["negatives"])
+    return mine_negatives(
+        run.input(key, "pool").path, out_dir, config, seed=key.settings["seed"], embed=embed
+    )
