@@ -16,8 +16,9 @@ from icl_embed.evaluation.request import ScoreRequest
 from icl_embed.evaluation.score import Cell
 from icl_embed.evaluation.scores import BM25
 from icl_embed.evaluation.tasks.fetched import digest_of, fetch_task, open_stored, task_data_key
-from icl_embed.evaluation.tasks.local import PREFIX, find_dataset
+from icl_embed.evaluation.tasks.local import find_dataset
 from icl_embed.evaluation.tasks.opening import TaskPlaces
+from icl_embed.evaluation.tasks.rows import PREFIX
 from icl_embed.evaluation.tasks.task import BenchmarkTask
 from icl_embed.few_shot.settings import CLEAN, AskedSetting
 from icl_embed.few_shot.sources import ExampleSource, Offered, hash_examples, offer_examples

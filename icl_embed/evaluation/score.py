@@ -27,7 +27,7 @@ from icl_embed.evaluation.scores import (
     write_top_passages,
     write_values,
 )
-from icl_embed.evaluation.tasks.local import PREFIX
+from icl_embed.evaluation.tasks.rows import PREFIX
 from icl_embed.evaluation.tasks.task import BenchmarkTask, TaskRun, Unjudged
 from icl_embed.few_shot.sources import Offered
 from icl_embed.model.cached_encoding import CachingEncoder, Effort, Setting

@@ -20,8 +20,9 @@ from typing import Any, get_args
 from icl_embed.config import Kind
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluation.measurement import Aggregation, Measurement
-from icl_embed.evaluation.tasks.rows import SearchData
+from icl_embed.evaluation.tasks.rows import PREFIX, SearchData
 from icl_embed.examples import Example
+from icl_embed.few_shot.settings import AskedSetting
 
 STAGE = "score"
 SCORES_NAME = "scores.json"
@@ -69,6 +70,13 @@ class SettingScore:
     examples_shown: int | None = None
     prefix_tokens_mean: float | None = None
 
+    @property
+    def group(self) -> str:
+        """The setting without its seed: draws of one group are compared and averaged."""
+        if not self.shots or not self.selection:
+            return self.setting
+        return AskedSetting(self.shots, self.selection, 0, self.quality).name  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Absence:
@@ -113,7 +121,7 @@ class EvaluationScores:
     @property
     def card(self) -> str:
         """The name of an own card; the task's name where it is a benchmark's."""
-        return self.dataset.removeprefix("data/")
+        return self.dataset.removeprefix(PREFIX)
 
     def of(self, setting: str) -> SettingScore | None:
         """The score of a setting, if it was measured."""

@@ -35,7 +35,7 @@ from icl_embed.evaluation.scores import (
     read_measurements,
     read_scores,
 )
-from icl_embed.few_shot.settings import ZERO_SHOT, AskedSetting
+from icl_embed.few_shot.settings import ZERO_SHOT
 from icl_embed.store import Artefact
 
 FORMAT = 1
@@ -54,13 +54,7 @@ class ScoredCell:
     @property
     def group(self) -> str:
         """The setting without its seed."""
-        asked = AskedSetting(
-            self.result.shots,
-            self.result.selection or "random",  # type: ignore[arg-type]  # written from an AskedSetting
-            0,
-            self.result.quality,
-        )
-        return asked.name if self.result.shots else self.result.setting
+        return self.result.group
 
 
 @dataclass(frozen=True)

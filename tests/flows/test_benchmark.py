@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -12,6 +13,9 @@ import pytest
 from icl_embed.evaluation.air_bench.data import write_task
 from icl_embed.evaluation.air_bench.names import TaskName
 from icl_embed.evaluation.scores import read_scores
+from icl_embed.pipeline.benchmarks import planned_keys
+from icl_embed.pipeline.plan import plan
+from icl_embed.pipeline.run import open_run
 from icl_embed.store import Store
 from tests.flows.running import run_flow, task_states
 from tests.icl_embed.evaluation.folders import sentence
@@ -68,6 +72,31 @@ def test_a_missing_task_fails_the_run_where_that_is_asked_for(project: Path) -> 
     stopped = benchmark(project, ["NFCorpus"], "evaluate.on_missing=fail")
     assert stopped.returncode == 2
     assert "1 of 1 benchmark tasks cannot be had" in stopped.stderr
+
+
+@pytest.mark.slow
+def test_the_whole_pipeline_scores_benchmarks_and_its_report_shows_them(project: Path) -> None:
+    root = project.parent
+    asked = [f"evaluate.tasks={json.dumps([*TASKS, 'NFCorpus'])}", f"evaluate.mirror={root / 'mirror'}"]
+    asked += [f"evaluate.air_bench={root / 'air'}", "evaluate.prompt.query_tokens=128"]
+    first = run_flow("full-pipeline", project, *asked)
+    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
+    run = open_run(str(project), asked)
+    [page] = (root / "store" / "report").glob("*/index.html")
+    text = page.read_text()
+    assert 'id="benchmark-table"' in text
+    assert text.count('<td data-label="task">SciFact</td>') == 1 + 2 + 2  # BM25, base and trained
+    assert "NFCorpus is missing" in text
+    missing = 1
+    planned = plan(run.store, planned_keys(run))
+    assert {one.key.stage for one in planned if not one.is_cached} <= {"task-data", "score", "report"}
+    assert sum(one.key.stage == "task-data" for one in planned if not one.is_cached) == missing
+    started = time.monotonic()
+    second = run_flow("full-pipeline", project, *asked)
+    assert second.returncode == 0
+    states = task_states(second.stdout + second.stderr)
+    assert set(states) == {"Cached", "Failed"} and states["Failed"] == missing
+    assert time.monotonic() - started < 120
 
 
 @pytest.mark.slow

@@ -102,14 +102,15 @@ class Verdict:
 
 
 def read_scored(folder: Path, data: str) -> list[Scored]:
-    """Every setting of an evaluation folder.
+    """Every setting of a score's folder; another draw of its examples is the same setting.
 
     Raises
         EvaluationError: it is not one.
     """
     scores = read_scores(folder)
     measured = read_measurements(folder, scores)
-    return [Scored(scores.dataset, name, scores.metric, data, one) for name, one in measured.items()]
+    groups = {result.setting: result.group for result in scores.results}
+    return [Scored(scores.dataset, groups[name], scores.metric, data, one) for name, one in measured.items()]
 
 
 def judge(before: Sequence[Scored], now: Sequence[Scored], how: Procedure) -> Verdict:

@@ -16,6 +16,7 @@ from icl_embed.evaluation.mteb.run import items_of, run_bm25, run_encoder, run_t
 from icl_embed.evaluation.mteb.second_stage import second_stage_for_mteb
 from icl_embed.evaluation.reranking import PairScorer
 from icl_embed.evaluation.tasks.rows import (
+    PREFIX,
     EvaluationInput,
     SearchData,
     TaskData,
@@ -29,8 +30,6 @@ from icl_embed.model.cached_encoding import CachingEncoder, Setting
 from icl_embed.pool.build import POSITIVE_SHARE
 from icl_embed.pool.examples import Candidate
 from icl_embed.store import Artefact, Store
-
-PREFIX = "data/"
 
 
 @dataclass(frozen=True)

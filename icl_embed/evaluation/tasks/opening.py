@@ -10,8 +10,8 @@ from pathlib import Path
 from icl_embed.config import EvaluateConfig
 from icl_embed.errors import ConfigError
 from icl_embed.evaluation.air_bench.names import LATEST, is_air_bench, resolve, usual_split
-from icl_embed.evaluation.tasks.local import PREFIX as LOCAL_PREFIX
 from icl_embed.evaluation.tasks.local import find_dataset, open_dataset
+from icl_embed.evaluation.tasks.rows import PREFIX as LOCAL_PREFIX
 from icl_embed.evaluation.tasks.task import BenchmarkTask
 from icl_embed.store import Store
 

@@ -13,6 +13,7 @@ from icl_embed.config import Kind
 from icl_embed.errors import EvaluationError
 
 COLUMNS = ["row_id", "split", "query", "positives", "negatives", "label", "score"]
+PREFIX = "data/"  # of the project's own data sets among the names of tasks
 ALL_SPLITS = "all"  # a corpus that the card declares to be shared between splits
 
 

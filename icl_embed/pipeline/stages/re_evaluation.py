@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from icl_embed.evaluation.results.regression import (
     scoring_code,
     verdict_table,
 )
+from icl_embed.evaluation.tasks.rows import PREFIX
+from icl_embed.few_shot.settings import AskedSetting
 from icl_embed.pipeline.stages.score import TRAINED
 from icl_embed.store import Artefact, StageKey
 from icl_embed.store.key import explain_difference
@@ -75,14 +77,27 @@ def plan_re_evaluation(run: Run) -> ReEvaluation:
     model = _newest_model(run)
     code = scoring_code()
     scores = {
-        key.label.removeprefix(f"{TRAINED} on "): replace(
+        f"{PREFIX}{name}, {group}": replace(
             key,
             settings={**key.settings, "code": code},
             inputs={**key.inputs, "model": model.reference},
         )
-        for key in run.keys.all_scores(TRAINED)
+        for (system, name), keys in run.keys.scores.items()
+        if system == TRAINED
+        for group, key in _one_of_each_group(run, keys).items()
     }
     return ReEvaluation(model, scores, _last_accepted(run))
+
+
+def _one_of_each_group(run: Run, keys: Sequence[StageKey]) -> dict[str, StageKey]:
+    """A key for each setting whatever its seed: the seed that the config shows, where there are several."""
+    found: dict[str, StageKey] = {}
+    for key in keys:
+        asked = AskedSetting(**key.settings["asked"])
+        group = replace(asked, seed=0).name
+        if group not in found or asked.seed == run.config.evaluate.example_seed:
+            found[group] = key
+    return found
 
 
 def comparison_key(run: Run, plan: ReEvaluation, level: float) -> StageKey:

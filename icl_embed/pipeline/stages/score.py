@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from icl_embed.config import EvaluateConfig, PromptConfig, RunConfig
 from icl_embed.evaluation.request import ScoredModel, ScoreRequest
 from icl_embed.evaluation.scores import BM25, STAGE
+from icl_embed.evaluation.tasks.rows import PREFIX
 from icl_embed.few_shot.settings import AskedSetting, main_settings, settings_of_run
 from icl_embed.few_shot.sources import ExampleSource, offer_examples
 from icl_embed.model.dtype import name_dtype
@@ -42,7 +43,6 @@ def scorings_of(run: Run, models: Sequence[ScoredModel]) -> list[Scoring]:
         ConfigError: an unknown task or card.
     """
     from icl_embed.evaluation.tasks.fetched import task_data_key
-    from icl_embed.evaluation.tasks.local import PREFIX
     from icl_embed.pipeline.stages.training_data import dataset_key
 
     found = []
@@ -71,7 +71,7 @@ def card_scores(
     return [
         ScoreRequest(
             data.reference,
-            f"data/{card}",
+            f"{PREFIX}{card}",
             model,
             setting,
             config.evaluate,
