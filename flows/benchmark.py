@@ -104,8 +104,14 @@ def fetch(run: Run, scorings: Sequence[Scoring]) -> list[NotMeasured]:
 
 def show(run: Run, found: Found) -> str:
     """Put scores into the UI as a table; returns them as Markdown, with what is missing below."""
-    rows = [row for summary in summaries_of(run, found.scores, found.missing) for row in plain_rows(summary)]
+    summaries = summaries_of(run, found.scores, found.missing)
+    rows = [row for summary in summaries for row in plain_rows(summary)]
     if rows:
         create_table_artifact(rows, key="scores", description=f"scores of {run.config.preset}, in %")
     lines = [f"- {one.task} is missing: {one.reason}" for one in found.missing]
+    lines += [
+        f"- {summary.model} on {one.task}, {one.setting}, is not measured: {one.reason}"
+        for summary in summaries
+        for one in summary.absent
+    ]
     return "\n".join([markdown_rows(rows), *lines])

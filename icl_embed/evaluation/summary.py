@@ -364,7 +364,8 @@ def _average_cells(one: Average) -> list[str]:
 
 def _score(interval: Interval, spread: float | None) -> list[str]:
     shown = "" if spread is None else f"{100 * spread:.1f}"
-    return [f"{100 * interval.mean:.1f}", f"{100 * interval.low:.1f}–{100 * interval.high:.1f}", shown]
+    dash = "…" if interval.low < 0 else "–"  # a dash before a minus sign cannot be read
+    return [f"{100 * interval.mean:.1f}", f"{100 * interval.low:.1f}{dash}{100 * interval.high:.1f}", shown]
 
 
 def _gain(difference: Difference | None) -> list[str]:
