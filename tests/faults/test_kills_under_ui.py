@@ -51,7 +51,7 @@ def train(ui: RunningUi, project: Path) -> str:
 def is_training(ui: RunningUi, run: str) -> bool:
     assert ui.state(run) not in ("Failed", "Crashed"), ui.log.read_text()[-4000:]
     ranks = [line for line in ui.processes_of(run).values() if "icl_embed.train.embedder" in line]
-    return ui.tasks(run).get("embedder tiny") == "Running" and len(ranks) >= 2
+    return ui.tasks(run).get("embedder tiny") == "Running" and bool(ranks)
 
 
 def is_true(ui: RunningUi, run: str, state: str) -> bool:
