@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
+from flows.build_pool import prepare_pool
 from flows.declaring import Override, Preset, pipeline_flow
 from icl_embed.errors import ConfigError, EvaluationError, MissingTaskError
 from icl_embed.evaluation.grid import NotMeasured
@@ -82,6 +83,8 @@ def measure(run: Run, models: Sequence[ScoredModel]) -> Found:
         raise EvaluationError(f"{len(missing)} of {len(scorings)} benchmark tasks cannot be had: {reasons}")
     lost = {one.task for one in missing}
     keys = [key for one in scorings if one.task not in lost for key in one.scores]
+    if any("pool" in key.inputs for key in keys):  # own cards among the tasks
+        prepare_pool(run)
     # scores of one model follow each other, so that it is loaded once
     for key in sorted(keys, key=lambda key: (key.inputs.get("model", ""), str(key.settings.get("model")))):
         run_stage(run, key)

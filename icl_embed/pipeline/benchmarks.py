@@ -75,13 +75,14 @@ def overrides_of(settings: Mapping[str, object]) -> list[str]:
 
 
 def summaries_of(run: Run, keys: Iterable[StageKey], missing: Sequence[NotMeasured]) -> list[Summary]:
-    """The scores of a run, model by model; every key must be built."""
+    """The scores of a run, model by model, each once; every key must be built."""
     from icl_embed.evaluation.measurement import Bootstrap
     from icl_embed.evaluation.summary import summaries_of_folders
 
     evaluate = run.config.evaluate
     how = Bootstrap(evaluate.bootstrap_resamples, evaluate.confidence, run.config.seed)
-    return summaries_of_folders((run.artefact(key).path for key in keys), how, missing)
+    once = {key.reference: key for key in keys}.values()
+    return summaries_of_folders((run.artefact(key).path for key in once), how, missing)
 
 
 def report_with(run: Run, benchmarks: Iterable[StageKey], missing: Sequence[NotMeasured]) -> StageKey:

@@ -42,21 +42,22 @@ def scorings_of(run: Run, models: Sequence[ScoredModel]) -> list[Scoring]:
     Raises
         ConfigError: an unknown task or card.
     """
-    from icl_embed.evaluation.tasks.fetched import task_data_key
+    from icl_embed.evaluation.tasks.fetched import digest_of, task_data_key
     from icl_embed.pipeline.stages.training_data import dataset_key
 
-    found = []
-    for name in task_names_of(run.config.evaluate, run.store):
+    config, found = run.config, []
+    files = config.evaluate.example_files
+    examples = {"source": ExampleSource(files), "example_files": digest_of(files) if files else ""}
+    for name in task_names_of(config.evaluate, run.store):
         if name.startswith(PREFIX):
-            card = run.card(name.removeprefix(PREFIX)).name
-            data = run.keys.datasets.get(card) or dataset_key(run.config, run.card(card))
-            keys = [
-                key for model in models for key in card_scores(run.config, card, data, run.keys.pool, model)
-            ]
+            card = run.card(name.removeprefix(PREFIX))
+            data = run.keys.datasets.get(card.name) or dataset_key(config, card)
+            keys = [card_scores(config, card.name, data, run.keys.pool, model) for model in models]
         else:
-            data = task_data_key(name, places_of(run.config.evaluate, run.store))
-            keys = [key for model in models for key in _benchmark_scores(run.config, name, data, model)]
-        found.append(Scoring(name, data, tuple(keys)))
+            data = task_data_key(name, places_of(config.evaluate, run.store))
+            asked = settings_of_run(config.evaluate)
+            keys = [_score_keys(config, name, data, model, asked, **examples) for model in models]
+        found.append(Scoring(name, data, tuple(key for mine in keys for key in mine)))
     return found
 
 
@@ -68,45 +69,26 @@ def card_scores(
     Its examples come from the pool.
     """
     asked = settings_of_run(config.evaluate) if split == "test" else main_settings(config.evaluate)
+    return _score_keys(config, f"{PREFIX}{card}", data, model, asked, split=split, pool=pool.reference)
+
+
+def _score_keys(
+    config: RunConfig,
+    task: str,
+    data: StageKey,
+    model: ScoredModel,
+    settings: Sequence[AskedSetting],
+    **more: Any,
+) -> list[StageKey]:
+    """A model on a task in every setting; BM25 is asked in none. ``more`` says where examples come from."""
+    asked: Sequence[AskedSetting | None] = [None] if model.name == BM25 else settings
+    dtype = name_dtype(config.model.dtype)
     return [
         ScoreRequest(
-            data.reference,
-            f"{PREFIX}{card}",
-            model,
-            setting,
-            config.evaluate,
-            split=split,
-            pool=pool.reference,
-            dtype=name_dtype(config.model.dtype),
-            seed=config.seed,
+            data.reference, task, model, one, config.evaluate, dtype=dtype, seed=config.seed, **more
         ).key
-        for setting in _asked(model, asked)
+        for one in asked
     ]
-
-
-def _benchmark_scores(config: RunConfig, task: str, data: StageKey, model: ScoredModel) -> list[StageKey]:
-    """A model on a benchmark task, whose examples come from files or the task's own training split."""
-    from icl_embed.evaluation.tasks.fetched import digest_of
-
-    files = config.evaluate.example_files
-    return [
-        ScoreRequest(
-            data.reference,
-            task,
-            model,
-            setting,
-            config.evaluate,
-            source=ExampleSource(files),
-            example_files=digest_of(files) if files else "",
-            dtype=name_dtype(config.model.dtype),
-            seed=config.seed,
-        ).key
-        for setting in _asked(model, settings_of_run(config.evaluate))
-    ]
-
-
-def _asked(model: ScoredModel, settings: Sequence[AskedSetting]) -> Sequence[AskedSetting | None]:
-    return [None] if model.name == BM25 else settings
 
 
 def build_score(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
@@ -164,6 +146,6 @@ def opened(folder: Path, store: Path, prompt: PromptConfig, dtype: str, name: st
 
 def _config_of(mine: EvaluateConfig, settings: Mapping[str, Any]) -> EvaluateConfig:
     """The evaluation as the key has it; where mirrors and example files lie is this machine's business."""
-    hashed = {name: settings[name] for name in ("prompt",) if name in settings}
-    hashed |= {name: value for name, value in settings.get("examples", {}).items() if name == "selection"}
+    named = {**settings, **settings.get("examples", {})}
+    hashed = {name: named[name] for name in ("prompt", "selection") if name in named}
     return EvaluateConfig.model_validate(mine.model_dump() | settings["evaluate"] | hashed)
