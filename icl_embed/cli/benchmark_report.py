@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from icl_embed.cli.options import DEFAULT_STORE, StoreOption
 from icl_embed.errors import EvaluationError
 from icl_embed.store import Artefact, Store
 
@@ -22,7 +23,7 @@ def register(app: typer.Typer) -> None:
 def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for benchmark.html")],
     model: Annotated[str, typer.Option("--model", "-m", help="its name in tables; default: the newest")] = "",
-    store: Annotated[Path, typer.Option("--store", help="where scores and studies are kept")] = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write one page: scores, shot curves, robustness, cost and overlap of a model."""
     from icl_embed.report.benchmark import build_benchmark_page

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from icl_embed.cli import evaluation_options as options
+from icl_embed.cli.options import DEFAULT_STORE, DeviceOption, StoreOption, spread
 from icl_embed.cli.store import readable_size
 from icl_embed.errors import ConfigError
 from icl_embed.evaluation.scores import STAGE, EvaluationScores, SettingScore, read_scores
@@ -40,70 +41,64 @@ def register(app: typer.Typer) -> None:
     register_air_bench(app)
 
 
-def run(  # noqa: PLR0913, PLR0917 - an option is an argument
-    tasks: options.TasksOption,
-    model: options.ModelOption = "",
-    name: options.NameOption = "",
-    shots: options.ShotsOption = "0,5",
-    seeds: options.SeedsOption = "0",
-    selection: options.SelectionOption = "random",
-    mirror: options.MirrorOption = None,
-    air_bench: options.AirBenchOption = None,
-    air_bench_version: options.VersionOption = "",
-    split: options.SplitOption = "",
-    examples: options.ExamplesOption = None,
-    pool: options.PoolOption = None,
-    pool_name: options.PoolNameOption = [],  # noqa: B006 - typer copies it
-    instruction: options.InstructionOption = [],  # noqa: B006
-    tokens: options.TokensOption = "512,512,2048",
-    nearest_by: options.NearestOption = "dense",
-    max_sets: options.SetsOption = 16,
-    reranker: options.RerankerOption = "",
-    rerank_top_k: options.RerankTopOption = 100,
-    rerank_choice: options.RerankChoiceOption = None,
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
-    require_few_shot: options.RequireOption = False,
-    allow_missing: options.AllowOption = False,
-    json_file: options.JsonOption = None,
-    cache_gb: options.CacheOption = 20.0,
-    store: options.StoreOption = Path("store"),
+@spread
+def run(
+    measured: options.MeasuredOptions,
+    settings: options.SettingOptions,
+    asked: options.AskedOptions,
+    second: options.SecondStageOptions,
+    air_bench_version: Annotated[str, typer.Option(help="24.04 or 24.05; default: the latest")] = "",
+    split: Annotated[str, typer.Option(help="instead of each task's usual one")] = "",
+    device: DeviceOption = "auto",
+    require_few_shot: Annotated[
+        bool, typer.Option("--require-few-shot", help="no examples: an error")
+    ] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="exit 0 although tasks are missing")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the result here")] = None,
+    cache_gb: Annotated[
+        float, typer.Option(min=0.0, help="vectors kept for later runs; those unused longest go first")
+    ] = 20.0,
 ) -> None:
     """Measure a model on tasks, zero-shot and few-shot, with intervals; a killed run goes on where it was.
 
     Exits with 1 when a task is missing or could not be scored.
     """
-    from icl_embed.evaluation.grid import RunRequest
     from icl_embed.evaluation.models import open_model
-    from icl_embed.evaluation.tasks.opening import TaskPlaces, split_names, task_names
-    from icl_embed.few_shot.sources import ExampleSource
 
-    config, kept = options.parse_config(tokens, nearest_by, max_sets), Store(store)
-    places = TaskPlaces(kept, mirror, air_bench, split or None, air_bench_version, config)
-    names = tuple(task_names(split_names(tasks), places))
-    asked = options.parse_settings(shots, selection, seeds)
-    source = ExampleSource(examples, pool, dict(map(options.parse_pair, pool_name)))
-    own = options.parse_instructions(instruction)
-    request = RunRequest(names, asked, places, source, config, own, require_few_shot)
-    found = open_model(model, kept, prompt=config.prompt, name=name, device=device, dtype=dtype)
-    found = _with_reranker(found, kept, reranker, rerank_choice, rerank_top_k)
-    summary = _measured(request, found, json_file, max_cache_gb=cache_gb)
+    request = options.request_of(
+        measured,
+        asked,
+        settings,
+        version=air_bench_version,
+        split=split,
+        require_few_shot=require_few_shot,
+    )
+    prompt, kept = request.config.prompt, request.places.store
+    model = open_model(
+        measured.model, kept, prompt=prompt, name=measured.name, device=device, dtype=asked.dtype
+    )
+    summary = _measured(request, _with_reranker(model, kept, second), json_file, max_cache_gb=cache_gb)
     raise typer.Exit(1 if summary.failed or (summary.missing and not allow_missing) else 0)
 
 
-def _with_reranker(
-    model: OpenedModel, store: Store, reference: str, choice: Path | None, top_k: int
-) -> OpenedModel:
+def _with_reranker(model: OpenedModel, store: Store, asked: options.SecondStageOptions) -> OpenedModel:
     """The model and, if one is named, a reranker after it, on its device and in its number format."""
     from icl_embed.evaluation.models import open_second_stage
 
-    if not reference:
-        if choice is not None:
+    if not asked.reranker:
+        if asked.rerank_choice is not None:
             raise ConfigError("--rerank-choice needs --reranker")
         return model
-    about = model.about
-    dtype = about.dtype if model.sort != "bm25" else "float32"
-    second = open_second_stage(reference, store, choice=choice, top_k=top_k, device=about.device, dtype=dtype)
+    second = open_second_stage(
+        asked.reranker,
+        store,
+        choice=asked.rerank_choice,
+        top_k=asked.rerank_top_k,
+        device=model.about.device,
+        dtype=model.about.dtype if model.sort != "bm25" else "float32",
+    )
     return dataclasses.replace(model, second=second)
 
 
@@ -133,7 +128,7 @@ def cache(
     max_gb: Annotated[
         float | None, typer.Option(min=0.0, help="delete what was used longest ago, down to this size")
     ] = None,
-    store: options.StoreOption = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Show where vectors are kept and how many; delete some with --max-gb, all with --clear.
 
@@ -216,7 +211,7 @@ def submission(
     ] = None,
     model: Annotated[str, typer.Option(help="only runs of the model of this name")] = "",
     setting: Annotated[str, typer.Option(help="only runs in this setting, e.g. 3-shot")] = "",
-    store: Annotated[Path, typer.Option(help="artefact store")] = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Pack the test runs of AIR-Bench, one archive per model, setting and version, ready to upload."""
     from icl_embed.evaluation.air_bench.submission import pack_stored_runs

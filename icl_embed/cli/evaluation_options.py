@@ -1,63 +1,132 @@
-"""The options of ``icl-embed eval run``, and what their texts mean."""
+"""The options of ``icl-embed eval run`` and ``icl-embed study``, and what their texts mean."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from icl_embed.cli.options import DEFAULT_STORE, DtypeOption, StoreOption, parse_numbers, parse_pair
 from icl_embed.config import EvaluateConfig, ExampleStrategy, PromptConfig, SelectionConfig
 from icl_embed.errors import ConfigError
 from icl_embed.few_shot.settings import AskedSetting, settings_of
 
-StoreOption = Annotated[Path, typer.Option("--store", help="where scores and vectors are kept")]
-TasksOption = Annotated[
-    str, typer.Option(help="mteb tasks or benchmarks, air-bench/…, data/… (this store's sets), by comma")
-]
-ModelOption = Annotated[
-    str,
-    typer.Option("--model", "-m", help="folder, artefact, or bm25; default: the store's newest embedder"),
-]
-NameOption = Annotated[str, typer.Option(help="of the model in tables; default: its folder or label")]
-ShotsOption = Annotated[str, typer.Option(help="examples before each query, by comma")]
-SeedsOption = Annotated[str, typer.Option(help="draws of examples, by comma")]
-SelectionOption = Annotated[
-    str, typer.Option(help="random, fixed, nearest, diverse, balanced, search; by comma")
-]
-MirrorOption = Annotated[Path | None, typer.Option(help="folder of mteb tasks; default: the hub")]
-AirBenchOption = Annotated[Path | None, typer.Option(help="folder in AIR-Bench's layout; default: the hub")]
-VersionOption = Annotated[str, typer.Option(help="24.04 or 24.05; default: the latest")]
-SplitOption = Annotated[str, typer.Option(help="instead of each task's usual one")]
-ExamplesOption = Annotated[
-    Path | None, typer.Option(help="example file, or a folder with one per task; default: training split")
-]
-PoolOption = Annotated[Path | None, typer.Option(help="take examples from this pool")]
-PoolNameOption = Annotated[
-    list[str], typer.Option(help="TASK=DATASET, where the pool calls a task's data otherwise")
-]
-InstructionOption = Annotated[list[str], typer.Option(help="TASK=TEXT, or a text for all other tasks")]
-TokensOption = Annotated[str, typer.Option(help="longest query, passage, and query with examples, by comma")]
-NearestOption = Annotated[Literal["dense", "mmr", "bm25"], typer.Option(help="how nearest compares")]
-SetsOption = Annotated[int, typer.Option(min=0, help="nearest: distinct sets at most; 0: one per query")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 …")]
-DtypeOption = Annotated[
-    Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU")
-]
-RequireOption = Annotated[bool, typer.Option("--require-few-shot", help="no examples: an error")]
-AllowOption = Annotated[bool, typer.Option("--allow-missing", help="exit 0 although tasks are missing")]
-RerankerOption = Annotated[
-    str, typer.Option("--reranker", help="folder or artefact: orders the first passages of each search again")
-]
-RerankTopOption = Annotated[int, typer.Option("--rerank-top-k", min=1, help="passages that it orders")]
-RerankChoiceOption = Annotated[
-    Path | None, typer.Option("--rerank-choice", help="choice.json of rerank tune; default: full depth")
-]
-CacheOption = Annotated[
-    float, typer.Option(min=0.0, help="vectors kept for later runs; those unused longest go first")
-]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="write the result here")]
+if TYPE_CHECKING:
+    from icl_embed.evaluation.grid import RunRequest
+
+SeedsOption = Annotated[str, typer.Option("--seeds", help="draws of examples, by comma")]
+
+
+@dataclass(frozen=True)
+class MeasuredOptions:
+    """Which model is measured on which tasks, and where these are found."""
+
+    tasks: Annotated[
+        str, typer.Option(help="mteb tasks or benchmarks, air-bench/…, data/… (this store's sets), by comma")
+    ]
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="folder, artefact, or bm25; default: the store's newest embedder"),
+    ] = ""
+    name: Annotated[str, typer.Option(help="of the model in tables; default: its folder or label")] = ""
+    mirror: Annotated[Path | None, typer.Option(help="folder of mteb tasks; default: the hub")] = None
+    air_bench: Annotated[Path | None, typer.Option(help="folder in AIR-Bench's layout; default: the hub")] = (
+        None
+    )
+    store: StoreOption = DEFAULT_STORE
+
+
+@dataclass(frozen=True)
+class AskedOptions:
+    """How a model is asked: instructions, where examples come from, and how long a text may be."""
+
+    pool: Annotated[Path | None, typer.Option(help="take examples from this pool")] = None
+    pool_name: Annotated[
+        list[str], typer.Option(help="TASK=DATASET, where the pool calls a task's data otherwise")
+    ] = field(default_factory=list)
+    examples: Annotated[
+        Path | None,
+        typer.Option(help="example file, or a folder with one per task; default: training split"),
+    ] = None
+    instruction: Annotated[list[str], typer.Option(help="TASK=TEXT, or a text for all other tasks")] = field(
+        default_factory=list
+    )
+    tokens: Annotated[str, typer.Option(help="longest query, passage, and query with examples, by comma")] = (
+        "512,512,2048"
+    )
+    dtype: DtypeOption = "auto"
+
+
+@dataclass(frozen=True)
+class SettingOptions:
+    """In which settings: how many examples, which ones, drawn how often."""
+
+    shots: Annotated[str, typer.Option(help="examples before each query, by comma")] = "0,5"
+    seeds: SeedsOption = "0"
+    selection: Annotated[
+        str, typer.Option(help="random, fixed, nearest, diverse, balanced, search; by comma")
+    ] = "random"
+    nearest_by: Annotated[Literal["dense", "mmr", "bm25"], typer.Option(help="how nearest compares")] = (
+        "dense"
+    )
+    max_sets: Annotated[int, typer.Option(min=0, help="nearest: distinct sets at most; 0: one per query")] = (
+        16
+    )
+
+
+@dataclass(frozen=True)
+class SecondStageOptions:
+    """A reranker after each search."""
+
+    reranker: Annotated[
+        str, typer.Option(help="folder or artefact: orders the first passages of each search again")
+    ] = ""
+    rerank_top_k: Annotated[int, typer.Option(min=1, help="passages that it orders")] = 100
+    rerank_choice: Annotated[
+        Path | None, typer.Option(help="choice.json of rerank tune; default: full depth")
+    ] = None
+
+
+def request_of(
+    measured: MeasuredOptions,
+    asked: AskedOptions,
+    settings: SettingOptions | None = None,
+    *,
+    version: str = "",
+    split: str = "",
+    require_few_shot: bool = False,
+) -> RunRequest:
+    """What the options ask for; a study makes its settings itself.
+
+    Parameters
+        version: of AIR-Bench; empty for the latest.
+        split: in place of each task's usual one.
+
+    Raises
+        ConfigError: an option cannot be read, or a task is not known.
+    """
+    from icl_embed.evaluation.grid import RunRequest
+    from icl_embed.evaluation.tasks.opening import TaskPlaces, split_names, task_names
+    from icl_embed.few_shot.sources import ExampleSource
+    from icl_embed.store import Store
+
+    how = settings or SettingOptions()
+    config = parse_config(asked.tokens, how.nearest_by, how.max_sets)
+    places = TaskPlaces(
+        Store(measured.store), measured.mirror, measured.air_bench, split or None, version, config
+    )
+    return RunRequest(
+        tuple(task_names(split_names(measured.tasks), places)),
+        parse_settings(how.shots, how.selection, how.seeds) if settings else (),
+        places,
+        ExampleSource(asked.examples, asked.pool, dict(map(parse_pair, asked.pool_name))),
+        config,
+        parse_instructions(asked.instruction),
+        require_few_shot,
+    )
 
 
 def parse_settings(shots: str, selections: str, seeds: str) -> tuple[AskedSetting, ...]:
@@ -71,26 +140,6 @@ def parse_settings(shots: str, selections: str, seeds: str) -> tuple[AskedSettin
     if len(chosen) != len(selections.split(",")):
         raise ConfigError(f"--selection takes {', '.join(known)}; found {selections!r}")
     return tuple(settings_of(parse_numbers("--shots", shots), chosen, parse_numbers("--seeds", seeds)))
-
-
-def parse_numbers(option: str, text: str) -> list[int]:
-    """Whole numbers from zero on, by comma.
-
-    Raises
-        ConfigError: something else.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise ConfigError(f"{option} takes whole numbers from 0 on, by comma; found {text!r}")
-    return [int(part) for part in parts]
-
-
-def parse_pair(text: str) -> tuple[str, str]:
-    """``NAME=VALUE``; raises ConfigError."""
-    name, separator, value = text.partition("=")
-    if not (name.strip() and separator and value.strip()):
-        raise ConfigError(f"expected NAME=VALUE, found {text!r}")
-    return name.strip(), value.strip()
 
 
 def parse_instructions(texts: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from icl_embed.cli.pool import PoolOption, StoreOption, resolve_pool
+from icl_embed.cli.options import DEFAULT_STORE, DtypeOption, StoreOption
+from icl_embed.cli.pool import PoolOption, resolve_pool
 from icl_embed.config import EvaluateConfig, ExampleStrategy, SelectionConfig
 from icl_embed.errors import ConfigError
 from icl_embed.store import Store
@@ -38,9 +39,6 @@ SetsOption = Annotated[
     int, typer.Option(min=0, help="nearest by vectors: distinct sets at most; 0: one per query")
 ]
 DiverseOption = Annotated[Literal["mmr", "k_center"], typer.Option(help="how diverse spreads out")]
-DtypeOption = Annotated[
-    Literal["auto", "float32", "bfloat16"], typer.Option(help="number format of the model")
-]
 
 
 @app.command(epilog="Example: icl-embed examples search --task banking77 --strategy greedy --budget 30")
@@ -48,7 +46,7 @@ def search(
     task: TaskOption,
     model: ModelOption = "",
     pool: PoolOption = None,
-    store: StoreOption = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
     strategy: Annotated[Literal["halving", "greedy"], typer.Option(help="how to search")] = "halving",
     shots: ShotsOption = 5,
     budget: Annotated[
@@ -99,7 +97,7 @@ def select(
     query: Annotated[list[str], typer.Option("--query", "-q", help="nearest: a query to choose for")] = [],  # noqa: B006
     model: ModelOption = "",
     pool: PoolOption = None,
-    store: StoreOption = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
     shots: ShotsOption = 5,
     nearest_by: NearestOption = "dense",
     max_sets: SetsOption = 0,

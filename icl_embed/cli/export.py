@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from icl_embed.cli.options import DEFAULT_STORE, StoreOption
 from icl_embed.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def export(
     base: Annotated[str, typer.Option(help="the adapter's base model: a folder or a hub name")] = "",
     licence: Annotated[str, typer.Option(help="SPDX name of the weights' licence, for the card")] = "",
     catalog: Annotated[Path | None, typer.Option(help="a folder of extra data cards")] = None,
-    store: Annotated[Path, typer.Option(help="where the artefacts are")] = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write a model with its model card: an embedder for other libraries, or a reranker."""
     from icl_embed.export.card import write_card
@@ -88,7 +89,7 @@ def export_data(
     tasks: Annotated[
         list[str], typer.Option("--task", "-t", metavar="NAME=FILE", help="examples of a task (JSON)")
     ] = [],  # noqa: B006 - typer copies it
-    store: Annotated[Path, typer.Option(help="where the artefacts are")] = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write training rows and examples in FlagEmbedding's formats."""
     from icl_embed.export.flagembedding import write_training_rows

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from icl_embed.cli.options import DEFAULT_STORE, BatchTokensOption, DeviceOption, DtypeOption, StoreOption
 from icl_embed.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ class Quantise(StrEnum):
 ModelOption = Annotated[
     str, typer.Option("--model", "-m", help="a model folder, or an artefact: embedder/1f0c2a…, a label")
 ]
-StoreOption = Annotated[Path, typer.Option("--store", help="the store's folder, for artefacts")]
 TaskOption = Annotated[
     Path | None, typer.Option("--task", "-t", help="a compiled task, instead of instruction and examples")
 ]
@@ -54,12 +54,9 @@ InstructionOption = Annotated[
 ExamplesOption = Annotated[
     Path | None, typer.Option("--examples", "-e", help='.jsonl of {"query": …, "response": …}')
 ]
-DeviceOption = Annotated[
+DevicesOption = Annotated[
     list[str], typer.Option("--device", help="cpu, cuda:0, …; several times for one process each")
 ]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16")]
-BatchTokensOption = Annotated[int, typer.Option("--batch-tokens", help="tokens at once", min=1)]
-DEFAULT_STORE = Path("store")
 
 
 @app.command(
@@ -68,7 +65,7 @@ DEFAULT_STORE = Path("store")
     "icl-embed encode -m embedder/1f0c --input queries.jsonl --task task.safetensors --output queries.npy | "
     "icl-embed encode -m my-model --input passages.txt --quantise int8 --output passages.safetensors",
 )
-def encode(  # noqa: PLR0913, PLR0917 - one argument per option
+def encode(
     model: ModelOption,
     input_: Annotated[Path, typer.Option("--input", help="one text per line; .jsonl: strings or {text: …}")],
     output: Annotated[Path, typer.Option("--output", "-o", help=".npy or .safetensors; row i is line i")],
@@ -80,7 +77,7 @@ def encode(  # noqa: PLR0913, PLR0917 - one argument per option
     examples: ExamplesOption = None,
     dim: Annotated[int | None, typer.Option("--dim", help="keep only the first dimensions")] = None,
     quantise: Annotated[Quantise, typer.Option(help="store smaller numbers")] = Quantise.none,
-    device: DeviceOption = ["auto"],  # noqa: B006 - typer copies it
+    device: DevicesOption = ["auto"],  # noqa: B006 - typer copies it
     dtype: DtypeOption = "auto",
     batch_tokens: BatchTokensOption = 8192,
     store: StoreOption = DEFAULT_STORE,
@@ -122,7 +119,7 @@ def encode(  # noqa: PLR0913, PLR0917 - one argument per option
     epilog='Example: icl-embed search -m my-model --passages passages.txt --query "stack smashed" '
     '--instruction "Find the weakness" --examples examples.jsonl --top 3',
 )
-def search(  # noqa: PLR0913, PLR0917 - one argument per option
+def search(
     model: ModelOption,
     passages: Annotated[Path, typer.Option("--passages", help="one passage per line, or .jsonl")],
     query: Annotated[
@@ -133,7 +130,7 @@ def search(  # noqa: PLR0913, PLR0917 - one argument per option
     instruction: InstructionOption = None,
     examples: ExamplesOption = None,
     top: Annotated[int, typer.Option("--top", help="passages per query", min=1)] = 5,
-    device: DeviceOption = ["auto"],  # noqa: B006
+    device: DevicesOption = ["auto"],  # noqa: B006
     dtype: DtypeOption = "auto",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -173,7 +170,7 @@ def compile_task(
     instruction: Annotated[str, typer.Option("--instruction", "-i", help="what queries look for")],
     output: Annotated[Path, typer.Option("--output", "-o", help="a .safetensors file")],
     examples: ExamplesOption = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "auto",
+    device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:

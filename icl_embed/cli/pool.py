@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from icl_embed.cli.options import DEFAULT_STORE, StoreOption
 from icl_embed.errors import PoolError
 
 app = typer.Typer(help="Look into the example pool.", no_args_is_help=True)
@@ -18,11 +19,10 @@ console = Console()
 PoolOption = Annotated[
     Path | None, typer.Option("--pool", help="pool artefact folder; default: the newest in the store")
 ]
-StoreOption = Annotated[Path, typer.Option("--store", help="where the artefacts are")]
 
 
 @app.command()
-def stats(pool: PoolOption = None, store: StoreOption = Path("store")) -> None:
+def stats(pool: PoolOption = None, store: StoreOption = DEFAULT_STORE) -> None:
     """What the build kept and rejected, per data set.
 
     Example: icl-embed pool stats
@@ -36,7 +36,7 @@ def stats(pool: PoolOption = None, store: StoreOption = Path("store")) -> None:
 def sql(
     query: Annotated[str, typer.Argument(help="one SELECT; the tables: icl-embed pool schema")],
     pool: PoolOption = None,
-    store: StoreOption = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
     limit: Annotated[int, typer.Option(min=1, help="rows shown")] = 50,
 ) -> None:
     """Run one read-only SQL query.
@@ -58,7 +58,7 @@ def sql(
 def examples(
     dataset: Annotated[str, typer.Argument(help="name of a data set of the pool")],
     pool: PoolOption = None,
-    store: StoreOption = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
     count: Annotated[int, typer.Option(min=1, help="how many")] = 5,
     seed: Annotated[int, typer.Option(help="another seed, another draw")] = 0,
 ) -> None:
@@ -75,7 +75,7 @@ def examples(
 
 
 @app.command()
-def schema(pool: PoolOption = None, store: StoreOption = Path("store")) -> None:
+def schema(pool: PoolOption = None, store: StoreOption = DEFAULT_STORE) -> None:
     """The tables and columns of the pool, with what they mean.
 
     Example: icl-embed pool schema

@@ -14,16 +14,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from icl_embed.cli import rerank_options as options
+from icl_embed.cli.options import spread
 from icl_embed.errors import ConfigError, DataError
 from icl_embed.progress import changing_bar
-from icl_embed.store import Store
 from icl_embed.store.files import write_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from icl_embed.rerank.forward import RankedPassage
-    from icl_embed.rerank.reranker import Reranker
     from icl_embed.rerank.ways import Way
 
 SUFFIXES = (".jsonl", ".tsv")
@@ -112,20 +111,14 @@ console = Console()
     epilog="Examples: icl-embed rerank score --input pairs.jsonl --output scored.jsonl | "
     "icl-embed rerank score -m my-reranker --input pairs.tsv --output scored.jsonl --choice choice.json"
 )
-def score(  # noqa: PLR0913, PLR0917 - one argument per option
+@spread
+def score(
     input_: Annotated[
         Path, typer.Option("--input", help='.jsonl of {"query": …, "passage": …}, or .tsv of two columns')
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help=".jsonl: every pair with its score")],
-    model: options.ModelOption = "",
-    layer: options.LayerOption = None,
-    ratio: options.RatioOption = None,
-    compress_layers: options.LayersOption = "",
-    choice: options.ChoiceOption = None,
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
-    batch_tokens: options.BatchTokensOption = 8192,
-    store: options.StoreOption = Path("store"),
+    run: options.ModelOptions,
+    asked: options.WayOptions,
 ) -> None:
     """Score (query, passage) pairs; higher is better. Full depth unless told otherwise.
 
@@ -136,13 +129,11 @@ def score(  # noqa: PLR0913, PLR0917 - one argument per option
 
     refuse_other_endings(output, ".jsonl")
     pairs = read_pairs(input_)
-    reranker = open_reranker(model, store, device=device, dtype=dtype)
-    way = options.chosen_way(
-        reranker, layer=layer, ratio=ratio, compress_layers=compress_layers, choice=choice
-    )
+    reranker = run.load()
+    way = asked.of(reranker)
     texts = [(pair.query, pair.passage) for pair in pairs]
-    scores = score_by(reranker, texts, way, batch_tokens=batch_tokens, show_progress=True)
-    write_scored(output, pairs, scores.tolist(), probabilities_of(scores, way, choice))
+    scores = score_by(reranker, texts, way, batch_tokens=run.batch_tokens, show_progress=True)
+    write_scored(output, pairs, scores.tolist(), probabilities_of(scores, way, asked.choice))
     console.print(f"{len(pairs)} pairs, {name_of(way)} → {escape(str(output))}", soft_wrap=True)
 
 
@@ -150,22 +141,16 @@ def score(  # noqa: PLR0913, PLR0917 - one argument per option
     epilog='Examples: icl-embed rerank rank --query "stack smashed" --passages passages.txt --top 3 | '
     'icl-embed rerank rank -q "one" -q "two" --passages passages.jsonl --output ranked.jsonl --ratio 2'
 )
-def rank(  # noqa: PLR0913, PLR0917 - one argument per option
+@spread
+def rank(
     query: Annotated[list[str], typer.Option("--query", "-q", help="a query; several times for several")],
     passages: Annotated[Path, typer.Option("--passages", help="one passage per line, or .jsonl")],
+    run: options.ModelOptions,
+    asked: options.WayOptions,
     top: Annotated[int, typer.Option("--top", min=1, help="passages per query")] = 10,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help=".jsonl: one query per line; default: a table")
     ] = None,
-    model: options.ModelOption = "",
-    layer: options.LayerOption = None,
-    ratio: options.RatioOption = None,
-    compress_layers: options.LayersOption = "",
-    choice: options.ChoiceOption = None,
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
-    batch_tokens: options.BatchTokensOption = 8192,
-    store: options.StoreOption = Path("store"),
 ) -> None:
     """Put passages in order for each query, best first."""
     from icl_embed.model.text_files import read_texts
@@ -175,15 +160,13 @@ def rank(  # noqa: PLR0913, PLR0917 - one argument per option
         refuse_other_endings(output, ".jsonl")
     texts = read_texts(passages)
     name_blank_lines(passages, texts)
-    reranker = open_reranker(model, store, device=device, dtype=dtype)
-    way = options.chosen_way(
-        reranker, layer=layer, ratio=ratio, compress_layers=compress_layers, choice=choice
-    )
+    reranker = run.load()
+    way = asked.of(reranker)
     ranked = {}
     with changing_bar() as tell:
         for number, text in enumerate(dict.fromkeys(query)):
             tell("queries", number, len(query))
-            found = rank_by(reranker, text, texts, way, top_k=top, batch_tokens=batch_tokens)
+            found = rank_by(reranker, text, texts, way, top_k=top, batch_tokens=run.batch_tokens)
             ranked[text] = [one for one in found if one.passage.strip()]
     if output is None:
         console.print(_ranked_table(ranked))
@@ -214,18 +197,6 @@ def probabilities_of(scores: NDArray[Any], way: Way, choice: Path | None) -> lis
         return []
     found: list[float] = sigmoid(calibration.slope * scores + calibration.offset).tolist()
     return found
-
-
-def open_reranker(model: str, store: Path, *, device: str, dtype: str) -> Reranker:
-    """The reranker of a reference.
-
-    Raises
-        ModelError: there is none, or it cannot be loaded.
-    """
-    from icl_embed.rerank.reranker import Reranker
-    from icl_embed.store.models import RERANKERS, find_model
-
-    return Reranker.load(find_model(Store(store), model, RERANKERS).path, device=device, dtype=dtype)
 
 
 def refuse_other_endings(path: Path, ending: str) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from icl_embed.cli import rerank_options as options
-from icl_embed.cli.rerank import console, open_reranker, refuse_other_endings
+from icl_embed.cli.options import spread
+from icl_embed.cli.rerank import console, refuse_other_endings
 from icl_embed.progress import changing_bar
-from icl_embed.store import Store
-from icl_embed.store.models import RERANKERS, find_model
 
 if TYPE_CHECKING:
     from icl_embed.evaluation.measurement import Bootstrap, Interval
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from icl_embed.evaluation.reranker.tuning import ChoiceRecord
     from icl_embed.rerank.folder import RerankerSettings
     from icl_embed.rerank.reranker import Reranker
-    from icl_embed.store import Artefact
 
 COLUMNS = {
     "bm25": "BM25",
@@ -49,23 +48,15 @@ def register(app: typer.Typer) -> None:
     )(tune)
 
 
-def evaluate(  # noqa: PLR0913, PLR0917 - one argument per option
-    model: options.ModelOption = "",
-    against: options.AgainstOption = "",
-    candidates: options.CandidatesOption = [],  # noqa: B006 - typer copies it
-    output: options.ResultsOption = None,
-    layer: options.LayerOption = None,
-    ratio: options.RatioOption = None,
-    compress_layers: options.LayersOption = "",
-    choice: options.ChoiceOption = None,
-    ratios: options.RatiosOption = "1,2,4",
-    top_k: options.TopOption = 50,
-    max_queries: options.QueriesOption = 200,
-    seed: options.SeedOption = 13,
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
-    batch_tokens: options.BatchTokensOption = 8192,
-    store: options.StoreOption = Path("store"),
+@spread
+def evaluate(
+    run: options.ModelOptions,
+    measured: options.CandidateOptions,
+    asked: options.WayOptions,
+    against: Annotated[str, typer.Option(help="another reranker: compare them exit by exit instead")] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="folder for scores.json, curve.json and the values")
+    ] = None,
 ) -> None:
     """Measure every exit and width on test queries, beside first stage and BM25, with paired intervals.
 
@@ -75,53 +66,41 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one argument per option
     from icl_embed.evaluation.measurement import Bootstrap
     from icl_embed.evaluation.reranker.measure import measure_systems
     from icl_embed.evaluation.reranker.stored import find_bm25
-    from icl_embed.rerank.reranker import Reranker
 
-    kept, how = Store(store), Bootstrap(seed=seed)
-    stored = _stored(candidates, kept, "test")
-    inputs = _read(candidates, stored, top_k=top_k, max_queries=max_queries, seed=seed)
-    folder = find_model(kept, model, RERANKERS).path
-    reranker = Reranker.load(folder, device=device, dtype=dtype)
+    how = Bootstrap(seed=measured.seed)
+    stored = measured.stored(run.kept, "test")
+    inputs = measured.read(stored)
+    reranker = run.load()
     if against:
-        other = open_reranker(against, store, device=device, dtype=dtype)
-        _compare(reranker, other, inputs, how, batch_tokens)
+        _compare(reranker, replace(run, model=against).load(), inputs, how, run.batch_tokens)
         return
-    asked = options.WayOptions(layer=layer, ratio=ratio, compress_layers=compress_layers, choice=choice)
-    way = options.lightweight_way(reranker, folder, kept, **asked)
     with changing_bar() as tell:
         systems = measure_systems(
             reranker,
             inputs,
-            way,
-            ratios=options.parse_ratios(ratios),
-            batch_tokens=batch_tokens,
-            bm25=find_bm25(kept, stored),
+            asked.lightweight(reranker, run.folder, run.kept),
+            ratios=options.parse_ratios(measured.ratios),
+            batch_tokens=run.batch_tokens,
+            bm25=find_bm25(run.kept, stored),
             progress=tell,
         )
     _show(systems, how, output)
 
 
-def tune(  # noqa: PLR0913, PLR0917 - one argument per option
+@spread
+def tune(
+    run: options.ModelOptions,
+    measured: options.CandidateOptions,
     max_loss: Annotated[
         float, typer.Option("--max-loss", min=0.0, max=100.0, help="nDCG@10 points that may be lost")
     ] = 0.5,
     safe: Annotated[
         bool, typer.Option("--safe", help="hold the interval's upper end to it, not the mean loss")
     ] = False,
-    model: options.ModelOption = "",
-    candidates: options.CandidatesOption = [],  # noqa: B006
     output: Annotated[Path, typer.Option("--output", "-o", help="a .json file")] = Path("choice.json"),
-    ratios: options.RatiosOption = "1,2,4",
     cascades: Annotated[
         bool, typer.Option("--cascades/--no-cascades", help="also carry only the promising passages on")
     ] = True,
-    top_k: options.TopOption = 50,
-    max_queries: options.QueriesOption = 200,
-    seed: options.SeedOption = 13,
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "auto",
-    batch_tokens: options.BatchTokensOption = 8192,
-    store: options.StoreOption = Path("store"),
 ) -> None:
     """Choose the cheapest depth, width and cascade that loses little against full depth.
 
@@ -131,37 +110,21 @@ def tune(  # noqa: PLR0913, PLR0917 - one argument per option
     from icl_embed.evaluation.reranker.tuning import Limit, tune_on, write_choice
 
     refuse_other_endings(output, ".json")
-    stored = _stored(candidates, Store(store), "dev")
-    inputs = _read(candidates, stored, top_k=top_k, max_queries=max_queries, seed=seed)
-    reranker = open_reranker(model, store, device=device, dtype=dtype)
+    inputs = measured.read(measured.stored(run.kept, "dev"))
+    reranker = run.load()
     with changing_bar() as tell:
         record = tune_on(
             reranker,
             inputs,
-            limit=Limit(max_loss / 100, safe, Bootstrap(seed=seed)),
-            ratios=options.parse_ratios(ratios),
+            limit=Limit(max_loss / 100, safe, Bootstrap(seed=measured.seed)),
+            ratios=options.parse_ratios(measured.ratios),
             cascades=cascades,
-            batch_tokens=batch_tokens,
+            batch_tokens=run.batch_tokens,
             progress=tell,
         )
     write_choice(output, record)
     console.print(_tried_table(record, reranker.settings))
     console.print(_chosen(record, reranker.settings, output), soft_wrap=True)
-
-
-def _stored(given: Sequence[Path], store: Store, split: Literal["dev", "test"]) -> list[Artefact]:
-    from icl_embed.evaluation.reranker.stored import find_scores
-
-    return [] if given else find_scores(store, split=split)
-
-
-def _read(
-    given: Sequence[Path], stored: Sequence[Artefact], *, top_k: int, max_queries: int, seed: int
-) -> list[Candidates]:
-    from icl_embed.evaluation.reranker.candidates import read_candidates
-
-    sources = [*given, *(one.path for one in stored)]
-    return read_candidates(sources, top_k=top_k, max_queries=max_queries, seed=seed)
 
 
 def _compare(

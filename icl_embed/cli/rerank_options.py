@@ -2,114 +2,143 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from icl_embed.cli.options import (
+    DEFAULT_STORE,
+    BatchTokensOption,
+    DeviceOption,
+    DtypeOption,
+    StoreOption,
+    parse_numbers,
+)
 from icl_embed.errors import ConfigError
+from icl_embed.store import Store
 
 if TYPE_CHECKING:
+    from icl_embed.evaluation.reranker.candidates import Candidates
     from icl_embed.rerank.reranker import Reranker
     from icl_embed.rerank.ways import Way
-    from icl_embed.store import Store
-
-ModelOption = Annotated[
-    str,
-    typer.Option("--model", "-m", help="folder or artefact; default: the store's newest reranker"),
-]
-LayerOption = Annotated[int | None, typer.Option("--layer", help="exit at this head; default: the last")]
-RatioOption = Annotated[int | None, typer.Option("--ratio", help="compress passages: 1, 2, 4 or 8")]
-LayersOption = Annotated[
-    str, typer.Option("--compress-layers", help="where, by comma; default: the model's own")
-]
-ChoiceOption = Annotated[
-    Path | None, typer.Option("--choice", help="the way that rerank tune chose: its choice.json")
-]
-CandidatesOption = Annotated[
-    list[Path], typer.Option("--candidates", help="evaluation folder, or .jsonl of queries; several times")
-]
-AgainstOption = Annotated[
-    str, typer.Option("--against", help="another reranker: compare them exit by exit instead")
-]
-ResultsOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="folder for scores.json, curve.json and the values")
-]
-RatiosOption = Annotated[str, typer.Option("--ratios", help="compression ratios to try, by comma")]
-TopOption = Annotated[int, typer.Option("--top-k", min=1, help="candidates per query")]
-QueriesOption = Annotated[int, typer.Option("--max-queries", min=1, help="queries per data set")]
-SeedOption = Annotated[int, typer.Option("--seed", help="which queries are kept, and the bootstrap's draws")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:0 …")]
-DtypeOption = Annotated[
-    Literal["auto", "float32", "bfloat16"], typer.Option("--dtype", help="number format of the model")
-]
-BatchTokensOption = Annotated[int, typer.Option("--batch-tokens", min=1, help="tokens at once")]
-StoreOption = Annotated[Path, typer.Option("--store", help="the store's folder, for artefacts")]
+    from icl_embed.store import Artefact
 
 
-class WayOptions(TypedDict):
-    """How a command was asked to rerank."""
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which reranker, and how it is run."""
 
-    layer: int | None
-    ratio: int | None
-    compress_layers: str
-    choice: Path | None
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="folder or artefact; default: the store's newest reranker")
+    ] = ""
+    device: DeviceOption = "auto"
+    dtype: DtypeOption = "auto"
+    batch_tokens: BatchTokensOption = 8192
+    store: StoreOption = DEFAULT_STORE
+
+    @property
+    def kept(self) -> Store:
+        """The store."""
+        return Store(self.store)
+
+    @property
+    def folder(self) -> Path:
+        """Where the reranker is; raises ModelError if nowhere."""
+        from icl_embed.store.models import RERANKERS, find_model
+
+        return find_model(self.kept, self.model, RERANKERS).path
+
+    def load(self) -> Reranker:
+        """Load the reranker; raises ModelError if it cannot be."""
+        from icl_embed.rerank.reranker import Reranker
+
+        return Reranker.load(self.folder, device=self.device, dtype=self.dtype)
 
 
-def chosen_way(
-    reranker: Reranker, *, layer: int | None, ratio: int | None, compress_layers: str, choice: Path | None
-) -> Way:
-    """The way that the options ask for; full depth when they ask for nothing.
+@dataclass(frozen=True)
+class WayOptions:
+    """How to rerank: depth and width, or what tuning chose."""
 
-    Raises
-        ConfigError: they contradict each other, or this reranker cannot run it.
-    """
-    from icl_embed.evaluation.reranker.tuning import read_choice, way_of
+    layer: Annotated[int | None, typer.Option(help="exit at this head; default: the last")] = None
+    ratio: Annotated[int | None, typer.Option(help="compress passages: 1, 2, 4 or 8")] = None
+    compress_layers: Annotated[str, typer.Option(help="where, by comma; default: the model's own")] = ""
+    choice: Annotated[Path | None, typer.Option(help="the way that rerank tune chose: its choice.json")] = (
+        None
+    )
 
-    if choice is not None:
-        if layer is not None or ratio is not None or compress_layers:
+    def of(self, reranker: Reranker) -> Way:
+        """The way that the options ask for; full depth when they ask for nothing.
+
+        Raises
+            ConfigError: they contradict each other, or this reranker cannot run it.
+        """
+        if self.choice is None:
+            return reranker.shape(
+                cutoff_layer=self.layer,
+                compress_ratio=self.ratio,
+                compress_layers=parse_layers(self.compress_layers) or None,
+            )
+        from icl_embed.evaluation.reranker.tuning import read_choice, way_of
+
+        if self != WayOptions(choice=self.choice):
             raise ConfigError(
                 "--choice already says --layer, --ratio and --compress-layers; give one or other"
             )
-        return way_of(read_choice(choice), reranker.settings)
-    return reranker.shape(
-        cutoff_layer=layer,
-        compress_ratio=ratio,
-        compress_layers=parse_layers("--compress-layers", compress_layers) or None,
-    )
+        return way_of(read_choice(self.choice), reranker.settings)
+
+    def lightweight(self, reranker: Reranker, folder: Path, store: Store) -> Way:
+        """The way to measure against full depth: as asked, else the tuned one, else the middle exit.
+
+        Raises
+            ConfigError: as ``of``.
+        """
+        from icl_embed.config import RerankConfig
+        from icl_embed.evaluation.reranker.stored import find_choice
+        from icl_embed.rerank.shape import lightweight_shape
+
+        if self != WayOptions():
+            return self.of(reranker)
+        tuned = find_choice(folder, store)
+        if tuned is not None:
+            return WayOptions(choice=tuned).of(reranker)
+        settings = reranker.settings
+        config = RerankConfig(
+            compress_layers=settings.compress_layers, compress_ratio=2 if settings.compress_layers else 1
+        )
+        return lightweight_shape(config, settings.head_layers)
 
 
-def lightweight_way(reranker: Reranker, folder: Path, store: Store, **asked: Unpack[WayOptions]) -> Way:
-    """The way to measure against full depth: what the options say, else the tuned one, else the middle exit.
+@dataclass(frozen=True)
+class CandidateOptions:
+    """Which queries and passages a reranker is measured on, and at which widths."""
 
-    Raises
-        ConfigError: as ``chosen_way``.
-    """
-    from icl_embed.config import RerankConfig
-    from icl_embed.evaluation.reranker.stored import find_choice
-    from icl_embed.rerank.shape import lightweight_shape
+    candidates: Annotated[
+        list[Path], typer.Option(help="evaluation folder, or .jsonl of queries; several times")
+    ] = field(default_factory=list)
+    ratios: Annotated[str, typer.Option(help="compression ratios to try, by comma")] = "1,2,4"
+    top_k: Annotated[int, typer.Option(min=1, help="candidates per query")] = 50
+    max_queries: Annotated[int, typer.Option(min=1, help="queries per data set")] = 200
+    seed: Annotated[int, typer.Option(help="which queries are kept, and the bootstrap's draws")] = 13
 
-    if not any(value is not None and value != "" for value in asked.values()):
-        asked["choice"] = find_choice(folder, store)
-    if any(value is not None and value != "" for value in asked.values()):
-        return chosen_way(reranker, **asked)
-    settings = reranker.settings
-    config = RerankConfig(
-        compress_layers=settings.compress_layers, compress_ratio=2 if settings.compress_layers else 1
-    )
-    return lightweight_shape(config, settings.head_layers)
+    def stored(self, store: Store, split: Literal["dev", "test"]) -> list[Artefact]:
+        """The embedder's scores in the store, where no candidates are given; raises EvaluationError."""
+        from icl_embed.evaluation.reranker.stored import find_scores
+
+        return [] if self.candidates else find_scores(store, split=split)
+
+    def read(self, stored: list[Artefact]) -> list[Candidates]:
+        """The candidates; raises as ``read_candidates``."""
+        from icl_embed.evaluation.reranker.candidates import read_candidates
+
+        sources = [*self.candidates, *(one.path for one in stored)]
+        return read_candidates(sources, top_k=self.top_k, max_queries=self.max_queries, seed=self.seed)
 
 
-def parse_layers(option: str, text: str) -> tuple[int, ...]:
-    """Whole numbers by comma; none for an empty text.
-
-    Raises
-        ConfigError: something else.
-    """
-    parts = [part.strip() for part in text.split(",")] if text.strip() else []
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise ConfigError(f"{option} takes whole numbers from 0 on, by comma; found {text!r}")
-    return tuple(map(int, parts))
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Layers by comma; none for an empty text; raises ConfigError."""
+    return tuple(parse_numbers("--compress-layers", text)) if text.strip() else ()
 
 
 def parse_ratios(text: str) -> tuple[int, ...]:
@@ -120,7 +149,7 @@ def parse_ratios(text: str) -> tuple[int, ...]:
     """
     from icl_embed.rerank.shape import RATIOS
 
-    ratios = parse_layers("--ratios", text)
+    ratios = tuple(parse_numbers("--ratios", text)) if text.strip() else ()
     if not ratios or not set(ratios) <= set(RATIOS):
         raise ConfigError(f"--ratios takes some of {', '.join(map(str, RATIOS))}, by comma; found {text!r}")
     return ratios

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from icl_embed.cli.options import DEFAULT_STORE, StoreOption
 from icl_embed.cli.pool import plain
 
-StoreOption = Annotated[Path, typer.Option("--store", help="where the artefacts are")]
 TaskOption = Annotated[list[str], typer.Option("--task", "-t", help="only this task (repeatable)")]
 ModelOption = Annotated[list[str], typer.Option("--model", "-m", help="only this model (repeatable)")]
 FileOption = Annotated[Path | None, typer.Option(metavar="FILE", help="write it there; - prints it")]
@@ -58,7 +58,7 @@ def compare(
     task: TaskOption = [],  # noqa: B006 - typer copies it
     level: LevelOption = 0.05,
     json_file: JsonOption = None,
-    store: StoreOption = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """A minus B on every task they share: interval, randomisation test, what could be detected."""
     from icl_embed.evaluation.results.compare import Procedure, compare_entrants, find_entrants, pair_entrants
@@ -87,7 +87,7 @@ def leaderboard(
     markdown: FileOption = None,
     json_file: JsonOption = None,
     csv: FileOption = None,
-    store: StoreOption = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """All models and settings against all tasks, ranked by their average over common tasks."""
     from icl_embed.evaluation.measurement import Bootstrap
@@ -125,7 +125,7 @@ def history(
     model: Annotated[str, typer.Argument(help="model name, or the start of a fingerprint")],
     task: Annotated[str, typer.Option("--task", "-t", help="only this task")] = "",
     setting: Annotated[str, typer.Option(help="only this setting")] = "",
-    store: StoreOption = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Every score of a model, oldest first, with its change and whether weights, data or code were new."""
     from icl_embed.evaluation.results.compare import read_stored
@@ -144,7 +144,7 @@ def export(
     mteb: Annotated[bool, typer.Option("--mteb", help="mteb's own result folders, to submit")] = False,
     task: TaskOption = [],  # noqa: B006
     model: ModelOption = [],  # noqa: B006
-    store: StoreOption = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write scores to a file, or as mteb's results."""
     from icl_embed.evaluation.results.tables import score_rows, write_rows
@@ -168,7 +168,7 @@ def export(
 def sql(
     query: Annotated[str, typer.Argument(help="one SELECT; tables: scores, item_values, examples, …")],
     limit: Annotated[int, typer.Option(min=1, help="rows shown")] = 50,
-    store: StoreOption = Path("store"),
+    store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Run one read-only SQL query over all scores, their items and their examples."""
     from icl_embed.evaluation.results.database import user_query

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from icl_embed.cli.options import DEFAULT_STORE, StoreOption
 from icl_embed.store.artefact import Store
 from icl_embed.store.lineage import ancestors, find, sources_of
 from icl_embed.store.sweep import MIN_AGE_HOURS, remove, survey
@@ -16,11 +16,9 @@ from icl_embed.store.sweep import MIN_AGE_HOURS, remove, survey
 app = typer.Typer(help="Look at artefacts, verify them, trace them, free space.", no_args_is_help=True)
 console = Console()
 
-StoreOption = Annotated[Path, typer.Option("--store", help="the store's folder")]
 NameArgument = Annotated[
     str, typer.Argument(help="stage/fingerprint, the start of a fingerprint, or a label")
 ]
-DEFAULT_STORE = Path("store")
 
 
 @app.command("ls", epilog="Example: icl-embed store ls --stage evaluation | grep trained")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.status import Status
 
 from icl_embed.cli import evaluation_options as options
+from icl_embed.cli.options import parse_numbers, spread
 from icl_embed.experiments.record import read_study, study_table
 from icl_embed.store import Artefact, Store
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="study", help=__doc__, no_args_is_help=True)
 console = Console()
-
-TOKENS = "512,512,2048"
 
 
 @dataclass(frozen=True)
@@ -44,83 +43,43 @@ def study() -> None:
 @app.command(
     epilog="Example: icl-embed study shots --tasks SciFact,STSBenchmark --mirror mirror --seeds 0,1,2"
 )
-def shots(  # noqa: PLR0913, PLR0917 - an option is an argument
-    tasks: options.TasksOption,
+@spread
+def shots(
+    measured: options.MeasuredOptions,
+    asked: options.AskedOptions,
     shots: Annotated[str, typer.Option(help="numbers of examples, by comma")] = "0,1,2,3,4,5,6,7,8,9,10",
     seeds: options.SeedsOption = "0",
-    model: options.ModelOption = "",
-    name: options.NameOption = "",
-    mirror: options.MirrorOption = None,
-    air_bench: options.AirBenchOption = None,
-    pool: options.PoolOption = None,
-    pool_name: options.PoolNameOption = [],  # noqa: B006 - typer copies it
-    examples: options.ExamplesOption = None,
-    instruction: options.InstructionOption = [],  # noqa: B006
-    tokens: options.TokensOption = TOKENS,
-    dtype: options.DtypeOption = "auto",
-    store: options.StoreOption = Path("store"),
 ) -> None:
     """The score by the number of examples, over tasks and draws, with intervals."""
     from icl_embed.experiments.curves import study_shots
 
-    opened = _open(
-        tasks,
-        model,
-        name,
-        store,
-        mirror,
-        air_bench,
-        tokens=tokens,
-        dtype=dtype,
-        source=(examples, pool, pool_name),
-        instruction=instruction,
-    )
+    opened = _open(measured, asked)
     with _told() as tell:
         made, outcome = study_shots(
             opened.request,
             opened.model,
             opened.store,
-            shots=options.parse_numbers("--shots", shots),
-            seeds=options.parse_numbers("--seeds", seeds),
+            shots=parse_numbers("--shots", shots),
+            seeds=parse_numbers("--seeds", seeds),
             progress=tell,
         )
     _show(made, outcome)
 
 
 @app.command("examples", epilog="Example: icl-embed study examples --tasks SciFact,Banking77Classification")
-def examples_(  # noqa: PLR0913, PLR0917
-    tasks: options.TasksOption,
+@spread
+def examples_(
+    measured: options.MeasuredOptions,
+    asked: options.AskedOptions,
     shots: Annotated[int, typer.Option(min=1, help="examples before each query")] = 5,
     qualities: Annotated[str, typer.Option(help="by comma; default: all")] = "",
     seeds: options.SeedsOption = "0",
-    model: options.ModelOption = "",
-    name: options.NameOption = "",
-    mirror: options.MirrorOption = None,
-    air_bench: options.AirBenchOption = None,
-    pool: options.PoolOption = None,
-    pool_name: options.PoolNameOption = [],  # noqa: B006
-    examples: options.ExamplesOption = None,
-    instruction: options.InstructionOption = [],  # noqa: B006
-    tokens: options.TokensOption = TOKENS,
-    dtype: options.DtypeOption = "auto",
-    store: options.StoreOption = Path("store"),
 ) -> None:
     """The score by the quality of the examples: wrong, shuffled, off-task, repeated, very long."""
     from icl_embed.experiments.corruptions import CORRUPTIONS
     from icl_embed.experiments.curves import study_examples
 
-    opened = _open(
-        tasks,
-        model,
-        name,
-        store,
-        mirror,
-        air_bench,
-        tokens=tokens,
-        dtype=dtype,
-        source=(examples, pool, pool_name),
-        instruction=instruction,
-    )
+    opened = _open(measured, asked)
     with _told() as tell:
         made, outcome = study_examples(
             opened.request,
@@ -128,31 +87,22 @@ def examples_(  # noqa: PLR0913, PLR0917
             opened.store,
             shots=shots,
             qualities=[one.strip() for one in qualities.split(",") if one.strip()] or list(CORRUPTIONS),
-            seeds=options.parse_numbers("--seeds", seeds),
+            seeds=parse_numbers("--seeds", seeds),
             progress=tell,
         )
     _show(made, outcome)
 
 
 @app.command(epilog="Example: icl-embed study overhead --tasks data/cwe-examples --shots 0,1,5,10")
-def overhead(  # noqa: PLR0913, PLR0917
-    tasks: options.TasksOption,
+@spread
+def overhead(
+    measured: options.MeasuredOptions,
+    asked: options.AskedOptions,
     shots: Annotated[str, typer.Option(help="numbers of examples, by comma")] = "0,1,5,10",
     batch: Annotated[int, typer.Option(min=2, help="queries encoded at once")] = 64,
     singles: Annotated[int, typer.Option(min=1, help="queries encoded one by one, per round")] = 20,
     rounds: Annotated[int, typer.Option(min=1, help="how often everything takes its turn")] = 3,
     seed: Annotated[int, typer.Option(help="draw of examples")] = 0,
-    model: options.ModelOption = "",
-    name: options.NameOption = "",
-    mirror: options.MirrorOption = None,
-    air_bench: options.AirBenchOption = None,
-    pool: options.PoolOption = None,
-    pool_name: options.PoolNameOption = [],  # noqa: B006
-    examples: options.ExamplesOption = None,
-    instruction: options.InstructionOption = [],  # noqa: B006
-    tokens: options.TokensOption = TOKENS,
-    dtype: options.DtypeOption = "auto",
-    store: options.StoreOption = Path("store"),
 ) -> None:
     """What examples cost: tokens, latency, throughput, memory, operations; prefix shared and in full.
 
@@ -161,19 +111,8 @@ def overhead(  # noqa: PLR0913, PLR0917
     from icl_embed.experiments.measuring import study_overhead
     from icl_embed.experiments.overhead import OverheadPlan
 
-    opened = _open(
-        tasks,
-        model,
-        name,
-        store,
-        mirror,
-        air_bench,
-        tokens=tokens,
-        dtype=dtype,
-        source=(examples, pool, pool_name),
-        instruction=instruction,
-    )
-    counts = tuple(sorted(set(options.parse_numbers("--shots", shots))))
+    opened = _open(measured, asked)
+    counts = tuple(sorted(set(parse_numbers("--shots", shots))))
     with _told() as tell:
         made = study_overhead(
             opened.request,
@@ -187,55 +126,28 @@ def overhead(  # noqa: PLR0913, PLR0917
 
 
 @app.command(epilog="Example: icl-embed study overlap --tasks SciFact,STSBenchmark --mirror mirror")
+@spread
 def overlap(
-    tasks: options.TasksOption,
+    measured: options.MeasuredOptions,
     train: Annotated[
         list[Path], typer.Option("--train", help="Parquet file or pool; default: the model's lineage")
-    ] = [],  # noqa: B006
+    ] = [],  # noqa: B006 - typer copies it
     ngram: Annotated[int, typer.Option(min=1, help="words in a run")] = 13,
-    model: options.ModelOption = "",
-    name: options.NameOption = "",
-    mirror: options.MirrorOption = None,
-    air_bench: options.AirBenchOption = None,
-    store: options.StoreOption = Path("store"),
 ) -> None:
     """How much of what is evaluated was in the training rows, and whether the domain was trained on."""
     from icl_embed.experiments.measuring import study_overlap
 
-    opened = _open(tasks, model, name, store, mirror, air_bench)
+    opened = _open(measured, options.AskedOptions())
     _show(study_overlap(opened.request, opened.model, opened.store, train=train, ngram=ngram))
 
 
-def _open(  # noqa: PLR0913
-    tasks: str,
-    model: str,
-    name: str,
-    store: Path,
-    mirror: Path | None,
-    air_bench: Path | None,
-    *,
-    tokens: str = TOKENS,
-    dtype: str = "auto",
-    source: tuple[Path | None, Path | None, Sequence[str]] = (None, None, ()),
-    instruction: Sequence[str] = (),
-) -> _Opened:
-    from icl_embed.evaluation.grid import RunRequest
+def _open(measured: options.MeasuredOptions, asked: options.AskedOptions) -> _Opened:
     from icl_embed.evaluation.models import open_model
-    from icl_embed.evaluation.tasks.opening import TaskPlaces, split_names, task_names
-    from icl_embed.few_shot.sources import ExampleSource
 
-    config, kept = options.parse_config(tokens), Store(store)
-    places = TaskPlaces(kept, mirror, air_bench, config=config)
-    files, pool, pool_names = source
-    request = RunRequest(
-        tuple(task_names(split_names(tasks), places)),
-        (),
-        places,
-        ExampleSource(files, pool, dict(map(options.parse_pair, pool_names))),
-        config,
-        options.parse_instructions(instruction),
-    )
-    return _Opened(request, open_model(model, kept, prompt=config.prompt, name=name, dtype=dtype), kept)
+    request = options.request_of(measured, asked)
+    prompt, kept = request.config.prompt, request.places.store
+    model = open_model(measured.model, kept, prompt=prompt, name=measured.name, dtype=asked.dtype)
+    return _Opened(request, model, kept)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import typer
 from typer.testing import CliRunner
 
 from icl_embed.cli.evaluation import register
-from icl_embed.cli.evaluation_options import parse_config, parse_instructions, parse_pair, parse_settings
+from icl_embed.cli.evaluation_options import parse_config, parse_instructions, parse_settings
+from icl_embed.cli.options import parse_pair
 from icl_embed.errors import ConfigError
 from tests.icl_embed.evaluation.runs.local_store import add_dataset
 
