@@ -10,10 +10,12 @@ from prefect.logging import get_run_logger
 
 from flows.build_pool import prepare_pool
 from flows.declaring import Override, Preset, pipeline_flow
+from icl_embed.config import RANKING_KINDS
 from icl_embed.errors import ConfigError, EvaluationError, MissingTaskError
 from icl_embed.evaluation.grid import NotMeasured
 from icl_embed.evaluation.summary import markdown_rows, plain_rows
-from icl_embed.pipeline.benchmarks import named_models, overrides_of, summaries_of
+from icl_embed.evaluation.tasks.rows import PREFIX
+from icl_embed.pipeline.benchmarks import named_models, named_reranker, overrides_of, summaries_of
 from icl_embed.pipeline.run import Run, open_run
 from icl_embed.pipeline.stages.score import ScoredModel, Scoring, scorings_of
 from icl_embed.store import StageKey
@@ -30,6 +32,7 @@ def benchmark(
     mirror: str | None = None,
     air_bench: str | None = None,
     example_files: str | None = None,
+    reranker: str | None = None,
     preset: Preset = "demo",
     overrides: list[Override] | None = None,
 ) -> str:
@@ -46,6 +49,7 @@ def benchmark(
         mirror: a folder that MTEB's tasks are served from; unset: the hub.
         air_bench: a folder in AIR-Bench's layout; unset: the hub.
         example_files: a file of examples, or a folder with one per task; unset: the tasks' training splits.
+        reranker: a folder or an artefact: every search is scored as it is, and once more in its order.
         preset: a name from icl_embed/config/presets, or the path of a TOML file.
         overrides: settings on top of the preset.
     """
@@ -54,7 +58,12 @@ def benchmark(
     run = open_run(preset, [*overrides_of({**asked, **ways}), *(overrides or [])])
     if not run.config.evaluate.tasks:
         raise ConfigError("no benchmark task was named; set evaluate.tasks, e.g. ['SciFact', 'STSBenchmark']")
-    return show(run, measure(run, named_models(run, models or [""])))
+    found = named_models(run, models or [""])
+    if reranker is None:
+        return show(run, measure(run, found))
+    second = named_reranker(run, reranker)
+    run = replace(run, folders={second.fingerprint: second.folder})
+    return show(run, measure(run, [*found, *(replace(model, second=second.scored) for model in found)]))
 
 
 @dataclass(frozen=True)
@@ -75,20 +84,29 @@ def measure(run: Run, models: Sequence[ScoredModel]) -> Found:
         EvaluationError: a task cannot be had, and ``evaluate.on_missing`` is ``fail``.
     """
     folders = {model.fingerprint: model.folder for model in models if model.folder is not None}
-    run = replace(run, folders=folders)
+    run = replace(run, folders={**run.folders, **folders})
     scorings = scorings_of(run, models)
     missing = fetch(run, scorings)
     if missing and run.config.evaluate.on_missing == "fail":
         reasons = "; ".join(f"{one.task}: {one.reason}" for one in missing)
         raise EvaluationError(f"{len(missing)} of {len(scorings)} benchmark tasks cannot be had: {reasons}")
     lost = {one.task for one in missing}
-    keys = [key for one in scorings if one.task not in lost for key in one.scores]
+    keys = [key for one in scorings if one.task not in lost for key in _askable(run, one)]
     if any("pool" in key.inputs for key in keys):  # own cards among the tasks
         prepare_pool(run)
     # scores of one model follow each other, so that it is loaded once
     for key in sorted(keys, key=lambda key: (key.inputs.get("model", ""), str(key.settings.get("model")))):
         run_stage(run, key)
     return Found(keys, missing)
+
+
+def _askable(run: Run, scoring: Scoring) -> list[StageKey]:
+    """The scores of a task; where nothing is searched, no reranker is asked."""
+    if scoring.task.startswith(PREFIX):
+        kind = run.card(scoring.task.removeprefix(PREFIX)).kind
+    else:
+        kind = run.artefact(scoring.data).manifest.counts["kind"]
+    return [key for key in scoring.scores if kind in RANKING_KINDS or "reranker" not in key.settings]
 
 
 def fetch(run: Run, scorings: Sequence[Scoring]) -> list[NotMeasured]:

@@ -89,6 +89,7 @@ def run_flow(
     model: Annotated[
         list[str], typer.Option(help="benchmark: folder, artefact, bm25, hub:org/name@commit")
     ] = [],  # noqa: B006
+    reranker: Annotated[str, typer.Option(help="benchmark: folder or artefact, after each search")] = "",
 ) -> None:
     """Run a flow: on the Prefect server and its workers, or in this process with --here."""
     from flows import starting
@@ -109,10 +110,11 @@ def run_flow(
         raise ConfigError(f"--accept belongs to the flow re-evaluate, not to {name}")
     if name == "re-evaluate":
         parameters["accept"] = accept
-    if model and name != "benchmark":
-        raise ConfigError(f"--model belongs to the flow benchmark, not to {name}; use --set")
+    if (model or reranker) and name != "benchmark":
+        option = "--model" if model else "--reranker"
+        raise ConfigError(f"{option} belongs to the flow benchmark, not to {name}; use --set")
     if name == "benchmark":
-        parameters["models"] = list(model)
+        parameters |= {"models": list(model), "reranker": reranker or None}
     if here:
         result = starting.run_here(flow, parameters)
         console.print(f"\n[bold]{escape(name)} is done[/bold]\n{escape(str(result))}", soft_wrap=True)

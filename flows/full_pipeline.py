@@ -24,7 +24,7 @@ def full_pipeline(preset: Preset = "demo", overrides: list[Override] | None = No
     prepare_data(run)
     train(run)
     evaluate(run)
+    distill(run)
     found = measure(run, models_of_run(run))
     show(run, Found([*run.keys.all_scores(), *found.scores], found.missing))
-    distill(run)
     return report(run, found)

@@ -44,7 +44,7 @@ _STOP_WORDS = frozenset(STOPWORDS_EN)
 def words_of(text: str, *, shortest: int = 1) -> list[str]:
     """The words of a text, in its order; of unspaced scripts the pairs of characters.
 
-    Takes
+    Parameters
         shortest: fewer characters are no word, where words have spaces between them; 1 or 2.
     """
     find = _SPACED[shortest].findall

@@ -31,7 +31,7 @@ def clean_texts(texts: pa.Array) -> pa.Array:
     Inner white space stays (it carries meaning in code), and so do joiners inside words (several scripts
     and emoji need them). A null becomes the empty string, which the cleaning rules then reject.
 
-    Takes
+    Parameters
         texts: string array of any length.
 
     Returns

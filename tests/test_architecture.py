@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,3 +139,63 @@ def test_nothing_unpickles_or_trusts_remote_code(path: Path) -> None:
                     assert ast.unparse(keyword.value) == "False"
                 if keyword.arg == "shell":
                     assert ast.unparse(keyword.value) == "False"
+
+
+SECTIONS = ("Parameters", "Attributes", "Returns", "Raises")
+
+
+def sections_of(docstring: str) -> dict[str, list[str]]:
+    """Title -> its lines at the first level of indentation."""
+    found: dict[str, list[str]] = {}
+    title = ""
+    for line in docstring.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if re.fullmatch(r"[A-Z][a-z]+:?", line):  # a word alone on its line is a title
+            title, found[line] = line, []
+        elif title and indent == 4:
+            found[title].append(line.strip())
+        elif title and line and not indent:
+            title = ""
+    return found
+
+
+def names_of(node: ast.AST) -> set[str]:
+    """Parameters of a function; attributes of a class, inherited ones aside."""
+    if isinstance(node, ast.ClassDef):
+        fields = {
+            n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+        }
+        methods = {n.name for n in node.body if isinstance(n, ast.FunctionDef)}
+        own = {
+            n.attr
+            for n in ast.walk(node)
+            if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "self"
+        }
+        made = [names_of(n) for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+        return fields.union(methods, own, *made)
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    given = node.args
+    return {
+        one.arg
+        for one in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg)
+        if one
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_docstrings_speak_one_dialect(path: Path) -> None:
+    """Sections have one of four titles, and name only parameters and attributes that there are."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for title, lines in sections_of(ast.get_docstring(node) or "").items():
+            assert title in SECTIONS, (
+                f"{node.name}: a section {title!r}; expected one of {', '.join(SECTIONS)}"
+            )
+            assert lines, f"{node.name}: nothing under {title}"
+            if title in ("Parameters", "Attributes"):
+                named = {name.strip() for line in lines for name in line.partition(":")[0].split(",")}
+                unknown = {name for name in named if name.isidentifier()} - names_of(node)
+                assert not unknown, (
+                    f"{node.name}: {title} names {', '.join(sorted(unknown))}, which it has not"
+                )

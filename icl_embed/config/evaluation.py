@@ -52,6 +52,9 @@ class EvaluateConfig(Section):
     on_missing: Literal["report", "fail"] = Field(
         "report", description="what to do about a benchmark task that cannot be had"
     )
+    rerank_top_k: CountOrZero = Field(
+        0, description="passages of each benchmark search that the reranker orders again; 0: none are"
+    )
     settings: SettingsConfig = SettingsConfig()
 
     shots: Count = Field(5, description="examples per task in the few-shot setting")

@@ -22,7 +22,7 @@ class NearDuplicates:
 
     Texts are given as match keys (``icl_embed.texts``). Texts shorter than a shingle are their own shingle.
 
-    Takes
+    Parameters
         threshold: Jaccard similarity of 5-character shingles from which two texts are near-duplicates.
         permutations: length of the MinHash signature; more finds more, and costs more.
     """

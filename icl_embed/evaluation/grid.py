@@ -210,10 +210,9 @@ class _StoredTask:
             split=(request.places.split or "test") if self.data.stage == "dataset" else "",
             source=source,
             example_files=digest_of(source.files) if source.files else "",
-            pool=pool_reference(source.pool_dir, self.store) if source.pool_dir else "",
+            pool=self._pool,
             dtype=self.model.about.dtype,
             instruction=self._own_instruction,
-            second=self.model.second,
             made_examples=made,
             seed=request.seed,
         ).key
@@ -234,6 +233,12 @@ class _StoredTask:
             change=request.change,
         )
         return Cell(self.model, task, plan, offered, instruction, request.config, request.seed)
+
+    @property
+    def _pool(self) -> str:
+        """The pool as a key knows it: its artefact, or a hash of a folder that is none of this store's."""
+        folder = self.request.source.pool_dir
+        return (self.store.reference_of(folder) or digest_of(folder)) if folder else ""
 
     @property
     def _own_instruction(self) -> str:
@@ -258,13 +263,6 @@ class _StoredTask:
             store=vectors_of(self.model, self.store),
             chunk_texts=self.request.chunk_texts,
         )
-
-
-def pool_reference(folder: Path, store: Store) -> str:
-    """A pool as a key knows it: its artefact, or a hash of the folder where it is none of this store."""
-    if folder.resolve() == store.path_of("pool", folder.name).resolve():
-        return f"pool/{folder.name}"
-    return digest_of(folder)
 
 
 def vectors_of(model: OpenedModel, store: Store, code: str = "") -> ShardedVectors:

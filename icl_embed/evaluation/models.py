@@ -12,7 +12,7 @@ from typing import Literal
 
 from icl_embed.config import PromptConfig
 from icl_embed.errors import EvaluationError, ModelError
-from icl_embed.evaluation.request import ScoredModel
+from icl_embed.evaluation.request import FULL_DEPTH, ScoredModel, ScoredReranker
 from icl_embed.evaluation.reranking import PairScorer
 from icl_embed.evaluation.scores import BM25, STAGE
 from icl_embed.evaluation.tasks.task import EvaluatedModel
@@ -36,6 +36,7 @@ class SecondStage:
         fingerprint: of everything in its folder.
         choice: what tuning chose for it; None runs it at full depth.
         top_k: passages per query that are reranked; those beyond are dropped.
+        reference, chosen: the artefacts that reranker and choice are, if they are in the store.
     """
 
     name: str
@@ -45,6 +46,16 @@ class SecondStage:
     top_k: int = 100
     device: str = "auto"
     dtype: str = "auto"
+    reference: str = ""
+    chosen: str = ""
+
+    @property
+    def scored(self) -> ScoredReranker:
+        """How a score's key knows it."""
+        way = "" if self.chosen else self.way
+        return ScoredReranker(
+            self.top_k, self.dtype, self.name, self.fingerprint, self.reference, way, self.chosen
+        )
 
     @cached_property
     def way(self) -> str:
@@ -58,7 +69,7 @@ class SecondStage:
         from icl_embed.rerank.ways import name_of
 
         if self.choice is None:
-            return "full depth"
+            return FULL_DEPTH
         return name_of(way_of(read_choice(self.choice), read_reranker_settings(self.folder)))
 
     @cached_property
@@ -76,19 +87,10 @@ class SecondStage:
             return reranker
         return InWay(reranker, way_of(read_choice(self.choice), reranker.settings))
 
-    def as_json(self) -> dict[str, str | int]:
-        """What decides a score."""
-        return {
-            "name": self.name,
-            "fingerprint": self.fingerprint,
-            "way": self.way,
-            "top_k": self.top_k,
-            "dtype": self.dtype,
-        }
-
     def after(self, first: EvaluatedModel) -> EvaluatedModel:
         """First stage and reranker under a name and fingerprint of their own."""
-        both = canonical_json([first.fingerprint, self.as_json()])
+        how = {"name": self.name, "fingerprint": self.fingerprint, "way": self.way, "dtype": self.dtype}
+        both = canonical_json([first.fingerprint, {**how, "top_k": self.top_k}])
         way = "" if self.choice is None else f", {self.way}"
         return replace(
             first,
@@ -110,9 +112,10 @@ def open_second_stage(
     from icl_embed.store.models import RERANKERS, find_model
 
     folder = find_model(store, reference, RERANKERS).path
-    fingerprint = folder_fingerprint(folder)
-    name = folder.resolve().name if Path(reference).is_dir() else f"reranker-{fingerprint[:8]}"
-    found = SecondStage(name, fingerprint, folder, choice, top_k, device, dtype)
+    fingerprint, mine = folder_fingerprint(folder), store.reference_of(folder)
+    name = f"reranker-{fingerprint[:8]}" if mine else folder.resolve().name
+    chosen = store.reference_of(choice.parent) if choice else ""
+    found = SecondStage(name, fingerprint, folder, choice, top_k, device, dtype, mine, chosen)
     _ = found.way  # what is wrong with the choice is said before anything is searched
     return found
 
@@ -158,10 +161,11 @@ class OpenedModel:
 
     @property
     def scored(self) -> ScoredModel:
-        """How a score's key knows it; the reranker after it is another part of the key."""
+        """How a score's key knows it, with the reranker after it."""
         about = self.about
         folder, fingerprint = (None, "") if self.reference else (about.folder, about.fingerprint)
-        return ScoredModel(about.name, self.reference, folder, fingerprint, self.is_renamed)
+        second = self.second.scored if self.second else None
+        return ScoredModel(about.name, self.reference, folder, fingerprint, self.is_renamed, second)
 
     @property
     def no_examples_because(self) -> str:

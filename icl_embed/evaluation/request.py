@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl_embed.bm25 import WORDS_VERSION
 from icl_embed.config import EvaluateConfig
@@ -18,12 +18,43 @@ from icl_embed.few_shot.settings import AskedSetting
 from icl_embed.few_shot.sources import MAX_CANDIDATES, ExampleSource
 from icl_embed.store import StageKey
 
-if TYPE_CHECKING:
-    from icl_embed.evaluation.models import SecondStage
+FULL_DEPTH = "full depth"  # how a reranker is run when nothing else was chosen
 
 VERSION = 3
 OF_BM25 = ("bootstrap_resamples", "confidence")  # it has no prompt, no examples and no number format
 OF_MODELS = ("label_experiments", "cluster_sets", *OF_BM25)
+
+
+@dataclass(frozen=True)
+class ScoredReranker:
+    """A reranker after a search, as a score's key knows it; nothing of it is loaded.
+
+    Attributes
+        name, fingerprint: of a folder of the user's own.
+        reference: its artefact; empty for a folder of the user's own.
+        way: how it is run, in words, where no artefact says so.
+        choice: artefact that says how it is run.
+        top_k: passages of each search that it orders again.
+    """
+
+    top_k: int
+    dtype: str
+    name: str = ""
+    fingerprint: str = ""
+    reference: str = ""
+    way: str = ""
+    choice: str = ""
+
+    def as_json(self) -> dict[str, str | int]:
+        """What a key holds beside the artefacts."""
+        own = {} if self.reference else {"name": self.name, "fingerprint": self.fingerprint}
+        way = {} if self.choice else {"way": self.way}
+        return {**own, **way, "top_k": self.top_k, "dtype": self.dtype}
+
+    def inputs(self) -> dict[str, str]:
+        """The artefacts that it is made of."""
+        named = {"reranker": self.reference, "choice": self.choice}
+        return {role: reference for role, reference in named.items() if reference}
 
 
 @dataclass(frozen=True)
@@ -35,6 +66,7 @@ class ScoredModel:
         reference: its artefact; empty for BM25 and for a folder of the user's own.
         folder, fingerprint: of the user's own folder; a key holds what is in it, not where it lies.
         is_renamed: the user gave an artefact another name than its label's.
+        second: a reranker that orders the first passages of its searches again.
     """
 
     name: str
@@ -42,6 +74,7 @@ class ScoredModel:
     folder: Path | None = None
     fingerprint: str = ""
     is_renamed: bool = False
+    second: ScoredReranker | None = None
 
     def as_json(self) -> dict[str, str]:
         """What a key holds beside the artefact."""
@@ -80,7 +113,6 @@ class ScoreRequest:
     pool: str = ""
     dtype: str = "float32"
     instruction: str = ""
-    second: SecondStage | None = None
     made_examples: str = ""
     seed: int = 0
 
@@ -98,7 +130,9 @@ class ScoreRequest:
         if model.reference:
             inputs["model"] = model.reference
         settings |= {"split": self.split} if self.split else {}
-        settings |= {"reranker": self.second.as_json()} if self.second else {}
+        if model.second:
+            settings["reranker"] = model.second.as_json()
+            inputs |= model.second.inputs()
         if asked is None:
             settings["words"] = WORDS_VERSION
         else:
@@ -108,7 +142,8 @@ class ScoreRequest:
         if asked is not None and asked.shots:
             settings["examples"] = self._examples(asked)
             inputs |= {"pool": self.pool} if self.pool.startswith("pool/") else {}
-        about = f"{model.name} on {self.task}" + (f" {self.split}" if self.split == "dev" else "")
+        asked_of = f"{model.name}+reranker" if model.second else model.name
+        about = f"{asked_of} on {self.task}" + (f" {self.split}" if self.split == "dev" else "")
         return StageKey(STAGE, VERSION, settings, inputs, f"{about}, {asked.name if asked else BM25}")
 
     def _examples(self, asked: AskedSetting) -> dict[str, Any]:

@@ -278,7 +278,7 @@ def measure_overhead(
 ) -> list[dict[str, Any]]:
     """One row per shot count and way.
 
-    Takes
+    Parameters
         examples: as many as the largest shot count, in the order in which they are shown.
         queries: distinct; the first ``plan.batch`` are encoded.
 

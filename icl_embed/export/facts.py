@@ -47,7 +47,6 @@ class ModelFacts:
         reference: the artefact.
         base: the settings of the base model's artefact (source, name, version, …), empty when unknown.
         recipe: (setting, value) of the artefact's key.
-        training: figures of the training run.
     """
 
     reference: str

@@ -43,7 +43,7 @@ def choose_by_mmr(
     The next row maximises ``share · relevance − (1 − share) · max similarity to a chosen row``; ties go to
     the first. Carbonell & Goldstein 1998, The use of MMR; for examples: Diverse-ICL, arXiv 2505.01842.
 
-    Takes
+    Parameters
         vectors: unit vectors [N, D].
         relevance: similarity of each row [N] to what the examples are for.
         count: rows wanted; fewer are returned if there are fewer.
@@ -67,7 +67,7 @@ def choose_k_center(vectors: Vectors, count: int, *, first: int) -> list[int]:
     The largest distance to a chosen row is at most twice the best possible (Gonzalez 1985, Clustering to
     minimize the maximum intercluster distance). Ties go to the first row.
 
-    Takes
+    Parameters
         vectors: unit vectors [N, D]; the distance is one minus cosine.
         count: rows wanted; fewer are returned if there are fewer.
         first: the row to begin with.

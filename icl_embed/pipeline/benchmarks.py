@@ -9,25 +9,63 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icl_embed.errors import ConfigError
-from icl_embed.evaluation.request import ScoredModel
+from icl_embed.evaluation.request import FULL_DEPTH, ScoredModel, ScoredReranker
+from icl_embed.evaluation.reranking import RERANK_TOP_K
 from icl_embed.evaluation.scores import BM25
+from icl_embed.model.dtype import name_dtype
 from icl_embed.pipeline.run import Run
 from icl_embed.pipeline.stages.score import BASE, TRAINED, scorings_of
 from icl_embed.store import StageKey
 
 if TYPE_CHECKING:
     from icl_embed.evaluation.grid import NotMeasured
+    from icl_embed.evaluation.models import SecondStage
     from icl_embed.evaluation.summary import Summary
 
 FROM_HUB = "hub:"
 
 
 def models_of_run(run: Run) -> list[ScoredModel]:
-    """What a run compares: its embedder, and the baselines that it evaluates."""
+    """What a run compares: its embedder, alone and before its reranker, and the baselines it evaluates."""
     keys = run.keys
     known = {BM25: ScoredModel(BM25), BASE: ScoredModel(BASE, keys.base_model.reference)}
     baselines = [known[name] for name in run.config.evaluate.baselines]
-    return [*baselines, ScoredModel(TRAINED, keys.embedder.reference)]
+    trained, top_k = ScoredModel(TRAINED, keys.embedder.reference), run.config.evaluate.rerank_top_k
+    if not top_k:
+        return [*baselines, trained]
+    choice = keys.reranker_choice.reference if keys.reranker_choice else ""
+    second = ScoredReranker(
+        top_k,
+        name_dtype(run.config.model.dtype),
+        reference=keys.reranker.reference,
+        way="" if choice else FULL_DEPTH,
+        choice=choice,
+    )
+    return [*baselines, trained, replace(trained, second=second)]
+
+
+def named_reranker(run: Run, name: str) -> SecondStage:
+    """A reranker that a user names, run as tuning chose for it, if it was tuned.
+
+    Parameters
+        name: a folder, an artefact, or a label.
+
+    Raises
+        ModelError: there is none.
+    """
+    from icl_embed.evaluation.models import open_second_stage
+    from icl_embed.evaluation.reranker.stored import find_choice
+    from icl_embed.store.models import RERANKERS, find_model
+
+    folder = find_model(run.store, name, RERANKERS).path
+    return open_second_stage(
+        str(folder),
+        run.store,
+        choice=find_choice(folder, run.store),
+        top_k=run.config.evaluate.rerank_top_k or RERANK_TOP_K,
+        device="auto",
+        dtype=name_dtype(run.config.model.dtype),
+    )
 
 
 def named_models(run: Run, names: Sequence[str]) -> list[ScoredModel]:

@@ -227,7 +227,7 @@ def rank_candidates(
 ) -> Ranking:
     """Rank all passages for all queries, a block at a time.
 
-    Takes
+    Parameters
         depth: ranks to keep (K).
         pair_query: int [number of pairs], ascending; the query of each (query, positive) pair.
         pair_positive: int, index of the pair's positive among the passages.

@@ -42,7 +42,7 @@ def choose_examples(
 ) -> list[Example]:
     """Draw examples for a data set; for label kinds every label comes once before any comes twice.
 
-    Takes
+    Parameters
         pool_dir: pool artefact.
         dataset: name of a data set of the pool, trained or evaluated only.
         count: how many; fewer are returned (with a warning) if fewer are eligible.

@@ -104,7 +104,7 @@ def select_negatives(
 ) -> list[int]:
     """Take negatives from the methods in turn, best first, until there are enough or none is left.
 
-    Takes
+    Parameters
         ranked: method -> (its ranking, row of the query in it, index of the pair's positive score).
         wanted: how many are missing.
         window: first rank that may be taken, and the rank before which to stop; 0 is the best.
@@ -232,7 +232,7 @@ def mine_negatives(
     Negatives that the source gives come first and are all kept; mined ones fill the list up to
     ``config.per_query``. Where negatives have teacher scores, a mined one's score is null.
 
-    Takes
+    Parameters
         embed: (texts, instruction or None for passages) -> [N, D]; needed for the method ``dense``.
 
     Returns

@@ -63,6 +63,12 @@ class Store:
         """Where an artefact is, or would be."""
         return self.root / stage / fingerprint
 
+    def reference_of(self, folder: Path) -> str:
+        """``stage/fingerprint`` of an artefact's folder in this store; empty for any other folder."""
+        whole = folder.resolve()
+        is_mine = whole == self.path_of(whole.parent.name, whole.name).resolve()
+        return f"{whole.parent.name}/{whole.name}" if is_mine else ""
+
     def lock_of(self, stage: str, fingerprint: str) -> Path:
         """The file whose lock the builder of an artefact holds."""
         return self.root / stage / f".{fingerprint}.lock"

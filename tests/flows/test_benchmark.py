@@ -15,7 +15,7 @@ from icl_embed.evaluation.air_bench.names import TaskName
 from icl_embed.evaluation.scores import read_scores
 from icl_embed.pipeline.benchmarks import planned_keys
 from icl_embed.pipeline.plan import plan
-from icl_embed.pipeline.run import open_run
+from icl_embed.pipeline.run import Run, open_run
 from icl_embed.store import Store
 from tests.flows.running import run_flow, task_states
 from tests.icl_embed.evaluation.folders import sentence
@@ -53,17 +53,21 @@ def benchmark(
 
 
 def test_every_score_is_a_prefect_task_and_the_second_run_is_cached(project: Path) -> None:
-    first = benchmark(project, [*TASKS, "NFCorpus"])
+    first = benchmark(project, [*TASKS, "data/tiny-notes", "NFCorpus"])
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     store = Store(project.parent / "store")
     scores = [one for one in store.artefacts() if one.stage == "score"]
-    assert {read_scores(one.path).dataset for one in scores} == {*TASKS[:3], AIR.removeprefix("air-bench/")}
-    assert len(scores) == 4 * 2 + 4  # zero-shot and few-shot of the model, and BM25
+    assert {read_scores(one.path).dataset for one in scores} == {
+        *TASKS[:3],
+        AIR.removeprefix("air-bench/"),
+        "data/tiny-notes",
+    }
+    assert len(scores) == 5 * 2 + 5  # zero-shot and few-shot of the model, and BM25
     absent = [read_scores(one.path) for one in scores if read_scores(one.path).absent]
     assert len(absent) == 2 + 1  # BM25 on what is not ranked, and few-shot without a training split
     assert "| model | SciFact | ndcg_at_10 | zero-shot |" in first.stdout
     assert "NFCorpus is missing: the mirror" in first.stdout.replace("\n", " ")
-    second = benchmark(project, TASKS)
+    second = benchmark(project, [*TASKS, "data/tiny-notes"])
     assert second.returncode == 0, second.stderr[-3000:]
     assert set(task_states(second.stdout + second.stderr)) == {"Cached"}
 
@@ -79,13 +83,14 @@ def test_the_whole_pipeline_scores_benchmarks_and_its_report_shows_them(project:
     root = project.parent
     asked = [f"evaluate.tasks={json.dumps([*TASKS, 'NFCorpus'])}", f"evaluate.mirror={root / 'mirror'}"]
     asked += [f"evaluate.air_bench={root / 'air'}", "evaluate.prompt.query_tokens=128"]
+    asked += ["evaluate.rerank_top_k=5"]
     first = run_flow("full-pipeline", project, *asked)
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     run = open_run(str(project), asked)
     [page] = (root / "store" / "report").glob("*/index.html")
     text = page.read_text()
     assert 'id="benchmark-table"' in text
-    assert text.count('<td data-label="task">SciFact</td>') == 1 + 2 + 2  # BM25, base and trained
+    assert text.count('<td data-label="task">SciFact</td>') == 1 + 2 + 2 + 2  # BM25, base, trained, reranked
     assert "NFCorpus is missing" in text
     missing = 1
     planned = plan(run.store, planned_keys(run))
@@ -97,6 +102,20 @@ def test_the_whole_pipeline_scores_benchmarks_and_its_report_shows_them(project:
     states = task_states(second.stdout + second.stderr)
     assert set(states) == {"Cached", "Failed"} and states["Failed"] == missing
     assert time.monotonic() - started < 120
+    check_the_flow_benchmark_finds_the_same_scores(project, run)
+
+
+def check_the_flow_benchmark_finds_the_same_scores(project: Path, run: Run) -> None:
+    """The run's own models named by hand: searches as they are, and in the reranker's order."""
+    tasks = ["SciFact", "Banking77Classification"]
+    asked = [f"evaluate.tasks={json.dumps(tasks)}", f"evaluate.mirror={project.parent / 'mirror'}"]
+    asked += ["evaluate.prompt.query_tokens=128", "evaluate.rerank_top_k=5"]
+    options = ["--model", run.keys.embedder.reference, "--reranker", run.keys.reranker.reference]
+    found = run_flow("benchmark", project, *asked, options=options)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert task_states(found.stdout + found.stderr) == {
+        "Cached": 2 + 3 * 2
+    }  # nothing is reranked in banking77
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def write_task(
     The result can be read by us, by ``datasets.load_dataset`` and, from the folder above one called
     ``AIR-Bench``, by ``air-benchmark`` itself.
 
-    Takes
+    Parameters
         relevance: query -> passage -> grade; None writes a split without judgements.
 
     Raises
@@ -294,7 +294,7 @@ def checked_data(
 ) -> AirData:
     """The data, if they can be trusted.
 
-    Takes
+    Parameters
         task: its name, for messages.
         passages, queries: rows with ``id`` and ``text``.
         judgements: rows with ``qid``, ``docid`` and ``relevance``, or None.

@@ -153,7 +153,7 @@ def resolve(
     A group is ``air-bench``, a type, or a type with a domain, a language or both: ``air-bench/24.05/qa``,
     ``qa_en``, ``long-doc_arxiv``, ``long-doc_arxiv_en``. A version in a name goes before ``version``.
 
-    Takes
+    Parameters
         own_data: also take names of data sets that AIR-Bench does not have; a local folder may hold them.
 
     Raises

@@ -63,7 +63,7 @@ class SearchResults:
 def retriever_name(model: str, fingerprint: str, setting: str, asked: Mapping[str, Any]) -> str:
     """A name that no other model, checkpoint, instruction or example set shares, over all tasks of a run.
 
-    Takes
+    Parameters
         setting: its name, e.g. ``3-shot``.
         asked: task -> what its queries were asked with, as JSON types.
     """
@@ -160,7 +160,7 @@ logger = logging.getLogger(__name__)
 def pack_submission(folder: Path, target: Path, *, retriever: str, reranker: str = NO_RERANKER) -> Path:
     """Check a retriever's results and pack those of the test split into the archive to upload.
 
-    Takes
+    Parameters
         folder: of search results, as ``save_results`` fills it.
         target: folder for the archive.
 
@@ -258,7 +258,7 @@ def pack_stored_runs(
 ) -> list[Path]:
     """Archives of the test runs among score artefacts, one per model, setting and AIR-Bench version.
 
-    Takes
+    Parameters
         folders: of score artefacts; those of other benchmarks and splits are left out.
         target: folder for ``search_results/`` and the archives.
         model, setting: leave out the runs of other models, in other settings.

@@ -203,7 +203,7 @@ def open_air_bench_task(
     A local folder may also hold data of one's own, named like a data set of AIR-Bench's that does not exist
     (``air-bench/qa_healthcare_mine_en``), and judgements that are not public.
 
-    Takes
+    Parameters
         name: as ``names.resolve`` returns it; a version in it goes before ``version``.
         folder: repositories in AIR-Bench's layout, or a Hugging Face cache; None asks the hub.
         split: ``dev`` (judged) or ``test``.

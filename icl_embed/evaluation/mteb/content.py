@@ -196,7 +196,7 @@ Pairs = list[tuple[str, str]]
 def training_candidates(template: Template, source: FolderSet | HubFolder | None) -> list[Candidate]:
     """Candidates of a task, in the order of its training split; none if it has no such split.
 
-    Takes
+    Parameters
         source: where the task was served from; None is the hub.
     """
     task = template.task

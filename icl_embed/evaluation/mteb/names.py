@@ -42,7 +42,7 @@ def resolve(names: Sequence[str], *, mirror: Path | None = None) -> list[str]:
     A benchmark becomes its tasks, an aggregate task (CQADupstackRetrieval) its parts, a renamed task its new
     name. Where a benchmark asks for another subset or split than a bare name would, the brackets say so.
 
-    Takes
+    Parameters
         names: tasks, tasks with brackets, or benchmarks such as ``MTEB(eng, v2)``.
         mirror: a folder whose sets may be named too: a copy of a task becomes the task, any other set keeps
             its folder's name.

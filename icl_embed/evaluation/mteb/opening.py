@@ -125,7 +125,7 @@ KINDS: dict[str, Kind] = {
 def open_mteb_task(name: str, *, mirror: Path | None = None, split: str | None = None) -> MtebTask:
     """Open one task by a name that ``resolve`` gave.
 
-    Takes
+    Parameters
         name: of a task, perhaps with ``[subset]`` or ``[subset@split]``, or of a local set of the mirror.
         mirror: folder to serve it from; then the hub is never asked. None loads it from the hub.
         split: to evaluate instead of the task's usual one.

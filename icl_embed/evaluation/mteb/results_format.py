@@ -71,7 +71,7 @@ class _Result:
 def write_mteb_results(folders: Sequence[Path], out: Path) -> Written:
     """Write the results of score (or evaluation) artefacts in mteb's layout.
 
-    Takes
+    Parameters
         folders: artefacts with ``scores.json`` and ``mteb/<setting>.json``.
         out: folder that becomes (or is) a result cache of mteb.
 

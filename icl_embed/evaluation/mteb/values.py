@@ -68,7 +68,7 @@ def tolerance_of(task: Any) -> float:
 def measure(task: Any, scores: Mapping[str, Any], items: ItemsOfTest) -> tuple[Measurement, Notes]:
     """The values behind the main score of a task that has run.
 
-    Takes
+    Parameters
         task: the task object, with ``KeptValues``.
         scores: mteb's scores of the split and subset.
 

@@ -22,7 +22,7 @@ from icl_embed.evaluation.tasks.task import BenchmarkTask
 from icl_embed.store import Artefact, StageKey
 from icl_embed.store.files import sha256_of, write_atomically
 
-STAGE, VERSION = "task-data", 2
+STAGE, VERSION = "task-data", 3
 ABOUT_NAME = "task.json"
 MTEB, AIR_BENCH = "mteb", "air_bench"
 HUB = "hub"
@@ -89,6 +89,7 @@ def fetch_task(name: str, places: TaskPlaces, downloads: Path, out_dir: Path) ->
     text = json.dumps(about | {"facts": asdict(facts)}, indent=1, ensure_ascii=False)
     write_atomically(out_dir / ABOUT_NAME, text.encode())
     return {
+        "kind": facts.kind,
         "queries": len(task.query_texts()),
         "data_fingerprint": facts.data_fingerprint,
         "served_from": facts.served_from,

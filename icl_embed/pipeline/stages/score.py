@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from icl_embed.pipeline.stages.task_data import places_of, task_names_of
 from icl_embed.store import StageKey, Store
 
 if TYPE_CHECKING:
-    from icl_embed.evaluation.models import OpenedModel
+    from icl_embed.evaluation.models import OpenedModel, SecondStage
     from icl_embed.pipeline.run import Run
 
 BASE, TRAINED = "base", "trained"  # what a run calls its models
@@ -114,6 +114,8 @@ def build_score(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     model = (
         open_model(BM25, run.store, prompt=config.prompt) if asks_bm25 else _model(run, key, config.prompt)
     )
+    if "reranker" in settings:
+        model = replace(model, second=_reranker(run, key))
 
     def encoder() -> CachingEncoder:
         vectors = vectors_of(model, run.store, settings.get("code", {}).get("source", ""))
@@ -142,6 +144,26 @@ def opened(folder: Path, store: Path, prompt: PromptConfig, dtype: str, name: st
     from icl_embed.evaluation.models import open_model
 
     return open_model(str(folder), Store(store), prompt=prompt, dtype=dtype, name=name)
+
+
+def _reranker(run: Run, key: StageKey) -> SecondStage:
+    from icl_embed.evaluation.reranker.tuning import CHOICE_NAME
+
+    asked = key.settings["reranker"]
+    own = asked.get("fingerprint")
+    folder = run.folders[own] if own else run.input(key, "reranker").path
+    choice = run.input(key, "choice").path / CHOICE_NAME if "choice" in key.inputs else None
+    return opened_reranker(folder, choice, run.store.root, asked["top_k"], asked["dtype"])
+
+
+@lru_cache(maxsize=1)
+def opened_reranker(folder: Path, choice: Path | None, store: Path, top_k: int, dtype: str) -> SecondStage:
+    """A reranker, kept until another is asked for."""
+    from icl_embed.evaluation.models import open_second_stage
+
+    return open_second_stage(
+        str(folder), Store(store), choice=choice, top_k=top_k, device="auto", dtype=dtype
+    )
 
 
 def _config_of(mine: EvaluateConfig, settings: Mapping[str, Any]) -> EvaluateConfig:
