@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from icl_embed.config.base import Count, CountOrZero, Fraction, Kind, Section
 from icl_embed.config.model import PromptConfig
 
+NotNegative = Annotated[float, Field(ge=0.0)]
+MIN_EXPLAINED = 2  # labels under arbitrary names, each by an example
+
 
 class ExamplesConfig(Section):
     """Examples shown to queries during training (paper section 3.3 and its table 4)."""
 
-    mode: Literal["in_batch", "fixed", "none"] = Field(
-        "in_batch", description="from the batch, always the same few per data set, or none"
+    mode: Literal["in_batch", "nearest", "fixed", "none"] = Field(
+        "in_batch",
+        description="from the batch, the data set's most alike (RARe), always the same few, or none",
     )
     max_per_query: CountOrZero = Field(5, description="k is uniform on 0 .. this number")
+    counts: tuple[NotNegative, ...] = Field(
+        (), description="weights of k = 0, 1, 2 …, in place of uniform up to max_per_query"
+    )
+    generic_instruction: Fraction = Field(
+        0.0, description="share of prompts with examples whose instruction does not say what is asked"
+    )
+    arbitrary_names: Fraction = Field(
+        0.0, description="share of steps of label tasks whose labels have names that only examples explain"
+    )
+    symmetric_passages: Fraction = Field(
+        0.0, description="share of steps of symmetric tasks whose passages see examples, as at inference"
+    )
     fixed_count: Count = Field(3, description="examples per data set in the mode fixed")
     sharing: Literal["per_query", "per_group", "per_batch"] = Field(
         "per_query",
@@ -28,7 +44,19 @@ class ExamplesConfig(Section):
     @property
     def wanted(self) -> int:
         """The most examples that a query is shown."""
-        return {"none": 0, "fixed": self.fixed_count, "in_batch": self.max_per_query}[self.mode]
+        drawn = len(self.counts) - 1 if self.counts else self.max_per_query
+        return {"none": 0, "fixed": self.fixed_count}.get(self.mode, drawn)
+
+    @model_validator(mode="after")
+    def _counts_can_be_drawn(self) -> ExamplesConfig:
+        if self.counts and not sum(self.counts):
+            raise ValueError(f"counts are weights, and all of {self.counts} are zero")
+        if self.arbitrary_names and (self.mode in ("none", "fixed") or self.wanted < MIN_EXPLAINED):
+            raise ValueError(
+                "arbitrary_names needs examples that explain two labels at least; found "
+                f"mode = {self.mode!r} with up to {self.wanted} examples"
+            )
+        return self
 
 
 class LoraConfig(Section):
@@ -95,6 +123,12 @@ class TrainConfig(Section):
     batch_size: Count = Field(16, description="queries per step over all ranks")
     num_negatives: CountOrZero = Field(3, description="hard negatives per query that enter the loss")
     temperature: float = Field(0.02, gt=0.0, description="paper section 3.3")
+    mask_above: float | None = Field(
+        None, ge=0.0, description="cosine above the positive's from which a passage is no negative"
+    )
+    focal: float = Field(
+        0.0, ge=0.0, description="a query counts by (1 - p)^focal, p being its positive's probability"
+    )
     label_target: Literal["label", "text", "mixed"] = Field(
         "mixed", description="positive of a label task: the label's text, another text of it, or by turns"
     )

@@ -1,4 +1,4 @@
-"""Which rows meet in a step, against what, with which examples: pure functions of the seed.
+"""Which rows meet in a step, and against what: pure functions of the seed.
 
 One data set per step (paper section 3.3; reference code AbsDataset): all passages of a batch then come from
 the same distribution and in-batch negatives are informative. The plan of every step is fixed before training,
@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from string import ascii_uppercase
 
-from icl_embed.config import LABEL_KINDS, RANKING_KINDS, ExamplesConfig, Kind, KindRule, TrainConfig
+from icl_embed.config import LABEL_KINDS, RANKING_KINDS, Kind, KindRule, TrainConfig
 from icl_embed.errors import TrainingError
-from icl_embed.examples import Example
 from icl_embed.train.rows import Row, TrainingSet
 
 logger = logging.getLogger(__name__)
 
 HALF = 0.5  # of the batches of a data set
+MIN_LABELS = 2  # one alone tells nothing apart
+NAMES = [first + second for first in ascii_uppercase for second in ascii_uppercase]
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ class Batch:
     training_set: TrainingSet
     rows: tuple[Row, ...]
     targets_labels: bool  # label tasks only: the positive is the label's text, not another text of the label
+    names: Mapping[str, str] = field(default_factory=dict)  # label -> its arbitrary name, if it was given one
 
     @property
     def targets_texts(self) -> bool:
@@ -195,16 +198,44 @@ def make_batch(
     planned: tuple[int, tuple[int, ...]],
     *,
     step: int,
-    label_target: str,
+    config: TrainConfig,
+    seed: int,
 ) -> Batch:
     """The batch of one planned step."""
     chosen, numbers = planned
     training_set = training_sets[chosen]
-    targets_labels = label_target == "label" or (label_target == "mixed" and step % 2 == 0)
-    if training_set.kind not in LABEL_KINDS:
-        targets_labels = False
-    rows = tuple(training_set.rows[number] for number in numbers)
-    return Batch(step, training_set, rows, targets_labels)
+    is_labelled = training_set.kind in LABEL_KINDS
+    target = config.label_target
+    targets_labels = is_labelled and (target == "label" or (target == "mixed" and step % 2 == 0))
+    batch = Batch(step, training_set, tuple(training_set.rows[number] for number in numbers), targets_labels)
+    rng = random.Random(f"{seed}:{step}:names")
+    if is_labelled and rng.random() < config.examples.arbitrary_names:
+        return _rename_labels(batch, config.examples.wanted, rng)
+    return batch
+
+
+def _rename_labels(batch: Batch, most: int, rng: random.Random) -> Batch:
+    """The batch with a few labels under arbitrary names, so few that examples can explain them all.
+
+    Rows of other labels give way to rows of these.
+    """
+    positions, rows = batch.training_set.positions_by_label, batch.training_set.rows
+    if len(positions) < MIN_LABELS:
+        return batch
+    count = rng.randint(MIN_LABELS, max(MIN_LABELS, min(most, len(positions))))
+    present = list(dict.fromkeys(row.label for row in batch.rows))
+    absent = [label for label in positions if label not in set(present)]
+    labels = [*rng.sample(present, min(count, len(present))), *absent[: max(0, count - len(present))]]
+    names = dict(zip(labels, rng.sample(NAMES, len(labels)), strict=True))
+
+    def renamed(row: Row) -> Row:
+        if row.label not in names:
+            row = rows[rng.choice(positions[rng.choice(labels)])]
+        name = names[row.label]
+        others = tuple(other for other in names.values() if other != name)
+        return replace(row, positive=name, response=name, negatives=others, negative_scores=())
+
+    return replace(batch, rows=tuple(map(renamed, batch.rows)), names=names)
 
 
 SHUFFLED_FROM = 100  # characters; shorter texts keep their order (reference code AbsDataset)
@@ -290,45 +321,6 @@ def _shuffled(candidate: Candidate, share: float, rng: random.Random) -> Candida
     return Candidate(" ".join(parts), candidate.source, candidate.score)
 
 
-def readers_of(mine: range, config: ExamplesConfig) -> list[range]:
-    """Positions in the batch, of one rank, cut into those that see the same examples."""
-    size = {"per_query": 1, "per_group": config.group_size, "per_batch": len(mine)}[config.sharing]
-    return [range(start, start + size) for start in range(mine.start, mine.stop, size)]
-
-
-def draw_examples(
-    batch: Batch, readers: range, config: ExamplesConfig, *, hidden: Collection[str], seed: int
-) -> list[Example]:
-    """The examples shown to some queries of a batch.
-
-    The number k is uniform on 0 … max_per_query (paper section 3.3); the mode ``fixed`` shows all of its few.
-    Examples of one query or group come from the other rows of the batch, those of a whole batch from the
-    rest of its data set, in random order.
-
-    Parameters
-        readers: positions in the batch of the queries that will see the examples.
-        hidden: texts that must not be shown, the readers' queries and positives. Only the labels of label
-            tasks, which repeat by nature, may be answers nevertheless.
-    """
-    if config.mode == "none":
-        return []
-    if config.mode == "fixed":
-        rows = fixed_rows(batch.training_set, config.fixed_count, seed=seed)
-        return [Example(row.query, row.response) for row in rows if _may_show(row, hidden)]
-    whole_batch = config.sharing == "per_batch"
-    rng = random.Random(f"{seed}:{batch.step}:{'batch' if whole_batch else readers.start}")
-    count = rng.randint(0, config.max_per_query)
-    source = batch.training_set.rows if whole_batch else batch.rows
-    rows = _draw_rows(count, source, rng, lambda row: _may_show(row, hidden))
-    return [Example(row.query, row.response) for row in rows]
-
-
-def fixed_rows(training_set: TrainingSet, count: int, *, seed: int) -> list[Row]:
-    """The rows that the mode ``fixed`` shows in every step of a data set."""
-    rng = random.Random(f"{seed}:{training_set.name}:fixed")
-    return _draw_rows(count, training_set.rows, rng, lambda _row: True)
-
-
 def in_random_order(rng: random.Random, size: int) -> Iterator[int]:
     """The numbers below ``size`` in random order; the first few cost nothing however many there are."""
     moved: dict[int, int] = {}  # a Fisher-Yates shuffle that remembers only the places it has touched
@@ -336,19 +328,3 @@ def in_random_order(rng: random.Random, size: int) -> Iterator[int]:
         chosen = rng.randrange(left)
         yield moved.get(chosen, chosen)
         moved[chosen] = moved.get(left - 1, left - 1)
-
-
-def _may_show(row: Row, hidden: Collection[str]) -> bool:
-    return row.query not in hidden and (bool(row.label) or row.positive not in hidden)
-
-
-def _draw_rows(
-    count: int, source: Sequence[Row], rng: random.Random, may_show: Callable[[Row], bool]
-) -> list[Row]:
-    drawn: dict[str, Row] = {}
-    places = in_random_order(rng, len(source))
-    while len(drawn) < count and (place := next(places, None)) is not None:
-        row = source[place]
-        if may_show(row):
-            drawn.setdefault(row.query, row)
-    return list(drawn.values())

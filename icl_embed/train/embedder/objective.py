@@ -27,7 +27,13 @@ from icl_embed.errors import TrainingError
 from icl_embed.launch.worker import beat
 from icl_embed.model.cpu.heap import give_back_freed_memory
 from icl_embed.model.embedder import Embedder
-from icl_embed.train.embedder.loss import distillation, info_nce, leading_dimensions, mask_false_negatives
+from icl_embed.train.embedder.loss import (
+    distillation,
+    info_nce,
+    leading_dimensions,
+    mask_better,
+    mask_false_negatives,
+)
 from icl_embed.train.embedder.prepare import MicroBatch, PreparedStep, plan_micro_batches, repeat_shortest
 from icl_embed.train.loop import LossInParts
 from icl_embed.train.place import Place
@@ -229,21 +235,25 @@ class EmbedderObjective:
         self, queries_QD: Tensor, passages_PD: Tensor, targets: Targets, sums: dict[str, float]
     ) -> Tensor:
         """The summed loss at one width. The last call, at full width, leaves its figures in ``sums``."""
-        scores_QP = queries_QD @ passages_PD.T / self._config.temperature
-        choices_Q = (~targets.masked).sum(dim=1)
+        config, masked = self._config, targets.masked
+        scores_QP = queries_QD @ passages_PD.T / config.temperature
+        if config.mask_above is not None:
+            margin = config.mask_above / config.temperature
+            masked = masked | mask_better(scores_QP.detach(), targets.positive, margin)
+        choices_Q = (~masked).sum(dim=1)
         sums["without_negative"] = float((choices_Q == 1).sum())
         sums["chance_loss"] = float(choices_Q.log().sum())  # of a model that tells no passages apart
-        loss = info_nce(scores_QP, targets.positive, targets.masked)
-        hits = scores_QP.detach().masked_fill(targets.masked, -torch.inf).argmax(dim=1)
+        loss = info_nce(scores_QP, targets.positive, masked, config.focal)
+        hits = scores_QP.detach().masked_fill(masked, -torch.inf).argmax(dim=1)
         sums["accuracy"] = float((hits == targets.positive).sum())
-        if targets.teacher is not None and self._config.distillation_weight:
+        if targets.teacher is not None and config.distillation_weight:
             # A hard negative that repeats the positive is no negative for the teacher either.
             masked_QG = targets.masked.gather(1, targets.own)
             taught = distillation(
                 scores_QP.gather(1, targets.own), targets.teacher.masked_fill(masked_QG, torch.nan)
             )
             sums["distillation"] = taught.item()
-            loss = loss + self._config.distillation_weight * taught
+            loss = loss + config.distillation_weight * taught
         return loss
 
 

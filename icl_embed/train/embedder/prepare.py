@@ -18,12 +18,17 @@ from icl_embed.train.embedder.batches import (
     Candidate,
     Rule,
     draw_candidates,
-    draw_examples,
     make_batch,
     plan_steps,
-    readers_of,
     refuse_unusable,
     rule_of,
+)
+from icl_embed.train.embedder.examples import (
+    Neighbours,
+    draw_examples,
+    draw_for_passages,
+    draw_instruction,
+    readers_of,
 )
 from icl_embed.train.rows import TrainingSet, text_hash
 
@@ -186,6 +191,7 @@ class StepBuilder:
         self._config = config
         self._seed = seed
         self._rank, self._ranks = mine
+        self._neighbours: dict[str, Neighbours] = {}
         self._plan = plan_steps(
             training_sets,
             steps=config.optimizer.steps,
@@ -201,7 +207,7 @@ class StepBuilder:
     def build(self, step: int) -> PreparedStep:
         """Prepare a step."""
         config = self._config
-        batch = make_batch(self._training_sets, self._plan[step], step=step, label_target=config.label_target)
+        batch = make_batch(self._training_sets, self._plan[step], step=step, config=config, seed=self._seed)
         rule = rule_of(config, batch.training_set.kind, targets_labels=batch.targets_labels)
         candidates = [
             draw_candidates(batch, row, rule, text_shuffle=config.text_shuffle, seed=self._seed)
@@ -214,7 +220,7 @@ class StepBuilder:
         distinct = list(dict.fromkeys(texts))
         number_of = {text: number for number, text in enumerate(distinct)}
         return PreparedStep(
-            prompts=[*queries, *self._passage_prompts(batch, distinct)],
+            prompts=[*queries, *self._passage_prompts(batch, distinct, candidates)],
             num_queries=size,
             passage_of=[number_of[text] for text in texts],
             candidates=candidates,
@@ -229,14 +235,22 @@ class StepBuilder:
         self, batch: Batch, mine: range, candidates: Sequence[Sequence[Candidate]]
     ) -> tuple[list[Prompt], int, int]:
         """Prompts of this rank's queries, each after the examples it is shown, and how many those are."""
-        config, instruction = self._config.examples, batch.training_set.instruction
+        config = self._config.examples
         made: list[Prompt] = []
         num_examples = num_dropped = 0
         for readers in readers_of(mine, config):
             concerned = range(len(batch.rows)) if config.sharing == "per_batch" else readers
             hidden = {batch.rows[position].query for position in concerned}
             hidden |= {candidates[position][0].source for position in concerned}
-            examples = draw_examples(batch, readers, config, hidden=hidden, seed=self._seed)
+            examples = draw_examples(
+                batch,
+                readers,
+                config,
+                hidden=hidden,
+                seed=self._seed,
+                neighbours=self._neighbours_of(batch.training_set) if config.mode == "nearest" else None,
+            )
+            instruction = draw_instruction(batch, readers, config, examples, seed=self._seed)
             prefix = self._prompts.prefix(instruction, examples)
             _check_examples_used(examples, prefix.num_examples, prefix.num_dropped)
             num_examples += prefix.num_examples * len(readers)
@@ -247,16 +261,27 @@ class StepBuilder:
             made.extend(Prompt(tuple(prefix.tokens), tail, prefix.demonstrations) for tail in tails)
         return made, num_examples, num_dropped
 
-    def _passage_prompts(self, batch: Batch, texts: Sequence[str]) -> list[Prompt]:
-        """Texts of symmetric tasks as the zero-shot queries they are at inference (paper section 3.3).
+    def _neighbours_of(self, training_set: TrainingSet) -> Neighbours:
+        if training_set.name not in self._neighbours:  # made where it is used: a worker process has its own
+            self._neighbours[training_set.name] = Neighbours(training_set, self._seed)
+        return self._neighbours[training_set.name]
+
+    def _passage_prompts(
+        self, batch: Batch, texts: Sequence[str], candidates: Sequence[Sequence[Candidate]]
+    ) -> list[Prompt]:
+        """Texts of symmetric tasks as the queries they are at inference (paper section 3.3).
 
         Label texts and passages stay raw.
         """
         if batch.training_set.kind not in SYMMETRIC_KINDS or batch.targets_labels:
             return [Prompt((), tokens) for tokens in self._prompts.passages(texts)]
         instruction = batch.training_set.instruction
-        head = tuple(self._prompts.prefix(instruction).tokens)
-        return [Prompt(head, tail) for tail in self._prompts.query_tails(instruction, texts)]
+        hidden = {row.query for row in batch.rows} | {one.source for row in candidates for one in row}
+        examples = draw_for_passages(batch, self._config.examples, hidden=hidden, seed=self._seed)
+        prefix = self._prompts.prefix(instruction, examples)
+        head = tuple(prefix.tokens)
+        tails = self._prompts.query_tails(instruction, texts)
+        return [Prompt(head, tail, prefix.demonstrations) for tail in tails]
 
 
 def _check_examples_used(examples: Sequence[Example], used: int, dropped: int) -> None:

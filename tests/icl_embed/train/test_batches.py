@@ -9,16 +9,14 @@ from icl_embed.train.embedder.batches import (
     Batch,
     Rule,
     draw_candidates,
-    draw_examples,
     draw_same_label,
-    fixed_rows,
     in_random_order,
     make_batch,
     plan_steps,
-    readers_of,
     refuse_unusable,
     rule_of,
 )
+from icl_embed.train.embedder.examples import draw_examples, fixed_rows, readers_of
 from icl_embed.train.loop import learning_rate
 from icl_embed.train.rows import Row, TrainingSet
 
@@ -158,10 +156,13 @@ def test_a_duplicate_of_the_query_or_its_answer_is_never_its_example() -> None:
 
 def test_label_tasks_alternate_between_label_and_text_targets() -> None:
     planned = (1, (0, 1, 2, 3))
-    kinds = [make_batch(SETS, planned, step=step, label_target="mixed").targets_labels for step in range(4)]
-    assert kinds == [True, False, True, False]
-    assert not make_batch(SETS, (0, (0,)), step=0, label_target="label").targets_labels
-    assert not make_batch(SETS, (0, (0,)), step=0, label_target="text").targets_texts
+
+    def made(planned: tuple[int, tuple[int, ...]], step: int, target: str) -> Batch:
+        return make_batch(SETS, planned, step=step, config=TrainConfig(label_target=target), seed=1)
+
+    assert [made(planned, step, "mixed").targets_labels for step in range(4)] == [True, False, True, False]
+    assert not made((0, (0,)), 0, "label").targets_labels
+    assert not made((0, (0,)), 0, "text").targets_texts
 
 
 def test_another_text_of_the_same_label_is_drawn() -> None:
