@@ -31,7 +31,9 @@ def evaluate_checkpoint(preset: Preset = "demo", overrides: list[Override] | Non
 
 
 def evaluate(run: Run) -> list[StageKey]:
-    """Every system on every data set; returns the scores."""
+    """Every system on every data set, the controls made first; returns the scores."""
+    for key in run.keys.controls.values():
+        run_stage(run, key)
     return _scored(run, run.keys.all_scores())
 
 

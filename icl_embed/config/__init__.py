@@ -19,7 +19,7 @@ from icl_embed.config.base import (
 )
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
 from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, SelectionConfig, SettingsConfig
-from icl_embed.config.model import ModelConfig, PromptConfig, TemplateConfig
+from icl_embed.config.model import ModelConfig, Pooling, PromptConfig, TemplateConfig
 from icl_embed.config.reranking import PAIR_PROMPTS, PromptPlace, RerankConfig, TuneConfig
 from icl_embed.config.run import RunConfig
 from icl_embed.config.teacher import TeacherConfig
@@ -53,6 +53,7 @@ __all__ = [
     "OptimizerConfig",
     "PathsConfig",
     "PoolConfig",
+    "Pooling",
     "PromptConfig",
     "PromptPlace",
     "RerankConfig",

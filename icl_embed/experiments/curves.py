@@ -37,9 +37,9 @@ from icl_embed.evaluation.significance import (
 )
 from icl_embed.evaluation.tasks.opening import open_task
 from icl_embed.examples import ExampleSet
-from icl_embed.experiments.corruptions import OFF_TASK, QUALITIES, checked_quality, corrupt
+from icl_embed.experiments.corruptions import QUALITIES, checked_quality, corrupt
 from icl_embed.experiments.record import STAGE, Row, Study, StudyName, write_study
-from icl_embed.few_shot.settings import CLEAN, AskedSetting, settings_of
+from icl_embed.few_shot.settings import CLEAN, OFF_TASK, AskedSetting, settings_of
 from icl_embed.few_shot.sources import Offered, offer_examples
 from icl_embed.store import Artefact, StageKey, Store
 

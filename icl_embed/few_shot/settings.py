@@ -12,6 +12,7 @@ from icl_embed.config import EvaluateConfig, ExampleStrategy
 ZERO_SHOT = "zero-shot"
 FEW_SHOT = "few-shot"
 CLEAN = "clean"
+OFF_TASK = "off-task"
 
 
 @dataclass(frozen=True, order=True)
@@ -59,6 +60,11 @@ def settings_of_run(config: EvaluateConfig) -> list[AskedSetting]:
 def main_settings(config: EvaluateConfig) -> list[AskedSetting]:
     """Zero-shot, and the few-shot setting that choices are made by and reports speak of."""
     return [AskedSetting(0), AskedSetting(config.shots, config.examples_strategy, config.example_seed)]
+
+
+def placebo_setting(config: EvaluateConfig) -> AskedSetting:
+    """As many examples as in the few-shot setting, of another task: what the form of a prompt is worth."""
+    return AskedSetting(config.shots, "random", config.example_seed, OFF_TASK)
 
 
 def settings_of(

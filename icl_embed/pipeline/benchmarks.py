@@ -13,8 +13,9 @@ from icl_embed.evaluation.request import FULL_DEPTH, ScoredModel, ScoredReranker
 from icl_embed.evaluation.reranking import RERANK_TOP_K
 from icl_embed.evaluation.scores import BM25
 from icl_embed.model.dtype import name_dtype
+from icl_embed.pipeline.keys import scored_models
 from icl_embed.pipeline.run import Run
-from icl_embed.pipeline.stages.score import BASE, TRAINED, scorings_of
+from icl_embed.pipeline.stages.score import TRAINED, scorings_of
 from icl_embed.store import StageKey
 
 if TYPE_CHECKING:
@@ -27,12 +28,10 @@ FROM_HUB = "hub:"
 
 def models_of_run(run: Run) -> list[ScoredModel]:
     """What a run compares: its embedder, alone and before its reranker, and the baselines it evaluates."""
-    keys = run.keys
-    known = {BM25: ScoredModel(BM25), BASE: ScoredModel(BASE, keys.base_model.reference)}
-    baselines = [known[name] for name in run.config.evaluate.baselines]
-    trained, top_k = ScoredModel(TRAINED, keys.embedder.reference), run.config.evaluate.rerank_top_k
+    keys, top_k = run.keys, run.config.evaluate.rerank_top_k
+    models = scored_models(run.config, keys.base_model, keys.embedder, keys.controls)
     if not top_k:
-        return [*baselines, trained]
+        return [*models.values()]
     choice = keys.reranker_choice.reference if keys.reranker_choice else ""
     second = ScoredReranker(
         top_k,
@@ -41,7 +40,7 @@ def models_of_run(run: Run) -> list[ScoredModel]:
         way="" if choice else FULL_DEPTH,
         choice=choice,
     )
-    return [*baselines, trained, replace(trained, second=second)]
+    return [*models.values(), replace(models[TRAINED], second=second)]
 
 
 def named_reranker(run: Run, name: str) -> SecondStage:

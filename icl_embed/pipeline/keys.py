@@ -12,11 +12,20 @@ from icl_embed.config import RANKING_KINDS, RunConfig
 from icl_embed.evaluation.request import ScoredModel
 from icl_embed.evaluation.scores import BM25
 from icl_embed.pipeline.stages.base_model import base_model_key
+from icl_embed.pipeline.stages.controls import control_key, public_embedder_key
 from icl_embed.pipeline.stages.embedder import embedder_key
 from icl_embed.pipeline.stages.report import report_key
 from icl_embed.pipeline.stages.reranker import reranker_key
 from icl_embed.pipeline.stages.reranking import reranker_choice_key, reranker_evaluation_key, tuning_sets
-from icl_embed.pipeline.stages.score import BASE, TRAINED, card_scores
+from icl_embed.pipeline.stages.score import (
+    BASE,
+    BASE_MEAN,
+    NO_EXAMPLES,
+    PUBLIC,
+    TRAINED,
+    card_scores,
+    mean_pooled,
+)
 from icl_embed.pipeline.stages.teacher_scores import teacher_keys
 from icl_embed.pipeline.stages.training_data import dataset_key, negatives_key, pool_key
 from icl_embed.sources.card import Card
@@ -34,6 +43,7 @@ class PipelineKeys:
     pool: StageKey
     negatives: StageKey
     embedder: StageKey
+    controls: dict[str, StageKey]  # models that it is compared with, beside the base model
     scores: dict[tuple[str, str], list[StageKey]]  # (system, data set): one per setting
     reranker: StageKey
     tuning_scores: dict[str, list[StageKey]]  # the embedder on dev splits: what the reranker is tuned on
@@ -50,6 +60,7 @@ class PipelineKeys:
         yield self.negatives
         yield from (key for key in (self.own_reranker, self.teacher) if key)
         yield self.embedder
+        yield from self.controls.values()
         yield from self.all_scores()
         yield from (key for keys in self.tuning_scores.values() for key in keys)
         if self.reranker != self.own_reranker:
@@ -66,6 +77,34 @@ class PipelineKeys:
                 yield from keys
 
 
+def control_keys(
+    config: RunConfig, base: StageKey, negatives: StageKey, teacher: StageKey | None
+) -> dict[str, StageKey]:
+    """The models of ``evaluate.baselines`` that are made or fetched for the comparison alone."""
+    wanted = config.evaluate.baselines
+    keys: dict[str, StageKey] = {}
+    if NO_EXAMPLES in wanted:
+        taught = teacher if config.teacher.embedder else None
+        keys[NO_EXAMPLES] = control_key(config, base, negatives, taught)
+    if PUBLIC in wanted:
+        keys[PUBLIC] = public_embedder_key(config)
+    return keys
+
+
+def scored_models(
+    config: RunConfig, base: StageKey, embedder: StageKey, controls: Mapping[str, StageKey]
+) -> dict[str, ScoredModel]:
+    """What a run compares: the baselines that it asks for, in order, then its embedder."""
+    known = {
+        BM25: ScoredModel(BM25),
+        BASE: ScoredModel(BASE, base.reference),
+        BASE_MEAN: ScoredModel(mean_pooled(base.label), base.reference, is_renamed=True, pooling="mean"),
+        **{name: ScoredModel(name, key.reference) for name, key in controls.items()},
+    }
+    models = {name: model for name, model in known.items() if name in config.evaluate.baselines}
+    return models | {TRAINED: ScoredModel(TRAINED, embedder.reference)}
+
+
 def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKeys:
     """All keys of a run."""
     names = dict.fromkeys((*config.data.train, *config.data.evaluate))
@@ -76,15 +115,11 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
     negatives = negatives_key(config, base, pool)
     own, teacher = teacher_keys(config, base, negatives)
     embedder = embedder_key(config, base, negatives, teacher if config.teacher.embedder else None)
-    models = {
-        BM25: ScoredModel(BM25),
-        BASE: ScoredModel(BASE, base.reference),
-        TRAINED: ScoredModel(TRAINED, embedder.reference),
-    }
-    wanted = [name for name in models if name == TRAINED or name in config.evaluate.baselines]
+    controls = control_keys(config, base, negatives, teacher)
+    models = scored_models(config, base, embedder, controls)
     scores = {
         (system, name): card_scores(config, name, datasets[name], pool, models[system])
-        for system in wanted  # model after model, so that each is loaded once
+        for system in models  # model after model, so that each is loaded once
         for name in config.data.evaluate
         if system != BM25 or cards[name].kind in RANKING_KINDS
     }
@@ -103,7 +138,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         for key in keys
     ]
     reranked = reranker_evaluation_key(config, reranker, choice, first)
-    inputs = [base, *datasets.values(), pool, negatives, embedder, *scored, reranker]
+    inputs = [base, *datasets.values(), pool, negatives, embedder, *controls.values(), *scored, reranker]
     inputs += [*tuned, *([choice] if choice else []), reranked]
     report = report_key(config, inputs)
     return PipelineKeys(
@@ -114,6 +149,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         own_reranker=own,
         teacher=teacher,
         embedder=embedder,
+        controls=controls,
         scores=scores,
         reranker=reranker,
         tuning_scores=tuning,

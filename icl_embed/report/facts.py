@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from typing import Any, Literal
 from icl_embed.errors import DataError
 from icl_embed.model.dtype import name_dtype
 from icl_embed.report.charts import Point
+from icl_embed.report.score_table import Systems
 from icl_embed.store.manifest import MANIFEST_NAME, Manifest, processor, read_manifest
 from icl_embed.train.metrics import METRICS_NAME, read_metrics
 
@@ -49,7 +50,7 @@ class ReportInputs:
         benchmarks: score artefact folders of benchmark tasks.
         missing: (task, reason) of benchmark tasks that could not be had.
         artefacts: every artefact folder of the run, for timings and lineage (each has a ``manifest.json``).
-        base_model, trained_model: what the scores call the two models.
+        systems: what the scores call the models.
         machine: rows of (fact, value) about the hardware; None looks at this machine.
     """
 
@@ -65,8 +66,7 @@ class ReportInputs:
     reranker_choice: Path | None = None
     reranker_evaluation: Path | None = None
     artefacts: tuple[Path, ...] = ()
-    base_model: str = "base"
-    trained_model: str = "trained"
+    systems: Systems = field(default_factory=Systems)
     machine: tuple[tuple[str, str], ...] | None = None
 
 

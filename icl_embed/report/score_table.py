@@ -98,33 +98,61 @@ class ScoreTable:
         return tuple(row for _, rows in self.groups for row in rows)
 
 
-def columns_of(base_model: str, trained_model: str, few_shot: str) -> tuple[Column, ...]:
-    """The five columns of a full table; ``few_shot`` is the setting that the report speaks of."""
+@dataclass(frozen=True)
+class Systems:
+    """What the scores call the models of a run; empty for one that it has not.
+
+    Attributes
+        public: a published embedder.
+        no_examples: the same training without examples.
+    """
+
+    base: str = "base"
+    trained: str = "trained"
+    base_mean: str = ""
+    public: str = ""
+    no_examples: str = ""
+
+
+def columns_of(systems: Systems, few_shot: str, placebo: str) -> tuple[Column, ...]:
+    """The columns of a full table, what is compared with first, the embedder last.
+
+    Parameters
+        few_shot: the setting that the report speaks of.
+        placebo: the same with examples of another task.
+    """
     return (
         Column("bm25", "BM25", BM25, BM25),
-        Column("base-zero", "base, zero-shot", base_model, ZERO_SHOT),
-        Column("base-few", "base, few-shot", base_model, few_shot),
-        Column("trained-zero", "trained, zero-shot", trained_model, ZERO_SHOT),
-        Column("trained-few", "trained, few-shot", trained_model, few_shot),
+        Column("public", f"{systems.public.rpartition('-')[0]}", systems.public, ZERO_SHOT),
+        Column("base-zero", "base, zero-shot", systems.base, ZERO_SHOT),
+        Column("base-few", "base, few-shot", systems.base, few_shot),
+        Column("base-mean", "base, mean-pooled", systems.base_mean, ZERO_SHOT),
+        Column("none-zero", "trained without examples", systems.no_examples, ZERO_SHOT),
+        Column("trained-zero", "trained, zero-shot", systems.trained, ZERO_SHOT),
+        Column("trained-placebo", "trained, examples of another task", systems.trained, placebo),
+        Column("trained-few", "trained, few-shot", systems.trained, few_shot),
     )
 
 
 COMPARISONS = (
     Comparison("few-zero", "few-shot over zero-shot", "trained-few", "trained-zero"),
+    Comparison("few-none", "few-shot over trained without examples", "trained-few", "none-zero"),
+    Comparison("few-placebo", "few-shot over examples of another task", "trained-few", "trained-placebo"),
+    Comparison("few-public", "few-shot over the public embedder", "trained-few", "public"),
     Comparison("trained-base", "trained over base", "trained-zero", "base-zero"),
     Comparison("few-bm25", "few-shot over BM25", "trained-few", "bm25"),
 )
 
 
 def build_score_table(
-    folders: Sequence[Path], how: Bootstrap, *, base_model: str, trained_model: str, few_shot: str
+    folders: Sequence[Path], how: Bootstrap, *, systems: Systems, few_shot: str, placebo: str = ""
 ) -> ScoreTable:
     """Read score folders and compare them, item by item.
 
     Raises
         EvaluationError: a folder is not a score, or two of one data set saw different items.
     """
-    columns = columns_of(base_model, trained_model, few_shot)
+    columns = [column for column in columns_of(systems, few_shot, placebo) if column.system]
     evaluated = _read(folders, columns)
     used = {name for item in evaluated for name in (*item.measurements, *item.absences)}
     kept = tuple(column for column in columns if column.name in used)

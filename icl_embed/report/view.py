@@ -12,7 +12,7 @@ from icl_embed.evaluation.measurement import Bootstrap
 from icl_embed.evaluation.scores import read_examples, read_scores
 from icl_embed.evaluation.summary import Summary, plain_rows, summaries_of_folders
 from icl_embed.examples import Example
-from icl_embed.few_shot.settings import main_settings
+from icl_embed.few_shot.settings import main_settings, placebo_setting
 from icl_embed.report.facts import (
     ArtefactFact,
     DatasetSize,
@@ -114,9 +114,9 @@ def gather(inputs: ReportInputs) -> ReportView:
     table = build_score_table(
         inputs.scores,
         how,
-        base_model=inputs.base_model,
-        trained_model=inputs.trained_model,
+        systems=inputs.systems,
         few_shot=few_shot,
+        placebo=placebo_setting(EvaluateConfig(**evaluate)).name,
     )
     sizes = tuple(dataset_size(dataset) for dataset in inputs.datasets)
     benchmarks = summaries_of_folders(inputs.benchmarks, how)
@@ -203,6 +203,8 @@ def _score_headlines(row: ScoreRow) -> list[Headline]:
         found.append(Headline(f"{100 * cell.mean:.1f}", "", meaning, detail))
     for key, meaning, unit in (
         ("few-zero", "few-shot over zero-shot", "points, trained model"),
+        ("few-none", "few-shot over the same training without examples", "points"),
+        ("few-placebo", "few-shot over as many examples of another task", "points, trained model"),
         ("trained-base", "trained over base", "points, both zero-shot"),
     ):
         if key in row.differences:
@@ -249,6 +251,6 @@ def _shown_examples(inputs: ReportInputs, setting: str) -> tuple[ShownExamples, 
     found: Sequence[ShownExamples] = [
         ShownExamples(scores.card, read_examples(folder, setting))
         for folder in inputs.scores
-        if (scores := read_scores(folder)).model == inputs.trained_model
+        if (scores := read_scores(folder)).model == inputs.systems.trained
     ]
     return tuple(sorted((item for item in found if item.examples), key=lambda item: item.dataset))

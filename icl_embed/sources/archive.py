@@ -72,6 +72,26 @@ def extract_member(archive: Path, member: str, target: Path, *, max_bytes: int =
         temporary.unlink(missing_ok=True)
 
 
+def extract_folder(archive: Path, folder: str, target: Path, *, max_bytes: int = 16 << 30) -> int:
+    """Copy all members below a folder to ``target``, which should not exist yet; returns how many.
+
+    Raises
+        SourceError: as in ``read_members``; no member is below the folder, or the disk refuses.
+    """
+    count = 0
+    try:
+        with archive.open("rb") as handle:
+            for name, chunks in _select(handle, archive.name, [f"{folder}/**"], max_bytes):
+                path = target / PurePosixPath(name).relative_to(folder)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as output:
+                    output.writelines(chunks)
+                count += 1
+    except OSError as error:
+        raise SourceError(f"cannot write to {target}: {error.strerror or error}") from error
+    return count
+
+
 def _read(handle: IO[bytes], archive: str, patterns: Sequence[str]) -> list[Fetched]:
     plain = [pattern for pattern in patterns if "!" not in pattern]
     found = [

@@ -10,7 +10,7 @@ from icl_embed.store.artefact import Artefact, Store
 from icl_embed.store.lineage import find
 from icl_embed.store.manifest import read_manifest
 
-EMBEDDERS = ("embedder", "base-model", "checkpoint")
+EMBEDDERS = ("embedder", "base-model", "checkpoint", "control", "public-embedder")
 RERANKERS = ("reranker",)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from icl_embed.config import RunConfig
 from icl_embed.evaluation import scores
+from icl_embed.pipeline.stages.controls import CONTROL, PUBLIC
+from icl_embed.pipeline.stages.score import mean_pooled
 from icl_embed.store import Artefact, StageKey
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def build_report(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     from icl_embed.evaluation.models import shown_name
     from icl_embed.report.facts import ReportInputs
     from icl_embed.report.page import build_report as write_report
+    from icl_embed.report.score_table import Systems
 
     found = [run.input(key, role) for role in key.inputs]
     by_stage: dict[str, list[Artefact]] = {}
@@ -55,6 +58,10 @@ def build_report(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
         one = only(stage)
         return one.path if one else None
 
+    def name_of(stage: str) -> str:
+        one = only(stage)
+        return shown_name(one) if one else ""
+
     config, base, trained = key.settings["config"], only("base-model"), only("embedder")
     scored = by_stage.get(scores.STAGE, [])
     inputs = ReportInputs(
@@ -66,8 +73,13 @@ def build_report(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
         scores=tuple(one.path for one in scored if _is_of_own_card(one)),
         benchmarks=tuple(one.path for one in scored if "task-data" in one.manifest.key["inputs"]),
         missing=tuple(key.settings.get("missing", {}).items()),
-        base_model=shown_name(base) if base else "base",
-        trained_model=shown_name(trained) if trained else "trained",
+        systems=Systems(
+            base=shown_name(base) if base else "base",
+            trained=shown_name(trained) if trained else "trained",
+            base_mean=mean_pooled(base.manifest.label) if base else "",
+            public=name_of(PUBLIC),
+            no_examples=name_of(CONTROL),
+        ),
         reranker=folder("reranker"),
         reranker_choice=folder("reranker-choice"),
         reranker_evaluation=folder("reranker-evaluation"),

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import EvaluateConfig, PromptConfig, RunConfig
+from icl_embed.config import EvaluateConfig, Pooling, PromptConfig, RunConfig
 from icl_embed.evaluation.request import ScoredModel, ScoreRequest
 from icl_embed.evaluation.scores import BM25, STAGE
 from icl_embed.evaluation.tasks.rows import PREFIX
-from icl_embed.few_shot.settings import AskedSetting, main_settings, settings_of_run
-from icl_embed.few_shot.sources import ExampleSource, offer_examples
+from icl_embed.examples import ExampleSet
+from icl_embed.experiments.corruptions import off_task
+from icl_embed.few_shot.settings import AskedSetting, main_settings, placebo_setting, settings_of_run
+from icl_embed.few_shot.sources import ExampleSource, Offered, offer_examples
 from icl_embed.model.dtype import name_dtype
 from icl_embed.pipeline.stages.task_data import places_of, task_names_of
+from icl_embed.pool.examples import eligible_examples
 from icl_embed.store import StageKey, Store
 
 if TYPE_CHECKING:
@@ -23,6 +27,13 @@ if TYPE_CHECKING:
     from icl_embed.pipeline.run import Run
 
 BASE, TRAINED = "base", "trained"  # what a run calls its models
+BASE_MEAN, NO_EXAMPLES, PUBLIC = "base_mean", "no_examples", "public"
+
+
+def mean_pooled(label: str) -> str:
+    """What tables call a base model that is pooled by the mean of its tokens."""
+    return f"{label} mean-pooled"
+
 
 __all__ = ["BASE", "STAGE", "TRAINED", "ScoredModel", "Scoring", "build_score", "card_scores", "scorings_of"]
 
@@ -68,8 +79,16 @@ def card_scores(
 
     Its examples come from the pool.
     """
-    asked = settings_of_run(config.evaluate) if split == "test" else main_settings(config.evaluate)
-    return _score_keys(config, f"{PREFIX}{card}", data, model, asked, split=split, pool=pool.reference)
+    is_test, task = split == "test", f"{PREFIX}{card}"
+    asked = settings_of_run(config.evaluate) if is_test else main_settings(config.evaluate)
+    keys = _score_keys(config, task, data, model, asked, split=split, pool=pool.reference)
+    if not (config.evaluate.placebo and is_test and model.name == TRAINED):
+        return keys
+    others = sorted(name for name in config.data.train if name != card)
+    placebo = random.Random(f"{config.seed}:{card}:placebo").choice(others) if others else ""
+    asked = [placebo_setting(config.evaluate)]
+    more = _score_keys(config, task, data, model, asked, split=split, pool=pool.reference, placebo=placebo)
+    return [*keys, *(more if placebo else [])]
 
 
 def _score_keys(
@@ -127,23 +146,46 @@ def build_score(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     pool = run.input(key, "pool").path if "pool" in key.inputs else None
     source = ExampleSource(None if pool else config.example_files, pool)
     offered = offer_examples(task, source) if asked.shots else None
-    plan = plan_setting(asked, task, offered, instruction=instruction, config=config, source=source)
+    placebo = settings.get("examples", {}).get("placebo")
+    plan = plan_setting(
+        asked,
+        task,
+        offered,
+        instruction=instruction,
+        config=config,
+        source=source,
+        change=Placebo(pool, placebo) if pool and placebo else None,
+    )
     return Cell(model, task, plan, offered, instruction, config, seed).measure_or_say(out_dir, encoder)
+
+
+@dataclass(frozen=True)
+class Placebo:
+    """As many examples of another data set of the pool."""
+
+    pool: Path
+    dataset: str
+
+    def __call__(self, examples: ExampleSet, _offered: Offered, asked: AskedSetting) -> ExampleSet:
+        return off_task(examples, eligible_examples(self.pool, self.dataset), asked.seed)
 
 
 def _model(run: Run, key: StageKey, prompt: PromptConfig) -> OpenedModel:
     dtype, named = key.settings["dtype"], key.settings["model"]
     if "model" in key.inputs:
-        return opened(run.input(key, "model").path, run.store.root, prompt, dtype, named.get("name", ""))
+        name, pooling = named.get("name", ""), named.get("pooling")
+        return opened(run.input(key, "model").path, run.store.root, prompt, dtype, name, pooling)
     return opened(run.folders[named["fingerprint"]], run.store.root, prompt, dtype, named["name"])
 
 
 @lru_cache(maxsize=1)
-def opened(folder: Path, store: Path, prompt: PromptConfig, dtype: str, name: str) -> OpenedModel:
+def opened(
+    folder: Path, store: Path, prompt: PromptConfig, dtype: str, name: str, pooling: Pooling | None = None
+) -> OpenedModel:
     """A model, kept until another is asked for: the scores of one model follow each other."""
     from icl_embed.evaluation.models import open_model
 
-    return open_model(str(folder), Store(store), prompt=prompt, dtype=dtype, name=name)
+    return open_model(str(folder), Store(store), prompt=prompt, dtype=dtype, name=name, pooling=pooling)
 
 
 def _reranker(run: Run, key: StageKey) -> SecondStage:

@@ -12,7 +12,7 @@ from icl_embed.evaluation.measurement import Bootstrap, compare
 from icl_embed.evaluation.scores import Absence, read_measurements, read_scores, write_scores, write_values
 from icl_embed.report.facts import ReportInputs, signed
 from icl_embed.report.page import build_report, duration
-from icl_embed.report.score_table import build_score_table
+from icl_embed.report.score_table import Systems, build_score_table
 from icl_embed.report.view import config_changes, gather
 from tests.icl_embed.report.run_folders import DATASETS, FEW_SHOT
 
@@ -129,9 +129,7 @@ def test_differences_are_coloured_only_when_their_interval_excludes_zero(html, r
 
 def table_of(inputs):
     how = Bootstrap(inputs.config["evaluate"]["bootstrap_resamples"], 0.95, inputs.config["seed"])
-    return build_score_table(
-        inputs.scores, how, base_model="base", trained_model="trained", few_shot=FEW_SHOT
-    )
+    return build_score_table(inputs.scores, how, systems=Systems(), few_shot=FEW_SHOT)
 
 
 def test_the_differences_are_paired(run_inputs):
