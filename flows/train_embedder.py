@@ -17,9 +17,11 @@ def train_embedder(preset: Preset = "demo", overrides: list[Override] | None = N
 
 
 def train(run: Run) -> str:
-    """The teacher if the embedder learns from it, and training; returns the embedder's reference."""
+    """The teacher if the embedder learns from one, and training; returns the embedder's reference."""
     if "teacher" in run.keys.embedder.inputs:
         teach(run)
+    if run.keys.imitated:
+        run_stage(run, run.keys.imitated)
     return run_stage(run, run.keys.embedder)
 
 

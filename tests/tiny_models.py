@@ -76,3 +76,15 @@ def build_model(
             )
     model.save_pretrained(folder)
     return folder
+
+
+def build_sentence_transformer(folder: Path, model: Path) -> Path:
+    """A sentence-transformers folder: mean pooling over a tiny model, with a prompt for queries."""
+    from sentence_transformers import SentenceTransformer, models
+
+    transformer = models.Transformer(str(model), max_seq_length=32)
+    made = SentenceTransformer(
+        modules=[transformer, models.Pooling(32)], prompts={"query": "ask: ", "document": ""}, device="cpu"
+    )
+    made.save(str(folder))
+    return folder

@@ -13,8 +13,8 @@ from typing import Any
 from icl_embed.pipeline.run import Run
 from icl_embed.pipeline.stages import (
     base_model,
-    controls,
     embedder,
+    public_embedder,
     re_evaluation,
     report,
     reranker,
@@ -59,7 +59,7 @@ _BUILDERS: Mapping[str, Callable[[Run, StageKey, Path], Counts]] = {
     training_data.DATASET: training_data.build_dataset,
     training_data.POOL: training_data.build_pool,
     training_data.NEGATIVES: training_data.build_negatives,
-    controls.PUBLIC: controls.build_public_embedder,
+    public_embedder.STAGE: public_embedder.build_public_embedder,
     embedder.CHECKPOINT: embedder.build_checkpoint_model,
     task_data.STAGE: task_data.build_task_data,
     score.STAGE: score.build_score,
@@ -72,7 +72,7 @@ _BUILDERS: Mapping[str, Callable[[Run, StageKey, Path], Counts]] = {
 
 _TRAINERS: Mapping[str, Callable[[Run, StageKey, Path, OnLine | None], Counts]] = {
     embedder.STAGE: embedder.build_embedder,
-    controls.CONTROL: embedder.build_embedder,
+    embedder.CONTROL: embedder.build_embedder,
     reranker.STAGE: reranker.build_reranker,
     teacher_scores.STAGE: teacher_scores.build_teacher_scores,
 }

@@ -12,8 +12,8 @@ from icl_embed.config import RANKING_KINDS, RunConfig
 from icl_embed.evaluation.request import ScoredModel
 from icl_embed.evaluation.scores import BM25
 from icl_embed.pipeline.stages.base_model import base_model_key
-from icl_embed.pipeline.stages.controls import control_key, public_embedder_key
-from icl_embed.pipeline.stages.embedder import embedder_key
+from icl_embed.pipeline.stages.embedder import control_key, embedder_key
+from icl_embed.pipeline.stages.public_embedder import public_embedder_key
 from icl_embed.pipeline.stages.report import report_key
 from icl_embed.pipeline.stages.reranker import reranker_key
 from icl_embed.pipeline.stages.reranking import reranker_choice_key, reranker_evaluation_key, tuning_sets
@@ -52,15 +52,16 @@ class PipelineKeys:
     report: StageKey
     own_reranker: StageKey | None = None  # trained without a teacher, to be one
     teacher: StageKey | None = None
+    imitated: StageKey | None = None  # the embedder that ours learns from
 
     def __iter__(self) -> Iterator[StageKey]:
         yield self.base_model
         yield from self.datasets.values()
         yield self.pool
         yield self.negatives
-        yield from (key for key in (self.own_reranker, self.teacher) if key)
+        yield from (key for key in (self.own_reranker, self.teacher, self.imitated) if key)
         yield self.embedder
-        yield from self.controls.values()
+        yield from (key for key in self.controls.values() if key != self.imitated)
         yield from self.all_scores()
         yield from (key for keys in self.tuning_scores.values() for key in keys)
         if self.reranker != self.own_reranker:
@@ -148,6 +149,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         negatives=negatives,
         own_reranker=own,
         teacher=teacher,
+        imitated=public_embedder_key(config) if "teacher-model" in embedder.inputs else None,
         embedder=embedder,
         controls=controls,
         scores=scores,

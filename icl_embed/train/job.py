@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from icl_embed.config import Section, TrainConfig
+from icl_embed.config import Section, TeacherConfig, TrainConfig
 from icl_embed.errors import TrainingError
 from icl_embed.model.settings import EmbedderSettings
 from icl_embed.store.files import write_atomically
@@ -27,10 +27,12 @@ class Job(Section):
 
 
 class EmbedderJob(Job):
-    """Train an embedder."""
+    """Train an embedder; ``teacher_model`` is another embedder to learn from, if any."""
 
     train: TrainConfig
     settings: EmbedderSettings
+    teacher_model: Path | None = None
+    teacher: TeacherConfig = TeacherConfig()
 
 
 JobType = TypeVar("JobType", bound=Job)

@@ -197,7 +197,7 @@ def derive(sums: Mapping[str, float], seconds: float) -> dict[str, float]:
         for name in list(values):
             if name.startswith("accuracy"):  # of the answer, or of each layer
                 values[name] = round(values[name] / queries, 4)
-            elif name in ("examples", "examples_dropped", "without_negative", "chance_loss"):
+            elif name in ("examples", "examples_dropped", "without_negative", "chance_loss", "imitation"):
                 values[f"{name}_per_query"] = round(values.pop(name) / queries, 4)
     return values
 

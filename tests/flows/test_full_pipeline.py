@@ -6,8 +6,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from icl_embed.evaluation.scores import read_examples
 from icl_embed.pipeline.plan import plan
 from icl_embed.pipeline.run import open_run
+from icl_embed.pool.examples import eligible_examples
 from tests.flows.running import run_flow, stages_to_run, task_states
 
 
@@ -43,6 +45,26 @@ def test_a_second_run_takes_everything_from_the_store(finished) -> None:
     assert again.returncode == 0
     assert set(states) == {"Cached"}
     assert states["Cached"] == len(list(open_run(str(project)).keys))
+
+
+def test_controls_stand_beside_the_trained_model_in_scores_and_report(finished) -> None:
+    project, _ = finished
+    asked = ['evaluate.baselines=["bm25","base","base_mean","no_examples"]', "evaluate.placebo=true"]
+    newest = open_run(str(project)).store.newest("embedder")
+    process = run_flow("full-pipeline", project, *asked)
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    run = open_run(str(project), asked)
+    control = run.artefact(run.keys.controls["no_examples"])
+    assert control.manifest.counts["examples_used"] == 0
+    assert newest and run.store.newest("embedder").reference == newest.reference
+    page = (run.artefact(run.keys.report).path / "index.html").read_text()
+    for words in ("base, mean-pooled", "trained without examples", "few-shot over examples of another task"):
+        assert words in page
+    [placebo] = [key for key in run.keys.scores["trained", "tiny-notes"] if "off-task" in key.label]
+    other = placebo.settings["examples"]["placebo"]
+    known = {row.example.query for row in eligible_examples(run.artefact(run.keys.pool).path, other)}
+    shown = read_examples(run.artefact(placebo).path, f"{run.config.evaluate.shots}-shot off-task")
+    assert shown and {example.query for example in shown} <= known
 
 
 def test_the_rerankers_flow_has_every_stage_up_to_the_report(finished) -> None:

@@ -1,15 +1,22 @@
-"""Stage ``embedder``: the contrastive training, and ``checkpoint``: the model after an earlier step."""
+"""Stage ``embedder``: the contrastive training; ``control``: the same without examples; ``checkpoint``: the
+model after an earlier step.
+
+A gain of few-shot over zero-shot may be a loss of zero-shot: the control tells.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import RunConfig, TrainConfig
+from icl_embed.config import ExamplesConfig, RunConfig, TeacherConfig, TrainConfig
 from icl_embed.errors import TrainingError
 from icl_embed.model.dtype import name_dtype
 from icl_embed.model.settings import EmbedderSettings
+from icl_embed.pipeline.stages.public_embedder import public_embedder_key
+from icl_embed.pipeline.stages.teacher_scores import content_of
 from icl_embed.pipeline.stages.training_jobs import (
     NO_RESULT,
     OnLine,
@@ -26,13 +33,18 @@ if TYPE_CHECKING:
 
 
 STAGE, VERSION = "embedder", 4
+CONTROL, CONTROL_VERSION = "control", 1
 CHECKPOINT, CHECKPOINT_VERSION = "checkpoint", 1
 
 
 def embedder_key(
     config: RunConfig, base: StageKey, negatives: StageKey, teacher: StageKey | None = None
 ) -> StageKey:
-    """The trained embedder; with a teacher, distilled from its scores."""
+    """The trained embedder; with a teacher, distilled from its scores or its vectors.
+
+    Raises
+        ConfigError: the folder of a teacher does not exist.
+    """
     settings = {
         "train": config.train.model_dump(mode="json", exclude=NO_RESULT | {"tokenizer_workers": True}),
         "embedder": embedder_settings(config).model_dump(mode="json"),
@@ -41,7 +53,27 @@ def embedder_key(
     }
     if not config.train.cross_device_negatives:
         settings["ranks"] = config.train.ranks  # each rank then has its own negatives
-    return StageKey(STAGE, VERSION, settings, training_inputs(base, negatives, teacher), config.preset)
+    inputs = training_inputs(base, negatives, teacher)
+    if config.teacher.source == "embedder":
+        told = config.teacher.model_dump(mode="json", include={"kinds", "temperature"})
+        if config.teacher.folder is None:
+            inputs["teacher-model"] = public_embedder_key(config).reference
+        else:
+            told["model"] = content_of(config.teacher.folder)
+        settings["teacher"] = told
+    return StageKey(STAGE, VERSION, settings, inputs, config.preset)
+
+
+def control_key(
+    config: RunConfig, base: StageKey, negatives: StageKey, teacher: StageKey | None = None
+) -> StageKey:
+    """The embedder of a run, trained as it is but for the examples: the same data, steps and seed.
+
+    It is a stage of its own so that nothing ever takes it for the newest embedder.
+    """
+    train = config.train.model_copy(update={"examples": ExamplesConfig(mode="none")})
+    key = embedder_key(config.model_copy(update={"train": train}), base, negatives, teacher)
+    return replace(key, stage=CONTROL, version=CONTROL_VERSION, label=f"{key.label} without examples")
 
 
 def embedder_settings(config: RunConfig) -> EmbedderSettings:
@@ -68,6 +100,7 @@ def build_embedder(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | Non
         **common_settings(run, key, out_dir),
         train=train,
         settings=EmbedderSettings(**key.settings["embedder"]),
+        **_imitated(run, key),
     )
     counts = run_job("icl_embed.train.embedder", job, train.launch, on_line)
     if train.examples.wanted and not counts["examples_used"]:
@@ -76,6 +109,17 @@ def build_embedder(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | Non
             f"{train.examples.wanted}; raise the prompt's token budgets"
         )
     return counts
+
+
+def _imitated(run: Run, key: StageKey) -> dict[str, Any]:
+    """The embedder that is learned from; a folder is known by its content, and lies where this run says."""
+    if "teacher" not in key.settings:
+        return {}
+    told = {name: key.settings["teacher"][name] for name in ("kinds", "temperature")}
+    has_artefact = "teacher-model" in key.inputs
+    folder = run.input(key, "teacher-model").path if has_artefact else run.config.teacher.folder
+    teacher = TeacherConfig(source="embedder", embedder=True, reranker=False, **told)
+    return {"teacher_model": folder and folder.absolute(), "teacher": teacher}
 
 
 def checkpoint_key(run: Run, step: int) -> StageKey:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from icl_embed.config import RunConfig
 from icl_embed.evaluation import scores
-from icl_embed.pipeline.stages.controls import CONTROL, PUBLIC
+from icl_embed.pipeline.stages import public_embedder
+from icl_embed.pipeline.stages.embedder import CONTROL
 from icl_embed.pipeline.stages.score import mean_pooled
 from icl_embed.store import Artefact, StageKey
 
@@ -77,7 +78,7 @@ def build_report(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
             base=shown_name(base) if base else "base",
             trained=shown_name(trained) if trained else "trained",
             base_mean=mean_pooled(base.manifest.label) if base else "",
-            public=name_of(PUBLIC),
+            public=name_of(public_embedder.STAGE),
             no_examples=name_of(CONTROL),
         ),
         reranker=folder("reranker"),

@@ -33,25 +33,32 @@ def teacher_keys(
     Raises
         ConfigError: the folder does not exist.
     """
-    from icl_embed.model.fingerprints import folder_fingerprint
-
-    if config.teacher.source == "none":
+    if config.teacher.source in ("none", "embedder"):  # whose vectors are made when they are needed
         return None, None
     own = reranker_key(config, base, negatives) if config.teacher.source == "own" else None
     folder, inputs = config.teacher.folder, {"negatives": negatives.reference}
     if own is not None:
         inputs["reranker"] = own.reference
-    if folder is not None and not folder.is_dir():
-        raise ConfigError(
-            f"teacher.folder is {folder}, which does not exist; name the teacher's model folder"
-        )
     settings = {
-        "teacher": config.teacher.model_dump(mode="json", exclude={"folder", "reranker", "embedder"}),
-        "model": folder_fingerprint(folder) if folder is not None else "",
+        "teacher": config.teacher.model_dump(
+            mode="json", exclude={"folder", "reranker", "embedder", "temperature"}
+        ),
+        "model": content_of(folder) if folder is not None else "",
         "max_tokens": config.rerank.max_tokens,
         "dtype": name_dtype(config.model.dtype),
     }
     return own, StageKey(STAGE, VERSION, settings, inputs, config.preset)
+
+
+def content_of(folder: Path) -> str:
+    """A hash of a teacher's folder; raises ConfigError if it does not exist."""
+    from icl_embed.model.fingerprints import folder_fingerprint
+
+    if not folder.is_dir():
+        raise ConfigError(
+            f"teacher.folder is {folder}, which does not exist; name the teacher's model folder"
+        )
+    return folder_fingerprint(folder)
 
 
 def build_teacher_scores(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | None) -> Mapping[str, Any]:

@@ -12,9 +12,10 @@ from icl_embed.train.embedder.batches import refuse_nothing_to_learn
 from icl_embed.train.embedder.model import load_for_training
 from icl_embed.train.embedder.objective import EmbedderObjective
 from icl_embed.train.embedder.prepare import StepBuilder
+from icl_embed.train.embedder.teacher import EmbedderTeacher
 from icl_embed.train.job import EmbedderJob, read_job
 from icl_embed.train.loop import run_training
-from icl_embed.train.place import enter
+from icl_embed.train.place import Place, enter
 from icl_embed.train.rows import read_taught_sets
 
 
@@ -40,7 +41,7 @@ def train(job: EmbedderJob) -> bool:
         )
         with prepare_ahead(builder, job.train.tokenizer_workers) as prepare:
             result = run_training(
-                EmbedderObjective(model.embedder, prepare, job.train),
+                EmbedderObjective(model.embedder, prepare, job.train, load_teacher(job, place)),
                 optimizer=job.train.optimizer,
                 work_dir=job.work_dir,
                 seed=job.seed,
@@ -53,6 +54,16 @@ def train(job: EmbedderJob) -> bool:
             model.publish(place)
         place.wait()
     return result.is_complete
+
+
+def load_teacher(job: EmbedderJob, place: Place) -> EmbedderTeacher | None:
+    """The embedder that is imitated, if the job has one."""
+    if job.teacher_model is None:
+        return None
+    told = job.teacher
+    return EmbedderTeacher.load(
+        job.teacher_model, kinds=told.kinds, temperature=told.temperature, place=place
+    )
 
 
 if __name__ == "__main__":

@@ -64,6 +64,19 @@ def distillation(scores_QG: Tensor, teacher_QG: Tensor) -> Tensor:
     return divergence.sum()
 
 
+def imitation(scores_QP: Tensor, teacher_QP: Tensor, masked_QP: Tensor) -> Tensor:
+    """Summed KL(teacher ‖ student) over all passages that are not masked, those of other queries too.
+
+    Parameters
+        scores_QP, teacher_QP: similarities divided by temperatures of their own.
+        masked_QP: as in ``info_nce``.
+    """
+    teacher = teacher_QP.masked_fill(masked_QP, -torch.inf).log_softmax(dim=1)
+    student = scores_QP.masked_fill(masked_QP, -torch.inf).log_softmax(dim=1)
+    gap = teacher.masked_fill(masked_QP, 0.0) - student.masked_fill(masked_QP, 0.0)
+    return (teacher.exp() * gap).sum()
+
+
 def leading_dimensions(vectors: Tensor, dims: Sequence[int]) -> Iterator[Tensor]:
     """Unit vectors [N, d] of the first d dimensions, for each d asked for, then all of them.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,12 +29,14 @@ from icl_embed.model.cpu.heap import give_back_freed_memory
 from icl_embed.model.embedder import Embedder
 from icl_embed.train.embedder.loss import (
     distillation,
+    imitation,
     info_nce,
     leading_dimensions,
     mask_better,
     mask_false_negatives,
 )
 from icl_embed.train.embedder.prepare import MicroBatch, PreparedStep, plan_micro_batches, repeat_shortest
+from icl_embed.train.embedder.teacher import EmbedderTeacher
 from icl_embed.train.loop import LossInParts
 from icl_embed.train.place import Place
 from icl_embed.train.rows import text_hash
@@ -92,12 +94,14 @@ class Targets:
         masked: [Q, P] passages that must not count as negatives.
         own: [Q, G] columns of each query's own candidates, the positive first.
         teacher: [Q, G] the teacher's scores of those, NaN where there is none; None to distil nothing.
+        alike: [Q, P] what a teacher of embeddings says of all of them; None to imitate nobody.
     """
 
     positive: Tensor
     masked: Tensor
     own: Tensor
     teacher: Tensor | None
+    alike: Tensor | None = None
 
 
 def make_targets(step: PreparedStep, mine: range, *, all_ranks: bool, device: torch.device) -> Targets:
@@ -151,13 +155,18 @@ class EmbedderObjective:
     """Forward passes and loss of the embedder, for any step."""
 
     def __init__(
-        self, embedder: Embedder, prepare: Callable[[int], PreparedStep], config: TrainConfig
+        self,
+        embedder: Embedder,
+        prepare: Callable[[int], PreparedStep],
+        config: TrainConfig,
+        teacher: EmbedderTeacher | None = None,
     ) -> None:
         """Raises TrainingError if the model cannot do what the config asks for."""
         self.embedder = embedder
         self.model: torch.nn.Module = embedder.model
         self.rates: Mapping[str, float] = {}
         self._prepare = prepare
+        self._teacher = teacher
         self._config = config
         self._meter = TokenMeter(embedder.model)
         self._shares = embedder.settings.attention == "causal"
@@ -175,6 +184,9 @@ class EmbedderObjective:
         targets = make_targets(
             prepared, mine, all_ranks=self._config.cross_device_negatives, device=place.device
         )
+        if self._teacher is not None and self._config.distillation_weight:
+            alike = self._teacher.scores(prepared, mine, place, all_ranks=self._config.cross_device_negatives)
+            targets = replace(targets, alike=alike)
         sums: dict[str, float] = {
             "queries": prepared.num_queries,
             "examples": prepared.num_examples,
@@ -246,6 +258,10 @@ class EmbedderObjective:
         loss = info_nce(scores_QP, targets.positive, masked, config.focal)
         hits = scores_QP.detach().masked_fill(masked, -torch.inf).argmax(dim=1)
         sums["accuracy"] = float((hits == targets.positive).sum())
+        if targets.alike is not None:
+            taught = imitation(scores_QP, targets.alike, targets.masked)
+            sums["imitation"] = taught.item()
+            loss = loss + config.distillation_weight * taught
         if targets.teacher is not None and config.distillation_weight:
             # A hard negative that repeats the positive is no negative for the teacher either.
             masked_QG = targets.masked.gather(1, targets.own)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from icl_embed.config import SYMMETRIC_KINDS, TrainConfig
+from icl_embed.config import SYMMETRIC_KINDS, Kind, TrainConfig
 from icl_embed.errors import TrainingError
 from icl_embed.examples import Example
 from icl_embed.model.batching import Group
@@ -150,6 +150,8 @@ class PreparedStep:
         candidates: the candidates of every query of the whole batch, the positive first.
         query_hashes, label_hashes: of every row of the whole batch.
         rule: what the loss does with this kind of task.
+        kind, queries: of the batch, for a teacher that reads texts.
+        has_names: labels have arbitrary names in this step.
         num_examples, num_dropped: examples that the rank's queries were shown, and that found no room.
     """
 
@@ -162,6 +164,9 @@ class PreparedStep:
     rule: Rule
     num_examples: int
     num_dropped: int
+    kind: Kind
+    queries: Sequence[str]
+    has_names: bool = False
 
 
 class StepBuilder:
@@ -229,6 +234,9 @@ class StepBuilder:
             rule=rule,
             num_examples=num_examples,
             num_dropped=num_dropped,
+            kind=batch.training_set.kind,
+            queries=[row.query for row in batch.rows],
+            has_names=bool(batch.names),
         )
 
     def _query_prompts(

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from icl_embed.config import LaunchConfig
+from icl_embed.train.embedder.__main__ import load_teacher
 from icl_embed.train.embedder.model import load_for_training
 from icl_embed.train.embedder.objective import EmbedderObjective
 from icl_embed.train.embedder.prepare import StepBuilder
@@ -41,7 +42,7 @@ def make_objective(job: EmbedderJob, place: Place = ALONE) -> EmbedderObjective:
         for name, parameter in embedder.model.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return EmbedderObjective(embedder, builder.build, job.train)
+    return EmbedderObjective(embedder, builder.build, job.train, load_teacher(job, place))
 
 
 def gradients(

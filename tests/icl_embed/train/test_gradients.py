@@ -19,6 +19,14 @@ PROMPT = {"query_tokens": 64, "passage_tokens": 64, "total_tokens": 512}
 SMALL = {"batch_tokens": 150}  # several micro-batches
 DROPOUT = {"lora": {"rank": 4, "alpha": 8, "dropout": 0.2}}
 PER_BATCH = {"examples": {"sharing": "per_batch"}}
+REWARDED = {
+    "examples": {
+        "counts": [0.2, 0, 0.8],
+        "generic_instruction": 0.5,
+        "arbitrary_names": 0.5,
+        "symmetric_passages": 0.5,
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +93,8 @@ def two_ranks(tiny_model: Path, rows: Path, tmp_path_factory: pytest.TempPathFac
         "stage3": {"gradient_cache": True, "optimizer": {"zero_stage": 3}, **SMALL},
         "wide3": {"optimizer": {"zero_stage": 3}, **SMALL},
         "alone": {"cross_device_negatives": False},
+        "rewarded": {**REWARDED, "focal": 0.5, "mask_above": 0.1},
+        "nearest": {"examples": {"mode": "nearest"}},
     }
     for name, train in jobs.items():
         write_job(
@@ -107,7 +117,15 @@ def read(folder: Path, name: str):
     )
 
 
-@pytest.mark.parametrize(("name", "train"), [("plain", {}), ("shared", PER_BATCH)])
+@pytest.mark.parametrize(
+    ("name", "train"),
+    [
+        ("plain", {}),
+        ("shared", PER_BATCH),
+        ("rewarded", {**REWARDED, "focal": 0.5, "mask_above": 0.1}),
+        ("nearest", {"examples": {"mode": "nearest"}}),
+    ],
+)
 def test_two_ranks_have_the_gradient_of_one(measure, two_ranks: Path, name: str, train) -> None:
     assert_same(measure(**train), read(two_ranks, name))
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_embed.train.embedder.loss import info_nce, mask_false_negatives
+from icl_embed.train.embedder.loss import imitation, info_nce, mask_better, mask_false_negatives
 
 
 @given(seed=st.integers(0, 10_000))
@@ -49,3 +49,67 @@ def test_false_negatives_are_masked_exactly_where_the_rules_say(seed: int) -> No
                 or (positive and labels[row] != 0 and labels[owner] == labels[row])
             )
             assert mask[row, passage].item() == expected
+
+
+def scored(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Scores [4, 9], positives and masks, as a step has them."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(4, 9, generator=generator, dtype=torch.float64)
+    masked = torch.rand(4, 9, generator=generator) < 0.4
+    positive = torch.randint(0, 9, (4,), generator=generator)
+    masked[torch.arange(4), positive] = False
+    return scores, positive, masked
+
+
+@given(seed=st.integers(0, 10_000), focal=st.sampled_from([0.5, 1.0, 2.0]))
+@settings(max_examples=30, deadline=None)
+def test_a_query_counts_by_how_far_it_is_from_being_solved(seed: int, focal: float) -> None:
+    scores, positive, masked = scored(seed)
+    expected = 0.0
+    for query in range(4):
+        allowed = [math.exp(scores[query, passage]) for passage in range(9) if not masked[query, passage]]
+        share = math.exp(scores[query, positive[query]]) / sum(allowed)
+        expected -= (1 - share) ** focal * math.log(share)
+    assert math.isclose(
+        info_nce(scores, positive, masked, focal).item(), expected, rel_tol=1e-9, abs_tol=1e-12
+    )
+
+
+def test_the_weight_of_a_query_has_no_gradient_of_its_own() -> None:
+    scores, positive, masked = scored(3)
+    plain, focal = (scores.clone().requires_grad_() for _ in range(2))
+    weights = []
+    for query in range(4):
+        row = scores[query].masked_fill(masked[query], -torch.inf).softmax(0)
+        weights.append(1 - row[positive[query]])
+    info_nce(plain, positive, masked).backward()
+    info_nce(focal, positive, masked, 1.0).backward()
+    torch.testing.assert_close(focal.grad, plain.grad * torch.stack(weights)[:, None])
+
+
+@given(seed=st.integers(0, 10_000), margin=st.floats(0.0, 2.0))
+@settings(max_examples=30, deadline=None)
+def test_a_passage_far_above_the_positive_is_masked_and_the_positive_never(seed: int, margin: float) -> None:
+    scores, positive, _ = scored(seed)
+    found = mask_better(scores, positive, margin)
+    for query in range(4):
+        for passage in range(9):
+            above = scores[query, passage].item() > scores[query, positive[query]].item() + margin
+            assert found[query, passage].item() == above
+        assert not found[query, positive[query]]
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_imitation_equals_the_divergence_written_out(seed: int) -> None:
+    student, _, masked = scored(seed)
+    teacher, _, _ = scored(seed + 1)
+    expected = 0.0
+    for query in range(4):
+        open_ = [passage for passage in range(9) if not masked[query, passage]]
+        told = [math.exp(teacher[query, passage]) for passage in open_]
+        said = [math.exp(student[query, passage]) for passage in open_]
+        for one, other in zip(told, said, strict=True):
+            expected += one / sum(told) * math.log((one / sum(told)) / (other / sum(said)))
+    assert math.isclose(imitation(student, teacher, masked).item(), expected, rel_tol=1e-9, abs_tol=1e-12)
+    assert abs(imitation(teacher, teacher, masked).item()) < 1e-12

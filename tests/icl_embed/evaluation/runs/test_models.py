@@ -13,6 +13,7 @@ from icl_embed.evaluation.models import open_model
 from icl_embed.examples import Example
 from icl_embed.model.sentence_transformer import SentenceTransformerEncoder
 from icl_embed.store import StageKey
+from tests.tiny_models import build_sentence_transformer
 
 PROMPT = PromptConfig(query_tokens=64, passage_tokens=64, total_tokens=256)
 
@@ -31,16 +32,7 @@ def publish(store, folder, stage="embedder", seed=1, label="demo"):
 
 @pytest.fixture(scope="module")
 def sentence_transformer(tmp_path_factory, tiny_model):
-    """A sentence-transformers folder: mean pooling over the tiny model, with a prompt for queries."""
-    library = pytest.importorskip("sentence_transformers")
-    models = pytest.importorskip("sentence_transformers.models")
-    transformer = models.Transformer(str(tiny_model), max_seq_length=32)
-    made = library.SentenceTransformer(
-        modules=[transformer, models.Pooling(32)], prompts={"query": "ask: ", "document": ""}, device="cpu"
-    )
-    folder = tmp_path_factory.mktemp("st") / "mean-of-tiny"
-    made.save(str(folder))
-    return folder
+    return build_sentence_transformer(tmp_path_factory.mktemp("st") / "mean-of-tiny", tiny_model)
 
 
 def test_a_model_is_found_by_folder_reference_label_or_as_the_newest(store, tiny_model):
