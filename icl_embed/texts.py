@@ -8,6 +8,7 @@ all of them do.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -80,3 +81,11 @@ def compared_column(texts: pa.Array) -> pa.Array:
     import pyarrow as pa
 
     return pa.array([compared_form(text or "") for text in texts.to_pylist()], pa.string())
+
+
+ID_LENGTH = 16
+
+
+def text_id(text: str) -> str:
+    """The pool's id of a text in its stored form: the first 64 bits of its sha256, 16 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]

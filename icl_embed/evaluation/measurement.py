@@ -11,6 +11,10 @@ Four ways lead from values to a score, and each has its own honest interval:
 - ``average_precision``: one predicted similarity per pair and its 0/1 label; pairs are resampled.
 - ``replicates``: the values already are the score on bootstrap resamples (mteb's clustering draws its sets
   of texts with replacement), so the interval is read off them.
+
+What is resampled must be independent. Where few texts make many pairs, two pairs that share a text are not,
+and so the texts are drawn: a pair counts as often as both of its texts were drawn together (Snijders and
+Borgatti 1999). And the classifiers of a label task are a sample too: they are drawn beside the texts.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ Floats = NDArray[np.float64]
 Statistic = Callable[[Counts], Floats]
 """Maps counts [R, N] to one value per resample [R]; NaN where the resample does not define it."""
 
+MIN_PAIRS_PER_TEXT = 3.0  # from here on texts are resampled; below, most pairs share none
 CHUNK_ELEMENTS = 4_000_000  # counts held in memory at once: 32 MB
 
 
@@ -159,6 +164,21 @@ def _draw(generator: np.random.Generator, num_items: int, resamples: int) -> Cou
     return counts
 
 
+def bootstrap_pairs(
+    statistic: Statistic, pairs: Sequence[tuple[str, str]], *, resamples: int, seed: int
+) -> Floats:
+    """The statistic of pairs on ``resamples`` resamples of the texts that make them [R]."""
+    texts = dict.fromkeys(text for pair in pairs for text in pair)
+    known = {text: number for number, text in enumerate(texts)}
+    first, second = (np.array([known[pair[side]] for pair in pairs]) for side in (0, 1))
+    generator, parts = np.random.default_rng(seed), []
+    chunk = max(1, CHUNK_ELEMENTS // len(pairs))
+    for start in range(0, resamples, chunk):
+        drawn = _draw(generator, len(known), min(chunk, resamples - start))
+        parts.append(statistic(drawn[:, first] * drawn[:, second]))
+    return np.concatenate(parts)
+
+
 def percentile_interval(point: float, replicates: Floats, confidence: float) -> Interval:
     """The central ``confidence`` share of the replicates; undefined replicates are left out."""
     defined = replicates[~np.isnan(replicates)]
@@ -236,6 +256,8 @@ class Measurement:
         ids: one stable identity per value.
         values: one number per identity.
         targets: gold score or label per identity, for the statistics that need one.
+        pairs: the two texts of each item, where items are pairs.
+        draws: the score of each classifier that the values are an average over, if any.
     """
 
     dataset: str
@@ -243,6 +265,8 @@ class Measurement:
     ids: tuple[str, ...]
     values: tuple[float, ...]
     targets: tuple[float, ...] | None = None
+    pairs: tuple[tuple[str, str], ...] | None = None
+    draws: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the lengths and the identities.
@@ -269,6 +293,14 @@ class Measurement:
             generator = np.random.default_rng(self._seed(how))
             return np.asarray(self.values)[generator.integers(len(self.values), size=how.resamples)]
         return _drawn(self, how)
+
+    @property
+    def shares_texts(self) -> bool:
+        """Whether few texts make many pairs, which then are not independent of each other."""
+        if self.pairs is None:
+            return False
+        texts = {text for pair in self.pairs for text in pair}
+        return 2 * len(self.pairs) >= MIN_PAIRS_PER_TEXT * len(texts)
 
     def interval(self, how: Bootstrap) -> Interval:
         """The score with its interval."""
@@ -346,7 +378,8 @@ def average_over_seeds(measurements: Sequence[Measurement]) -> Measured:
         return first
     if first.aggregation in ("mean", "replicates"):
         values = np.mean([one.values for one in measurements], axis=0)
-        return dataclasses.replace(first, values=tuple(values.tolist()))
+        draws = np.mean([one.draws for one in measurements], axis=0) if first.draws else np.empty(0)
+        return dataclasses.replace(first, values=tuple(values.tolist()), draws=tuple(draws.tolist()))
     return SeedAverage(tuple(measurements))
 
 
@@ -359,7 +392,18 @@ def parts_of(measured: Measured) -> tuple[Measurement, ...]:
 def _drawn(measured: Measurement, how: Bootstrap) -> NDArray[np.float64]:
     # A report compares each measurement several times; its replicates are small, drawing them is not.
     statistic, seed = measured._statistic(), measured._seed(how)
-    return bootstrap(statistic, len(measured.ids), resamples=how.resamples, seed=seed)
+    if measured.pairs is not None and measured.shares_texts:
+        return bootstrap_pairs(statistic, measured.pairs, resamples=how.resamples, seed=seed)
+    drawn = bootstrap(statistic, len(measured.ids), resamples=how.resamples, seed=seed)
+    return drawn + _classifier_noise(measured.draws, how.resamples, seed) if measured.draws else drawn
+
+
+def _classifier_noise(draws: tuple[float, ...], resamples: int, seed: int) -> Floats:
+    """How far the average over as many classifiers, drawn anew, is from the one that was measured [R]."""
+    scores, generator = np.asarray(draws), np.random.default_rng(seed + 1)
+    chosen = generator.integers(len(scores), size=(resamples, len(scores)))
+    noise: Floats = scores[chosen].mean(axis=1) - scores.mean()
+    return noise
 
 
 def check_same_items(first: Measured, second: Measured) -> None:

@@ -20,7 +20,7 @@ from icl_embed.store import StageKey
 
 FULL_DEPTH = "full depth"  # how a reranker is run when nothing else was chosen
 
-VERSION = 3
+VERSION = 4
 OF_BM25 = ("bootstrap_resamples", "confidence")  # it has no prompt, no examples and no number format
 OF_MODELS = ("label_experiments", "cluster_sets", *OF_BM25)
 

@@ -265,6 +265,7 @@ def _setting_score(
         quality=asked.quality if asked else "clean",
         examples_shown=tokens.examples_shown if tokens else 0,
         prefix_tokens_mean=tokens.prefix if tokens else None,
+        draws=run.measurement.draws,
     )
 
 

@@ -1,7 +1,8 @@
 """The files of a score artefact, written and read in one place.
 
 - ``scores.json``: one entry per setting with mean, interval, tokens and seconds, and what is absent and why.
-- ``per_query.parquet``: the values behind each score (setting, query_id, value, target).
+- ``per_query.parquet``: the values behind each score (setting, query_id, value, target, and the two texts of
+  a pair).
 - ``examples.json``: the exact examples of each setting.
 - ``mteb/<setting>.json`` or ``air_bench/…``: the benchmark's own result.
 - ``ranking.parquet`` (retrieval, reranking): the best passages of each query.
@@ -49,6 +50,7 @@ class SettingScore:
         selection, seed, quality: how the examples were chosen, see ``few_shot.settings``.
         examples_shown: how many of ``shots`` there were and fitted into the prompt, per query at most.
         prefix_tokens_mean: tokens before the query that its prefix holds (instruction, examples).
+        draws: the score of each classifier that this one is an average over, if any.
     """
 
     setting: str
@@ -69,6 +71,7 @@ class SettingScore:
     quality: str = "clean"
     examples_shown: int | None = None
     prefix_tokens_mean: float | None = None
+    draws: tuple[float, ...] = ()
 
     @property
     def group(self) -> str:
@@ -158,17 +161,23 @@ def write_values(folder: Path, measurements: dict[str, Measurement]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows: dict[str, list[Any]] = {"setting": [], "query_id": [], "value": [], "target": []}
+    names = ("setting", "query_id", "value", "target", "first", "second")
+    rows: dict[str, list[Any]] = {name: [] for name in names}
     for setting, measured in measurements.items():
         rows["setting"] += [setting] * len(measured.ids)
         rows["query_id"] += measured.ids
         rows["value"] += measured.values
         rows["target"] += measured.targets or [None] * len(measured.ids)
+        pairs = measured.pairs or [(None, None)] * len(measured.ids)
+        rows["first"] += [first for first, _ in pairs]
+        rows["second"] += [second for _, second in pairs]
     fields = [
         ("setting", pa.string()),
         ("query_id", pa.string()),
         ("value", pa.float64()),
         ("target", pa.float64()),
+        ("first", pa.string()),
+        ("second", pa.string()),
     ]
     pq.write_table(pa.table(rows, schema=pa.schema(fields)), folder / VALUES_NAME)
 
@@ -196,12 +205,16 @@ def read_measurements(folder: Path, scores: EvaluationScores) -> dict[str, Measu
     for result in scores.results:
         items = grouped.get(result.setting, [])
         targets = tuple(item["target"] for item in items)
+        texts = [(item.get("first"), item.get("second")) for item in items]
+        pairs = tuple((first, second) for first, second in texts if first and second)
         measurements[result.setting] = Measurement(
             scores.dataset,
             scores.aggregation,
             tuple(item["query_id"] for item in items),
             tuple(item["value"] for item in items),
             None if None in targets else targets,
+            pairs if items and len(pairs) == len(items) else None,
+            tuple(result.draws),
         )
     return measurements
 

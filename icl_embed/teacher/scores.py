@@ -10,7 +10,6 @@ score of it is used.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,19 +24,14 @@ from pydantic import Field, ValidationError
 from icl_embed.config import CountOrZero, Kind, Section
 from icl_embed.errors import DataError
 from icl_embed.store.files import inside, write_atomically
+from icl_embed.texts import ID_LENGTH, text_id
 
 Pair = tuple[str, str]  # query, passage
 Keys = NDArray[np.bytes_]  # ids of query and passage, one after the other
 
-ID_LENGTH = 16
 KEY_DTYPE = f"S{2 * ID_LENGTH}"
 COLUMNS = ("kind", "query", "positive", "negatives")
 BATCH_ROWS = 8192
-
-
-def text_id(text: str) -> str:
-    """The pool's id of a text in its stored form: the first 64 bits of its sha256, 16 hex digits."""
-    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
 
 
 def keys_of(pairs: Sequence[Pair]) -> Keys:

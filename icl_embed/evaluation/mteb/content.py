@@ -34,7 +34,7 @@ from icl_embed.evaluation.mteb.values import ItemsOfTest
 from icl_embed.examples import Example
 from icl_embed.pool.build import MAX_EXAMPLE_WORDS, POSITIVE_SHARE
 from icl_embed.pool.examples import Candidate
-from icl_embed.texts import clean_texts, compared_forms
+from icl_embed.texts import clean_texts, compared_forms, text_id
 
 logger = logging.getLogger(__name__)
 HASHED_ROWS = 1000
@@ -157,7 +157,9 @@ def _pairs(name: str, data: Dataset, sides: Sequence[Any], gold: Sequence[Any]) 
     if len(set(gold)) < 2:
         raise DataError(f"{name}: all {len(gold)} pairs have the same score; nothing to compare")
     asked = (*data[sides[0]], *data[sides[1]])
-    return Content(ItemsOfTest(name, _numbered(len(gold)), list(gold)), asked)
+    first, second = ([text_id(str(text)) for text in data[side]] for side in sides[:2])
+    pairs = tuple(zip(first, second, strict=True))
+    return Content(ItemsOfTest(name, _numbered(len(gold)), list(gold), pairs), asked)
 
 
 def _need_training_texts(name: str, template: Template) -> None:

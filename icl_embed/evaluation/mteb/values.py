@@ -53,11 +53,13 @@ class ItemsOfTest:
         task: name of the task.
         ids: identities of queries, texts or pairs.
         gold: label or score of each, empty for search tasks.
+        pairs: which texts each pair is made of, for tasks of pairs.
     """
 
     task: str
     ids: tuple[str, ...]
     gold: Sequence[Any] = ()
+    pairs: tuple[tuple[str, str], ...] | None = None
 
 
 def tolerance_of(task: Any) -> float:
@@ -121,7 +123,8 @@ def _per_pair(task: Any, similarity: str, items: ItemsOfTest) -> tuple[Measureme
         return None
     values = tuple(float(value) for value in predicted)
     gold = tuple(map(float, items.gold))
-    return Measurement(items.task, "spearman", items.ids, values, gold), {"similarity": similarity}
+    measured = Measurement(items.task, "spearman", items.ids, values, gold, items.pairs)
+    return measured, {"similarity": similarity}
 
 
 def _per_labelled_pair(
@@ -136,7 +139,7 @@ def _per_labelled_pair(
     values = tuple(sign * float(value) for value in task.predictions[similarity])
     gold = tuple(map(float, items.gold))
     notes = {"similarity": similarity}
-    return Measurement(items.task, "average_precision", items.ids, values, gold), notes
+    return Measurement(items.task, "average_precision", items.ids, values, gold, items.pairs), notes
 
 
 def _per_text(task: Any, items: ItemsOfTest) -> tuple[Measurement, Notes] | None:
@@ -152,7 +155,10 @@ def _per_text(task: Any, items: ItemsOfTest) -> tuple[Measurement, Notes] | None
         "texts_per_label": task.samples_per_label,
         "labels": len(set(truth)),
     }
-    return Measurement(items.task, "mean", items.ids, values), notes
+    draws = tuple(
+        sum(one == label for one, label in zip(run, truth, strict=True)) / len(truth) for run in runs
+    )
+    return Measurement(items.task, "mean", items.ids, values, draws=draws), notes
 
 
 def _per_set(metric: str, scores: Mapping[str, Any], items: ItemsOfTest) -> tuple[Measurement, Notes] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -91,8 +92,9 @@ def read_measured(path: Path, groups: Sequence[Sequence[StoredScore]]) -> list[M
 
 
 _ITEMS = """
-SELECT reference, setting, item_id, value, target
-FROM item_values JOIN (SELECT unnest(?) AS reference, unnest(?) AS setting) USING (reference, setting)
+SELECT reference, setting, item_id, value, target, first, second, draws
+FROM item_values JOIN scores USING (reference, setting)
+JOIN (SELECT unnest(?) AS reference, unnest(?) AS setting) USING (reference, setting)
 ORDER BY reference, setting, position
 """
 
@@ -103,9 +105,11 @@ def _read_measurements(path: Path, scores: Sequence[StoredScore]) -> dict[tuple[
     items = rows(path, _ITEMS, [list(references), list(settings)])
     found = {}
     for key, members in groupby(items, key=lambda item: item[:2]):
-        _, _, names, values, targets = zip(*members, strict=True)
+        _, _, names, values, targets, first, second, draws = zip(*members, strict=True)
         score, gold = wanted[key], None if None in targets else targets
-        found[key] = Measurement(score.task, score.aggregation, names, values, gold)
+        pairs = None if None in first else tuple(zip(first, second, strict=True))
+        drawn = tuple(json.loads(draws[0]))
+        found[key] = Measurement(score.task, score.aggregation, names, values, gold, pairs, drawn)
     return found
 
 

@@ -42,7 +42,7 @@ from icl_embed.store.files import sha256_of
 from icl_embed.store.lock import exclusive
 from icl_embed.store.manifest import MANIFEST_NAME, Manifest
 
-VERSION = 1  # raise when a table changes: the file is then built again from the store
+VERSION = 2  # raise when a table changes: the file is then built again from the store
 
 TEXT, NUMBER, WHOLE, FLAG = "VARCHAR", "DOUBLE", "BIGINT", "BOOLEAN"
 ARROW_TYPES = {TEXT: pa.string(), NUMBER: pa.float64(), WHOLE: pa.int64(), FLAG: pa.bool_()}
@@ -77,6 +77,7 @@ TABLES: dict[str, dict[str, tuple[str, str]]] = {
         "low": (NUMBER, "lower end of its interval"),
         "high": (NUMBER, "upper end of its interval"),
         "num_items": (WHOLE, "test items behind it"),
+        "draws": (TEXT, "JSON: the score of each classifier that it is an average over"),
         "query_tokens_mean": (NUMBER, "tokens of a query with everything before it"),
         "seconds": (NUMBER, "of the whole run"),
         "query_seconds": (NUMBER, "of encoding queries"),
@@ -95,6 +96,8 @@ TABLES: dict[str, dict[str, tuple[str, str]]] = {
         "item_id": (TEXT, "query, pair or set of texts"),
         "value": (NUMBER, "its metric, or its predicted similarity"),
         "target": (NUMBER, "its gold score or label, where there is one"),
+        "first": (TEXT, "id of its first text, where it is a pair"),
+        "second": (TEXT, "id of its second text"),
     },
     "examples": {
         "reference": (TEXT, "of the artefact"),
@@ -196,6 +199,7 @@ def _score(artefact: Artefact, manifest: Manifest, scores: EvaluationScores, res
         "reference": artefact.reference,
         "task": task_name(scores),
         "num_items": result.num_queries,
+        "draws": json.dumps(result.draws),
         "data_fingerprint": data,
         "created": manifest.created,
         "git_commit": manifest.git_commit,
@@ -220,6 +224,8 @@ def _values(reference: str, folder: Path, scores: EvaluationScores) -> pa.Table:
             "item_id": measured.ids,
             "value": measured.values,
             "target": measured.targets or [None] * count,
+            "first": [first for first, _ in measured.pairs or [(None, None)] * count],
+            "second": [second for _, second in measured.pairs or [(None, None)] * count],
         }
         tables.append(pa.table(columns, schema=schema))
     return pa.concat_tables(tables)

@@ -1,9 +1,12 @@
 """The bootstrap against slow obvious references."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from icl_embed.errors import EvaluationError
 from icl_embed.evaluation.measurement import (
@@ -13,6 +16,7 @@ from icl_embed.evaluation.measurement import (
     average_difference,
     average_precision_of,
     bootstrap,
+    bootstrap_pairs,
     compare,
     mean_of,
     percentile_interval,
@@ -170,3 +174,70 @@ def test_nothing_measured_and_double_identities_are_refused():
         measured([1, 2], ids=["a", "a"])
     with pytest.raises(EvaluationError, match="at least one test item"):
         point_estimate(mean_of([]), 0)
+
+
+def correlated_pairs(texts, generator):
+    """All pairs of some texts: similarities and gold scores that both carry the texts' own quirks."""
+    quirks = generator.normal(size=(2, texts))
+    ids = [(first, second) for first in range(texts) for second in range(first + 1, texts)]
+    values = [quirks[0, a] + quirks[0, b] + 0.3 * generator.normal() for a, b in ids]
+    gold = [quirks[1, a] + quirks[1, b] + 0.3 * generator.normal() for a, b in ids]
+    return Measurement(
+        "pairs",
+        "spearman",
+        tuple(f"{a}-{b}" for a, b in ids),
+        tuple(values),
+        tuple(gold),
+        tuple((str(a), str(b)) for a, b in ids),
+    )
+
+
+def test_pairs_of_few_texts_are_resampled_by_text_and_their_interval_covers_the_truth():
+    how, covered, narrow = Bootstrap(300, 0.95, 3), 0, 0
+    for seed in range(60):  # similarities and gold scores are unrelated: the true correlation is zero
+        measured = correlated_pairs(12, np.random.default_rng(seed))
+        assert measured.shares_texts
+        interval = measured.interval(how)
+        covered += interval.low <= 0 <= interval.high
+        by_pair = dataclasses.replace(measured, pairs=None).interval(how)
+        narrow += by_pair.low <= 0 <= by_pair.high
+    assert covered >= 48  # 57 of 60 would be exact
+    assert narrow < covered - 8  # pairs taken for independent: far too sure
+
+
+def test_a_resample_of_texts_counts_a_pair_by_both_of_its_texts():
+    measured = correlated_pairs(6, np.random.default_rng(1))
+    codes = np.array([[int(text) for text in pair] for pair in measured.pairs])
+    generator = np.random.default_rng(5)
+    expected = []
+    for row in generator.multinomial(6, np.full(6, 1 / 6), size=40):
+        counts = [int(row[a]) * int(row[b]) for a, b in codes]
+        values = np.repeat(measured.values, counts)
+        gold = np.repeat(measured.targets, counts)
+        expected.append(stats.spearmanr(values, gold).statistic if len(set(values)) > 1 else np.nan)
+    statistic = spearman_of(measured.values, measured.targets)
+    found = bootstrap_pairs(statistic, measured.pairs, resamples=40, seed=5)
+    np.testing.assert_allclose(found, expected, equal_nan=True)
+
+
+def test_pairs_of_texts_of_their_own_are_resampled_as_before():
+    ids = tuple(f"pair-{n}" for n in range(30))
+    values, gold = tuple(np.linspace(0, 1, 30)), tuple(np.linspace(1, 2, 30) ** 2)
+    plain = Measurement("own", "spearman", ids, values, gold)
+    paired = dataclasses.replace(plain, pairs=tuple((f"a{n}", f"b{n}") for n in range(30)))
+    assert not paired.shares_texts
+    assert paired.interval(Bootstrap(200)) == plain.interval(Bootstrap(200))
+
+
+def test_classifiers_are_a_sample_too():
+    generator = np.random.default_rng(0)
+    values = tuple(generator.random(200))
+    plain = Measurement("labels", "mean", tuple(map(str, range(200))), values)
+    steady = dataclasses.replace(plain, draws=(0.5,) * 10)
+    shaky = dataclasses.replace(plain, draws=tuple(generator.normal(0.5, 0.2, size=10)))
+    how = Bootstrap(4000)
+    assert steady.interval(how) == plain.interval(how)
+    spread, alone = (np.var(one.replicates(how)) for one in (shaky, plain))
+    assert spread == pytest.approx(alone + np.var(shaky.draws) / 10, rel=0.1)
+    assert compare(shaky, shaky, how).is_significant is False
+    assert np.ptp(shaky.replicates(how) - shaky.replicates(how)) == 0  # two models meet the same classifiers
