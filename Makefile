@@ -15,7 +15,7 @@ BENCH_VENV ?= $(OWN_BENCH_VENV)
 BENCH_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo laptop plan test check slow faults bench bench-encode bench-train bench-rerank bench-venv ui clean
+.PHONY: help install demo laptop plan test coverage check slow faults bench bench-encode bench-train bench-rerank bench-venv ui clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ plan: install  ## what would run, and why
 
 test: install  ## the default test suite
 	$(BIN)/python -m pytest
+
+coverage: install  ## the same, and which lines no test ran
+	$(BIN)/python -m pytest --cov=flows --cov=tasks --cov=icl_embed --cov-report=term:skip-covered
 
 check: install  ## format, lint, types, architecture
 	$(BIN)/ruff format --check .
