@@ -45,6 +45,9 @@ PromptPlace = Literal["after", "before"]
 class RerankConfig(Section):
     """The lightweight reranker: heads at several layers, passage tokens compressed (paper section 3.4)."""
 
+    num_layers: CountOrZero = Field(
+        0, description="keep only so many of the base model's layers; 0 keeps those that the run keeps"
+    )
     start_layer: Count = Field(4, description="first layer with a head")
     layer_step: Count = Field(2, description="a head every so many layers, and always at the last")
     compress_layers: tuple[int, ...] = Field((4,), description="compression happens entering these layers")

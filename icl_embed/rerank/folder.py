@@ -17,7 +17,7 @@ from icl_embed.config import Count, CountOrZero, PromptPlace, RerankConfig, Sect
 from icl_embed.errors import ConfigError, ModelError
 from icl_embed.model.architectures import read_config, refuse_architecture
 from icl_embed.model.backbone import quiet_transformers
-from icl_embed.model.base import refuse_incomplete
+from icl_embed.model.base import keep_first_layers, refuse_incomplete
 from icl_embed.model.lora import merge
 from icl_embed.rerank.decoder import part_of, refuse_unknown_backbone
 from icl_embed.rerank.model import RerankerModel, ScoreHeads, heads_from_vocabulary
@@ -59,6 +59,7 @@ def start_from(
     from transformers import AutoModelForCausalLM
 
     language_model, tokenizer = _load(AutoModelForCausalLM, folder, device=device, dtype=dtype)
+    keep_first_layers(language_model, config.num_layers)
     decoder = language_model.base_model
     refuse_unknown_backbone(decoder)
     layers = head_layers(config.start_layer, config.layer_step, len(part_of(decoder, "layers")))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from icl_embed.config import RerankConfig
 from icl_embed.errors import ModelError
 from icl_embed.rerank.folder import HEADS_NAME, SETTINGS_NAME, export_reranker, start_from
 from icl_embed.rerank.reranker import Reranker
+from tests.tiny_models import build_model
 
 
 @pytest.fixture
@@ -116,3 +118,17 @@ def test_the_prompt_is_one_of_the_papers_or_any_sentence(
         assert tokenizer.decode(loaded.pairs.pairs([("a", "b")])[0].after) == f"\n{sentence}"
     with pytest.raises(ValidationError, match="expected a sentence, or one of answer, meaning"):
         RerankConfig(prompt="qestion")
+
+
+def test_a_reranker_of_the_first_layers_scores_as_the_whole_one_does_at_that_exit(tmp_path: Path) -> None:
+    base, pairs = build_model(tmp_path / "base", layers=4), [("a red cat", "the cat"), ("a dog", "two fish")]
+
+    def start(**more: int) -> Reranker:
+        config = RerankConfig(start_layer=2, layer_step=1, compress_layers=(1,), max_tokens=96, **more)
+        return Reranker(*start_from(base, config, device=torch.device("cpu"), dtype=torch.float32))
+
+    whole, cut = start(), start(num_layers=2)
+    assert cut.settings.head_layers == (2,)
+    np.testing.assert_allclose(cut.score(pairs), whole.score(pairs, cutoff_layer=2), atol=1e-5)
+    with pytest.raises(ModelError, match="num_layers is 9"):
+        start(num_layers=9)
