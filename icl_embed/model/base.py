@@ -109,7 +109,7 @@ def keep_first_layers(model: Any, num_layers: int) -> None:
             f"{type(model).__name__} keeps its layers where we do not know; set model.num_layers to 0"
         )
     if num_layers > len(layers):
-        raise ModelError(f"model.num_layers is {num_layers}, but the model has {len(layers)} layers")
+        raise ModelError(f"num_layers is {num_layers}, but the model has {len(layers)} layers")
     del layers[num_layers:]
     model.config.num_hidden_layers = num_layers
     if getattr(model.config, "layer_types", None):
