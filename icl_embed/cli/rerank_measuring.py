@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         "tune",
         epilog="Examples: icl-embed rerank tune --max-loss 0.5 | "
-        "icl-embed rerank tune -m my-reranker --candidates dev.jsonl --max-loss 1 --safe",
+        "icl-embed rerank tune -m my-reranker --candidates dev.jsonl --max-loss 1 --mean",
     )(tune)
 
 
@@ -93,10 +93,10 @@ def tune(
     measured: options.CandidateOptions,
     max_loss: Annotated[
         float, typer.Option("--max-loss", min=0.0, max=100.0, help="nDCG@10 points that may be lost")
-    ] = 0.5,
+    ] = 2.0,
     safe: Annotated[
-        bool, typer.Option("--safe", help="hold the interval's upper end to it, not the mean loss")
-    ] = False,
+        bool, typer.Option("--safe/--mean", help="hold the interval's upper end to it, or only the mean")
+    ] = True,
     output: Annotated[Path, typer.Option("--output", "-o", help="a .json file")] = Path("choice.json"),
     cascades: Annotated[
         bool, typer.Option("--cascades/--no-cascades", help="also carry only the promising passages on")

@@ -22,9 +22,11 @@ class TuneConfig(Section):
         (), description="whose dev splits; empty: every ranking training set whose card splits off a dev part"
     )
     max_loss: float = Field(
-        0.5, ge=0.0, le=100.0, description="nDCG@10 points that may be lost against full depth"
+        2.0, ge=0.0, le=100.0, description="nDCG@10 points that may be lost against full depth"
     )
-    safe: bool = Field(False, description="hold the interval's upper end to max_loss instead of the mean")
+    safe: bool = Field(
+        True, description="hold the interval's upper end to max_loss; otherwise the mean loss alone"
+    )
     cascades: bool = Field(True, description="also carry only the promising passages on to a later exit")
     max_queries: Count = Field(200, description="development queries per data set")
 

@@ -170,12 +170,12 @@ def test_tuning_finds_the_dev_evaluations_of_the_store_and_evaluation_uses_a_cho
 ) -> None:
     choice = tmp_path / "choice.json"
     common = ["--store", store, "--ratios", "1,2", "--top-k", 8, *PLAIN]
-    output = run("tune", "--max-loss", 30, "--output", choice, *common)
+    output = run("tune", "--max-loss", 30, "--mean", "--output", choice, *common)
     record = read_choice(choice)
     assert record.datasets == {"one": 6}
     assert "the mean loss is within 30 points" in output
     assert "the upper end of the loss's interval" in run(
-        "tune", "--max-loss", 30, "--safe", "--no-cascades", "--output", tmp_path / "safe.json", *common
+        "tune", "--max-loss", 30, "--no-cascades", "--output", tmp_path / "safe.json", *common
     )
     assert all(not one.way.stages for one in read_choice(tmp_path / "safe.json").tried)
     shape, scored = tmp_path / "safe.json", tmp_path / "scored.jsonl"

@@ -163,7 +163,7 @@ def test_the_stage_writes_a_choice_that_can_be_read_and_run(
     saved, out = tmp_path / "reranker", tmp_path / "out"
     export_reranker(reranker.model, reranker.tokenizer, reranker.settings, saved)
     dev = write_evaluation(tmp_path / "dev", "dev", 8, split="dev")
-    tune = CONFIG.tune.model_copy(update={"max_loss": 20.0, "max_queries": 5})
+    tune = CONFIG.tune.model_copy(update={"max_loss": 20.0, "max_queries": 5, "safe": False})
     config = CONFIG.model_copy(update={"tune": tune, "top_k": 8})
 
     def run() -> bytes:
