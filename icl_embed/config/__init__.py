@@ -29,6 +29,7 @@ from icl_embed.config.training import (
     LaunchConfig,
     LoraConfig,
     OptimizerConfig,
+    TrackerName,
     TrainConfig,
 )
 
@@ -63,6 +64,7 @@ __all__ = [
     "SettingsConfig",
     "TeacherConfig",
     "TemplateConfig",
+    "TrackerName",
     "TrainConfig",
     "TuneConfig",
 ]

@@ -82,6 +82,9 @@ class OptimizerConfig(Section):
     keep_checkpoints: int = Field(2, ge=2, description="the newest one may be half written: never below 2")
 
 
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
+
+
 class LaunchConfig(Section):
     """Processes of one distributed job; several nodes meet through torchrun."""
 
@@ -90,6 +93,9 @@ class LaunchConfig(Section):
     rendezvous: str = Field("", description="host:port shared by all nodes; empty on one node")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: CountOrZero = Field(0, description="CPU threads per process; 0 divides the cores")
+    trackers: tuple[TrackerName, ...] = Field(
+        ("tensorboard",), description="who is told every step, besides the log; all but the first are extras"
+    )
     stall_seconds: CountOrZero = Field(
         1800, description="a job without a sign of life for so long is ended; 0 waits for ever"
     )

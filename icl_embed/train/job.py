@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -24,6 +24,16 @@ class Job(Section):
     out_dir: Path
     teacher_dir: Path | None = None
     dtype: str = "auto"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The settings that a tracker shows, one level deep: ``train.optimizer`` is one of them."""
+        parts = self.model_dump(mode="json", include={"train", "rerank", "seed", "dtype"})
+        flat = {name: value for name, value in parts.items() if not isinstance(value, dict)}
+        for section, values in parts.items():
+            if isinstance(values, dict):
+                flat |= {f"{section}.{name}": str(value) for name, value in values.items()}
+        return flat
 
 
 class EmbedderJob(Job):

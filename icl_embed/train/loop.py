@@ -24,6 +24,7 @@ from icl_embed.train.engine import Engine
 from icl_embed.train.learning import LearningWatch
 from icl_embed.train.metrics import METRICS_NAME, MetricsLog
 from icl_embed.train.place import Place
+from icl_embed.train.trackers import Watched
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
@@ -117,7 +118,7 @@ class TrainingResult:
     is_complete: bool
 
 
-def run_training(
+def run_training(  # noqa: PLR0913 - the whole context of a run, passed once
     objective: Objective,
     *,
     optimizer: OptimizerConfig,
@@ -127,6 +128,7 @@ def run_training(
     place: Place,
     snapshot_every: int = 0,
     snapshot: Callable[[int], None] | None = None,
+    watched: Callable[[int], Watched] | None = None,
 ) -> TrainingResult:
     """Train to the last step, from the newest whole checkpoint in ``work_dir``.
 
@@ -134,6 +136,7 @@ def run_training(
     what an uninterrupted one does. On SIGTERM the current step is finished and saved.
 
     Parameters
+        watched: opens the trackers, given the steps that are done; the first rank has them.
         snapshot: called on every rank after every ``snapshot_every`` steps, but not after the last.
 
     Raises
@@ -145,6 +148,7 @@ def run_training(
     if place.is_first and first:
         logger.info("resumed after step %d of %d", first, optimizer.steps)
     log = MetricsLog(work_dir / METRICS_NAME, first) if place.is_first else None
+    trackers = watched(first) if watched and place.is_first else None
     watch = LearningWatch()
     done = first
     with _stop_requests() as stop:
@@ -159,6 +163,8 @@ def run_training(
                 log.write(line)
                 _announce(line, optimizer.steps)
                 watch.see(line)
+                if trackers:
+                    trackers.step(line)
             stopping = bool(place.sum(torch.tensor([float(stop.asked)], device=place.device)).item())
             # before the checkpoint: a run that resumes after it would not come by here again
             if snapshot and snapshot_every and done % snapshot_every == 0 and done < optimizer.steps:
@@ -167,7 +173,10 @@ def run_training(
                 checkpoints.save(engine, done, place)
             if stopping:
                 break
-    return TrainingResult(done, first, done == optimizer.steps)
+    is_complete = done == optimizer.steps
+    if trackers:
+        trackers.end(is_complete=is_complete)
+    return TrainingResult(done, first, is_complete)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

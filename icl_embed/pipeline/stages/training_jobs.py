@@ -15,6 +15,7 @@ from icl_embed.store import StageKey
 from icl_embed.train.job import Job, write_job
 from icl_embed.train.learning import idle_steps
 from icl_embed.train.metrics import METRICS_NAME, read_metrics
+from icl_embed.train.trackers import FOLDER as TENSORBOARD
 
 if TYPE_CHECKING:
     from icl_embed.pipeline.run import Run
@@ -62,6 +63,8 @@ def run_job(module: str, job: Job, launch_config: LaunchConfig, on_line: OnLine 
     path = write_job(job, job.work_dir / "job.json")
     launch(module, path, job.work_dir, launch_config, on_line or logger.info)
     shutil.copy(job.work_dir / METRICS_NAME, job.out_dir / METRICS_NAME)
+    if (job.work_dir / TENSORBOARD).is_dir():
+        shutil.copytree(job.work_dir / TENSORBOARD, job.out_dir / TENSORBOARD)
     return summarise(read_metrics(job.out_dir / METRICS_NAME))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 from icl_embed.launch.worker import run_rank
@@ -17,6 +18,7 @@ from icl_embed.train.job import EmbedderJob, read_job
 from icl_embed.train.loop import run_training
 from icl_embed.train.place import Place, enter
 from icl_embed.train.rows import read_taught_sets
+from icl_embed.train.trackers import open_trackers
 
 
 def main(job_path: Path) -> int:
@@ -49,6 +51,9 @@ def train(job: EmbedderJob) -> bool:
                 place=place,
                 snapshot_every=job.train.snapshot_every,
                 snapshot=lambda step: model.snapshot(step, place),
+                watched=partial(
+                    open_trackers, job.train.launch.trackers, job.work_dir, job.fingerprint, job.told
+                ),
             )
         if result.is_complete:
             model.publish(place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from icl_embed.train.loop import run_training
 from icl_embed.train.place import enter
 from icl_embed.train.reranker.batches import RerankerJob, read_ranking_sets
 from icl_embed.train.reranker.objective import RerankerObjective
+from icl_embed.train.trackers import open_trackers
 
 
 def main(job_path: Path) -> int:
@@ -52,6 +54,7 @@ def train(job: RerankerJob) -> bool:
             seed=job.seed,
             identity={"job": job.fingerprint, "dtype": str(place.dtype)},
             place=place,
+            watched=partial(open_trackers, config.launch.trackers, job.work_dir, job.fingerprint, job.told),
         )
         if result.is_complete and place.is_first:
             with torch.no_grad():
