@@ -43,7 +43,7 @@ class TensorBoard:
         self._writer = library.SummaryWriter(
             str(folder),
             purge_step=first + 1 if first else None,
-            filename_suffix=f".after-{first}",  # a name holds seconds: of two runs in one, none is overwritten
+            filename_suffix=f".after-{first}",  # names hold seconds: two runs in one keep theirs
         )
 
     def step(self, number: int, figures: Mapping[str, float]) -> None:
