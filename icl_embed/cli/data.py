@@ -161,18 +161,11 @@ def _card(name: str, catalog: Path | None) -> Card:
 
 
 def _summary(card: Card) -> dict[str, str]:
-    source = card.source
-    if source.kind == "pypi":
-        shown = f"{source.package} {source.version}"
-    elif source.kind == "hub":
-        shown = f"{source.repository} @ {source.revision[:8]}"
-    else:
-        shown = source.url if source.kind == "http" else source.path
     return {
         "name": card.name,
         "kind": card.kind,
         "title": card.title,
-        "source": f"{source.kind}: {shown}",
+        "source": f"{card.source.kind}: {card.source.shown}",
         "licence": card.licence,
         "homepage": card.homepage,
         "instruction": card.instruction,

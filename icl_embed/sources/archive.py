@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from icl_embed.errors import SourceError
 from icl_embed.sources.fetched import HEAD_BYTES, MAX_RATIO, RATIO_FLOOR_BYTES, Fetched, looks_like
@@ -26,6 +26,7 @@ from icl_embed.store.files import CHUNK_BYTES, fsync_path
 MAX_MEMBER_BYTES = 512 << 20  # of a member that is read into memory
 MAX_TOTAL_BYTES = 1 << 30  # of all members of one source together
 MAX_MEMBERS = 200_000
+DEB_MAGIC, AR_HEADER = b"!<arch>\n", 60
 READ_HERE = ("a tar archive", "a zip archive", "data compressed by gzip")  # of what ``looks_like`` tells
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
@@ -141,6 +142,9 @@ def _opened(handle: IO[bytes], archive: str) -> Iterator[tuple[list[Member], Ope
             members = [(name, info.file_size, info.compress_size) for name, info in infos.items()]
             yield _checked(members, archive), lambda name: zipped.open(infos[name])
         return
+    handle.seek(0)
+    if handle.read(len(DEB_MAGIC)) == DEB_MAGIC:
+        handle = _data_of_deb(handle, archive)
     limit = max(RATIO_FLOOR_BYTES, MAX_RATIO * handle.seek(0, io.SEEK_END))
     handle.seek(0)
     looks = looks_like(handle.read(HEAD_BYTES))
@@ -155,7 +159,7 @@ def _opened(handle: IO[bytes], archive: str) -> Iterator[tuple[list[Member], Ope
             if total > limit or len(files) > MAX_MEMBERS:
                 raise SourceError(f"{archive} grows beyond {limit} bytes or {MAX_MEMBERS} members; refused")
             if item.isfile():  # links and devices do not exist for us
-                files[item.name] = item
+                files[item.name.removeprefix("./")] = item
 
         def open_member(name: str) -> IO[bytes]:
             opened = tar.extractfile(files[name])
@@ -164,6 +168,57 @@ def _opened(handle: IO[bytes], archive: str) -> Iterator[tuple[list[Member], Ope
             return opened
 
         yield _checked([(name, item.size, 0) for name, item in files.items()], archive), open_member
+
+
+class _Window(io.RawIOBase):
+    """A part of a file as a file of its own."""
+
+    def __init__(self, handle: IO[bytes], start: int, size: int) -> None:
+        super().__init__()
+        self._handle, self._start, self._size, self._at = handle, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._handle.seek(self._start + self._at)
+        data = self._handle.read(min(len(buffer), max(0, self._size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _data_of_deb(handle: IO[bytes], archive: str) -> IO[bytes]:
+    """The tarball of a Debian package's files: a member of the ar archive that the package is (deb(5)).
+
+    Raises
+        SourceError: the ar archive is cut or has no such member, or it is compressed by zstd, which Debian
+            itself does not use.
+    """
+    end = handle.seek(0, io.SEEK_END)
+    at = len(DEB_MAGIC)
+    while at + AR_HEADER <= end:
+        handle.seek(at)
+        header = handle.read(AR_HEADER)
+        name, size = header[:16].decode("ascii", "replace").strip().rstrip("/"), header[48:58].strip()
+        if header[58:60] != b"`\n" or not size.isdigit() or at + AR_HEADER + int(size) > end:
+            break
+        if name.startswith("data.tar"):
+            if name.endswith(".zst"):
+                raise SourceError(f"{archive} holds {name}, which is not read; take Debian's own build")
+            return io.BufferedReader(_Window(handle, at + AR_HEADER, int(size)))
+        at += AR_HEADER + int(size) + int(size) % 2
+    raise SourceError(
+        f"{archive} begins as a Debian package, but is cut or has no data.tar; delete it and fetch it again"
+    )
 
 
 def _checked(members: list[Member], archive: str) -> list[Member]:

@@ -44,6 +44,11 @@ class PypiSource(Part):
     def _members_stay_inside(cls, members: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_relative(member) for member in members)
 
+    @property
+    def shown(self) -> str:
+        """Where it comes from, in a few words."""
+        return f"{self.package} {self.version}"
+
 
 class HubSource(Part):
     """Files of a data set repository on the Hugging Face hub, at one commit."""
@@ -59,6 +64,11 @@ class HubSource(Part):
     @classmethod
     def _files_stay_inside(cls, files: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_relative(name) for name in files)
+
+    @property
+    def shown(self) -> str:
+        """Where it comes from, in a few words."""
+        return f"{self.repository} @ {self.revision[:8]}"
 
 
 class HttpSource(Part):
@@ -98,6 +108,70 @@ class HttpSource(Part):
         """The file's name for the readers."""
         return self.filename or PurePosixPath(urlsplit(self.url).path).name
 
+    @property
+    def shown(self) -> str:
+        """Where it comes from, in a few words."""
+        return self.url
+
+
+class DebianSource(Part):
+    """Members of one Debian package (.deb), read from its data archive."""
+
+    kind: Literal["debian"]
+    path: str = Field(
+        pattern=r"^pool/[A-Za-z0-9][A-Za-z0-9/._+~-]*\.deb$",
+        description="in the archive, as `apt-cache show` lists it under Filename",
+    )
+    sha256: Sha256 = Field(description="of that file, as `apt-cache show` lists it")
+    members: tuple[str, ...] = Field(
+        min_length=1, description="installed files without the leading slash: usr/share/…; globs allowed"
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _path_stays_inside(cls, path: str) -> str:
+        return _relative(path)
+
+    @field_validator("members")
+    @classmethod
+    def _members_stay_inside(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_relative(member) for member in members)
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return PurePosixPath(self.path).name
+
+    @property
+    def shown(self) -> str:
+        """Where it comes from, in a few words."""
+        return self.name
+
+
+class NpmSource(Part):
+    """Members of one npm package's tarball."""
+
+    kind: Literal["npm"]
+    package: str = Field(pattern=r"^(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*$")
+    version: str = Field(pattern=r"^[0-9A-Za-z.+-]+$")
+    integrity: str = Field(
+        pattern=r"^sha512-[A-Za-z0-9+/]{86}==$", description="dist.integrity in npm's list"
+    )
+    sha256: Sha256 = Field(description="of the tarball")
+    members: tuple[str, ...] = Field(
+        min_length=1, description="names inside it: package/data/…; globs allowed"
+    )
+
+    @field_validator("members")
+    @classmethod
+    def _members_stay_inside(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_relative(member) for member in members)
+
+    @property
+    def shown(self) -> str:
+        """Where it comes from, in a few words."""
+        return f"{self.package} {self.version}"
+
 
 class LocalSource(Part):
     """A file or folder on this machine, relative to the card."""
@@ -118,8 +192,15 @@ class LocalSource(Part):
     def _files_stay_inside(cls, files: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_relative(name) for name in files)
 
+    @property
+    def shown(self) -> str:
+        """Where it comes from, in a few words."""
+        return self.path
 
-Source = Annotated[PypiSource | HubSource | HttpSource | LocalSource, Field(discriminator="kind")]
+
+Source = Annotated[
+    PypiSource | HubSource | HttpSource | DebianSource | NpmSource | LocalSource, Field(discriminator="kind")
+]
 
 
 def _relative(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from icl_embed.sources.card import Card
-from icl_embed.sources.card_source import HttpSource, HubSource, PypiSource
+from icl_embed.sources.card_source import DebianSource, HttpSource, HubSource, NpmSource, PypiSource
 from icl_embed.sources.fetched import Fetched, Progress
 from icl_embed.sources.local import fetch_local
 
@@ -29,4 +29,12 @@ def fetch(card: Card, downloads: Path, *, progress: Progress | None = None) -> l
         from icl_embed.sources.hub import fetch_hub
 
         return fetch_hub(source, downloads)
+    if isinstance(source, DebianSource):
+        from icl_embed.sources.packages import fetch_debian
+
+        return fetch_debian(source, downloads, progress=progress)
+    if isinstance(source, NpmSource):
+        from icl_embed.sources.packages import fetch_npm
+
+        return fetch_npm(source, downloads, progress=progress)
     return fetch_local(card.local_path, source.files)
