@@ -16,6 +16,8 @@ from icl_embed.config.base import (
     Fraction,
     Kind,
     Section,
+    identity,
+    restored,
 )
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
 from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, SelectionConfig, SettingsConfig
@@ -67,4 +69,6 @@ __all__ = [
     "TrackerName",
     "TrainConfig",
     "TuneConfig",
+    "identity",
+    "restored",
 ]

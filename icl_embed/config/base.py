@@ -1,10 +1,11 @@
-"""Words and rules that every section of the config shares."""
+"""Words and rules that every section of the config shares, and what of a section decides a result."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -34,3 +35,42 @@ class Section(BaseModel):
     """Base of every config section: frozen, strict about names, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+NO_RESULT = "changes no result"
+"""Mark of a field, ``Annotated[…, NO_RESULT]``: paths, processes, checkpoints. No key holds it."""
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def identity(section: Section, *left_out: str) -> dict[str, Any]:
+    """What a key holds of a section: its fields as JSON, but for those that change no result.
+
+    Parameters
+        left_out: fields that another stage reads, not the one whose key this is.
+    """
+    found = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if name in left_out or NO_RESULT in field.metadata:
+            del found[name]
+        elif isinstance(value, Section):
+            found[name] = identity(value)
+    return found
+
+
+def restored(settings: Mapping[str, Any], mine: AnySection) -> AnySection:
+    """The section that a key describes, with what changes no result as this run has it.
+
+    Parameters
+        settings: what ``identity`` made of a section.
+        mine: the section of this run.
+    """
+    values = dict(settings)
+    for name, field in type(mine).model_fields.items():
+        value = getattr(mine, name)
+        if NO_RESULT in field.metadata:
+            values[name] = value
+        elif isinstance(value, Section) and name in settings:
+            values[name] = restored(settings[name], value)
+    return type(mine)(**values)

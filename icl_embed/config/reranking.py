@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from icl_embed.config.base import Count, CountOrZero, Section
+from icl_embed.config.base import NO_RESULT, Count, CountOrZero, Section
 from icl_embed.config.training import LaunchConfig, LoraConfig, OptimizerConfig
 
 
@@ -97,7 +97,7 @@ class RerankConfig(Section):
     tune: TuneConfig = TuneConfig()
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    launch: LaunchConfig = LaunchConfig()
+    launch: Annotated[LaunchConfig, NO_RESULT] = LaunchConfig()
 
     @property
     def prompt_sentence(self) -> str:

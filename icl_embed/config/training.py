@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from icl_embed.config.base import Count, CountOrZero, Fraction, Kind, Section
+from icl_embed.config.base import NO_RESULT, Count, CountOrZero, Fraction, Kind, Section
 from icl_embed.config.model import PromptConfig
 
 NotNegative = Annotated[float, Field(ge=0.0)]
@@ -78,8 +78,10 @@ class OptimizerConfig(Section):
     steps: Count = 100
     max_grad_norm: float = Field(1.0, gt=0.0)
     zero_stage: Literal[0, 1, 2, 3] = 1
-    save_every: Count = Field(50, description="steps between checkpoints")
-    keep_checkpoints: int = Field(2, ge=2, description="the newest one may be half written: never below 2")
+    save_every: Annotated[Count, NO_RESULT] = Field(50, description="steps between checkpoints")
+    keep_checkpoints: Annotated[int, NO_RESULT] = Field(
+        2, ge=2, description="the newest one may be half written: never below 2"
+    )
 
 
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
@@ -147,7 +149,9 @@ class TrainConfig(Section):
     four_bit_base: bool = Field(False, description="frozen base weights in 4 bits (extra gpu)")
     gradient_cache: bool = Field(False, description="memory of one micro-batch, whatever the batch size")
     activation_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
-    tokenizer_workers: CountOrZero = Field(0, description="processes that prepare batches; 0: in line")
+    tokenizer_workers: Annotated[CountOrZero, NO_RESULT] = Field(
+        0, description="processes that prepare batches; 0: in line"
+    )
     batch_tokens: Count = Field(8192, description="tokens per forward pass")
     examples: ExamplesConfig = ExamplesConfig()
     prompt: PromptConfig = PromptConfig()
@@ -157,7 +161,7 @@ class TrainConfig(Section):
         0,
         description="steps between weights that evaluate-checkpoint may choose from; 0: only the last",
     )
-    launch: LaunchConfig = LaunchConfig()
+    launch: Annotated[LaunchConfig, NO_RESULT] = LaunchConfig()
 
     @property
     def ranks(self) -> int:

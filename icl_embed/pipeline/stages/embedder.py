@@ -11,19 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import ExamplesConfig, RunConfig, TeacherConfig, TrainConfig
+from icl_embed.config import ExamplesConfig, RunConfig, TeacherConfig, TrainConfig, identity, restored
 from icl_embed.errors import TrainingError
 from icl_embed.model.dtype import name_dtype
 from icl_embed.model.settings import EmbedderSettings
 from icl_embed.pipeline.stages.public_embedder import public_embedder_key
 from icl_embed.pipeline.stages.teacher_scores import content_of
 from icl_embed.pipeline.stages.training_jobs import (
-    NO_RESULT,
     OnLine,
     common_settings,
     run_job,
     training_inputs,
-    with_checkpointing,
 )
 from icl_embed.store import StageKey
 from icl_embed.train.job import EmbedderJob
@@ -46,7 +44,7 @@ def embedder_key(
         ConfigError: the folder of a teacher does not exist.
     """
     settings = {
-        "train": config.train.model_dump(mode="json", exclude=NO_RESULT | {"tokenizer_workers": True}),
+        "train": identity(config.train),
         "embedder": embedder_settings(config).model_dump(mode="json"),
         "dtype": name_dtype(config.model.dtype),
         "seed": config.seed,
@@ -88,14 +86,7 @@ def embedder_settings(config: RunConfig) -> EmbedderSettings:
 
 def build_embedder(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | None) -> Mapping[str, Any]:
     """Train the embedder in a subprocess; a killed run resumes from its work folder."""
-    train = TrainConfig(
-        **{
-            **key.settings["train"],
-            "launch": run.config.train.launch,
-            "tokenizer_workers": run.config.train.tokenizer_workers,
-            "optimizer": with_checkpointing(key.settings["train"]["optimizer"], run.config.train.optimizer),
-        }
-    )
+    train = restored(key.settings["train"], run.config.train)
     job = EmbedderJob(
         **common_settings(run, key, out_dir),
         train=train,

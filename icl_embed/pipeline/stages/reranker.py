@@ -6,16 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import RerankConfig, RunConfig
+from icl_embed.config import RunConfig, identity, restored
 from icl_embed.model.dtype import name_dtype
-from icl_embed.pipeline.stages.training_jobs import (
-    NO_RESULT,
-    OnLine,
-    common_settings,
-    run_job,
-    training_inputs,
-    with_checkpointing,
-)
+from icl_embed.pipeline.stages.training_jobs import OnLine, common_settings, run_job, training_inputs
 from icl_embed.store import StageKey
 from icl_embed.train.reranker.batches import RerankerJob
 
@@ -30,9 +23,8 @@ def reranker_key(
     config: RunConfig, base: StageKey, negatives: StageKey, teacher: StageKey | None = None
 ) -> StageKey:
     """The reranker; with a teacher, distilled from its scores as well as from itself."""
-    read_later: dict[str, Any] = {"top_k": True, "max_queries": True, "cutoff_layer": True, "tune": True}
     settings = {
-        "rerank": config.rerank.model_dump(mode="json", exclude=NO_RESULT | read_later),
+        "rerank": identity(config.rerank, "top_k", "max_queries", "cutoff_layer", "tune"),
         "dtype": name_dtype(config.model.dtype),
         "seed": config.seed,
     }
@@ -41,13 +33,6 @@ def reranker_key(
 
 def build_reranker(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | None) -> Mapping[str, Any]:
     """Distil the reranker in a subprocess."""
-    mine = run.config.rerank
-    rerank = RerankConfig(
-        **{
-            **key.settings["rerank"],
-            "launch": mine.launch,
-            "optimizer": with_checkpointing(key.settings["rerank"]["optimizer"], mine.optimizer),
-        }
-    )
+    rerank = restored(key.settings["rerank"], run.config.rerank)
     job = RerankerJob(**common_settings(run, key, out_dir), rerank=rerank)
     return run_job("icl_embed.train.reranker", job, rerank.launch, on_line)

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import RANKING_KINDS, RerankConfig, RunConfig
+from icl_embed.config import RANKING_KINDS, RerankConfig, RunConfig, identity
 from icl_embed.errors import ConfigError
 from icl_embed.model.dtype import name_dtype
-from icl_embed.pipeline.stages.training_jobs import NO_RESULT
 from icl_embed.progress import tell
 from icl_embed.sources.card import Card
 from icl_embed.store import StageKey
@@ -48,9 +47,10 @@ def tuning_sets(config: RunConfig, cards: Mapping[str, Card]) -> list[str]:
 
 def reranker_choice_key(config: RunConfig, reranker: StageKey, tuning: Iterable[StageKey]) -> StageKey:
     """The way to rerank that loses little on development queries."""
-    left_out: dict[str, Any] = {"max_queries": True, "cutoff_layer": True, "tune": {"enabled", "datasets"}}
+    settings = _measuring(config, "max_queries", "cutoff_layer")
+    settings["rerank"]["tune"] = identity(config.rerank.tune, "enabled", "datasets")
     inputs = {"reranker": reranker.reference, **{key.label: key.reference for key in tuning}}
-    return StageKey(CHOICE, VERSIONS[CHOICE], _measuring(config, left_out), inputs, config.preset)
+    return StageKey(CHOICE, VERSIONS[CHOICE], settings, inputs, config.preset)
 
 
 def reranker_evaluation_key(
@@ -60,15 +60,12 @@ def reranker_evaluation_key(
     chosen = {"choice": choice.reference} if choice else {}
     ranked = {key.label: key.reference for key in first_stages}
     inputs = {"reranker": reranker.reference, **chosen, **ranked}
-    return StageKey(
-        EVALUATION, VERSIONS[EVALUATION], _measuring(config, {"tune": True}), inputs, config.preset
-    )
+    return StageKey(EVALUATION, VERSIONS[EVALUATION], _measuring(config, "tune"), inputs, config.preset)
 
 
-def _measuring(config: RunConfig, left_out: dict[str, Any]) -> dict[str, Any]:
-    left_out = {**NO_RESULT, "lora": True, **left_out}
+def _measuring(config: RunConfig, *left_out: str) -> dict[str, Any]:
     return {
-        "rerank": config.rerank.model_dump(mode="json", exclude=left_out),
+        "rerank": identity(config.rerank, "lora", *left_out),
         "evaluate": {name: getattr(config.evaluate, name) for name in ("bootstrap_resamples", "confidence")},
         "dtype": name_dtype(config.model.dtype),
         "seed": config.seed,

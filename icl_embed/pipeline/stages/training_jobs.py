@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import LaunchConfig, OptimizerConfig
+from icl_embed.config import LaunchConfig
 from icl_embed.launch.launcher import launch
 from icl_embed.pipeline.stages.score import opened
 from icl_embed.store import StageKey
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 OnLine = Callable[[str], None]
-
-# Settings that change no result: paths, numbers of processes and checkpoint intervals.
-NO_RESULT: dict[str, Any] = {"launch": True, "optimizer": {"save_every", "keep_checkpoints"}}
 
 
 def training_inputs(base: StageKey, negatives: StageKey, teacher: StageKey | None) -> dict[str, str]:
@@ -48,13 +45,6 @@ def common_settings(run: Run, key: StageKey, out_dir: Path) -> dict[str, Any]:
         "out_dir": out_dir.absolute(),
         "teacher_dir": run.input(key, "teacher").path.absolute() if "teacher" in key.inputs else None,
     }
-
-
-def with_checkpointing(settings: Mapping[str, Any], mine: OptimizerConfig) -> OptimizerConfig:
-    """The optimizer of the key, with this run's checkpoint habits, which change no result."""
-    return OptimizerConfig(
-        **{**settings, "save_every": mine.save_every, "keep_checkpoints": mine.keep_checkpoints}
-    )
 
 
 def run_job(module: str, job: Job, launch_config: LaunchConfig, on_line: OnLine | None) -> Mapping[str, Any]:

@@ -1,0 +1,36 @@
+"""What a key holds of a config section, and how a builder gets the whole section back."""
+
+from icl_embed.config import LaunchConfig, OptimizerConfig, RerankConfig, TrainConfig, identity, restored
+
+
+def test_a_key_holds_what_decides_a_result_and_nothing_else():
+    found = identity(TrainConfig())
+    assert "launch" not in found and "tokenizer_workers" not in found
+    assert {"save_every", "keep_checkpoints"}.isdisjoint(found["optimizer"])
+    assert found["optimizer"]["learning_rate"] == OptimizerConfig().learning_rate
+    whole = TrainConfig().model_dump(mode="json")
+    assert set(whole) - set(found) == {"launch", "tokenizer_workers"}
+    assert "top_k" not in identity(RerankConfig(), "top_k")
+
+
+def test_settings_that_change_no_result_change_no_key():
+    other = TrainConfig(
+        tokenizer_workers=3,
+        launch=LaunchConfig(processes=4, trackers=()),
+        optimizer=OptimizerConfig(save_every=1, keep_checkpoints=9),
+    )
+    assert identity(other) == identity(TrainConfig())
+    assert identity(TrainConfig(temperature=0.5)) != identity(TrainConfig())
+
+
+def test_a_builder_takes_results_from_the_key_and_the_rest_from_the_run():
+    asked = TrainConfig(temperature=0.5, optimizer=OptimizerConfig(steps=7, save_every=2))
+    mine = TrainConfig(
+        temperature=0.1,
+        tokenizer_workers=2,
+        launch=LaunchConfig(threads=3),
+        optimizer=OptimizerConfig(steps=99, save_every=4),
+    )
+    found = restored(identity(asked), mine)
+    assert (found.temperature, found.optimizer.steps) == (0.5, 7)
+    assert (found.optimizer.save_every, found.tokenizer_workers, found.launch.threads) == (4, 2, 3)
