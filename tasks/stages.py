@@ -30,12 +30,14 @@ class StageTask(NamedTuple):
 
 STAGES: Mapping[str, StageTask] = {
     "base-model": StageTask("fetch-base-model", "Fetch, verify and convert the base model.", FETCH),
+    "public-embedder": StageTask("fetch-public-embedder", "Fetch and verify a published embedder.", FETCH),
     "dataset": StageTask("build-dataset", "Fetch and verify a card's source, and read it into rows.", FETCH),
     "task-data": StageTask("fetch-task-data", "Fetch, verify and count a benchmark task's data.", FETCH),
     "pool": StageTask("build-pool", "Clean, deduplicate and decontaminate all data sets.", COMPUTE),
     "negatives": StageTask("mine-negatives", "Mine hard negatives for every training pair.", COMPUTE, True),
     "teacher-scores": StageTask("score-teacher", "Score the training pairs with the teacher.", TRAIN, True),
     "embedder": StageTask("train-embedder", "Train the embedder; resumes from its checkpoint.", TRAIN, True),
+    "control": StageTask("train-control", "Train it once more without any example.", TRAIN, True),
     "reranker": StageTask("train-reranker", "Distil the lightweight reranker.", TRAIN, True),
     "checkpoint": StageTask("restore-checkpoint", "Make a model of a step that training kept.", COMPUTE),
     "score": StageTask("score", "Score one model on one task in one setting.", SCORE, True),
