@@ -101,6 +101,8 @@ def _score_keys(
 ) -> list[StageKey]:
     """A model on a task in every setting; BM25 is asked in none. ``more`` says where examples come from."""
     asked: Sequence[AskedSetting | None] = [None] if model.name == BM25 else settings
+    if model.name == PUBLIC:  # it takes no examples
+        asked = [one for one in settings if not one.shots]
     dtype = name_dtype(config.model.dtype)
     return [
         ScoreRequest(
