@@ -52,7 +52,7 @@ class RerankingFacts:
     facts: tuple[tuple[str, str], ...]
     cost_label: str
     flops_saved: float | None
-    relative_loss: float | None
+    relative_loss: Interval | None
 
 
 def read_reranking(folder: Path | None) -> RerankingFacts | None:
@@ -84,7 +84,7 @@ def read_reranking(folder: Path | None) -> RerankingFacts | None:
         facts=facts,
         cost_label="GFLOPs per query",
         flops_saved=_percent(scores.get("flops_saved_fraction")),
-        relative_loss=_percent(scores.get("relative_loss")),
+        relative_loss=_interval(loss) if (loss := scores.get("relative_loss_interval")) else None,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from icl_embed.config import EvaluateConfig, RunConfig
-from icl_embed.evaluation.measurement import Bootstrap
+from icl_embed.evaluation.measurement import Bootstrap, Interval
 from icl_embed.evaluation.scores import read_examples, read_scores
 from icl_embed.evaluation.summary import Summary, plain_rows, summaries_of_folders
 from icl_embed.examples import Example
@@ -186,10 +186,18 @@ def _headlines(table: ScoreTable, reranking: RerankingFacts | None) -> tuple[Hea
                 f"{reranking.flops_saved:.0f}",
                 "%",
                 "of the reranker's FLOPs saved",
-                f"nDCG@10 {signed(-reranking.relative_loss / 100)} % against full depth",
+                change_of_quality(reranking.relative_loss),
             )
         )
     return tuple(found)
+
+
+def change_of_quality(loss: Interval) -> str:
+    """What the lightweight way loses, in words that do not make a certain loss of an uncertain one."""
+    span = f"{signed(-loss.high)} to {signed(-loss.low)} %"
+    if loss.low <= 0.0 <= loss.high:
+        return f"no certain change of nDCG@10 against full depth ({span})"
+    return f"nDCG@10 {signed(-loss.mean)} % against full depth ({span})"
 
 
 def _score_headlines(row: ScoreRow) -> list[Headline]:

@@ -8,12 +8,12 @@ import pytest
 
 from icl_embed.config import RunConfig
 from icl_embed.errors import DataError, EvaluationError
-from icl_embed.evaluation.measurement import Bootstrap, compare
+from icl_embed.evaluation.measurement import Bootstrap, Interval, compare
 from icl_embed.evaluation.scores import Absence, read_measurements, read_scores, write_scores, write_values
 from icl_embed.report.facts import ReportInputs, signed
 from icl_embed.report.page import build_report, duration
 from icl_embed.report.score_table import Systems, build_score_table
-from icl_embed.report.view import config_changes, gather
+from icl_embed.report.view import change_of_quality, config_changes, gather
 from tests.icl_embed.report.run_folders import DATASETS, FEW_SHOT
 
 
@@ -204,6 +204,14 @@ def test_the_reranker_table_and_curve_are_there(page, html, markdown):
         "layer 4, compression 2",
     ]
     assert "**58%** of the reranker's FLOPs saved" in markdown
+    assert "no certain change of nDCG@10 against full depth (−2.5 to +0.4 %)" in html
+
+
+def test_a_loss_is_a_headline_only_where_it_is_certain():
+    assert "no certain" in change_of_quality(Interval(0.04, -0.04, 0.12))
+    assert change_of_quality(Interval(0.11, 0.04, 0.17)) == (
+        "nDCG@10 −11.0 % against full depth (−17.0 to −4.0 %)"
+    )
 
 
 def test_how_the_lightweight_way_was_chosen_is_shown_with_its_limit(html, markdown):
