@@ -18,8 +18,8 @@ from icl_embed.launch.worker import beat
 from icl_embed.store.artefact import publish
 from icl_embed.store.key import StageKey, explain_difference
 from icl_embed.store.manifest import describe, find_damage, read_manifest
+from icl_embed.train.distributed import Place
 from icl_embed.train.engine import Engine
-from icl_embed.train.place import Place
 
 logger = logging.getLogger(__name__)
 

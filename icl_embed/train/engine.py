@@ -14,7 +14,7 @@ import torch
 from icl_embed.config import OptimizerConfig
 from icl_embed.errors import TrainingError
 from icl_embed.launch.worker import beat
-from icl_embed.train.place import Place
+from icl_embed.train.distributed import Place
 
 TAG = "state"
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from icl_embed.config import OptimizerConfig
 from icl_embed.errors import TrainingError
 from icl_embed.train.checkpoint import Checkpoints
+from icl_embed.train.distributed import Place
 from icl_embed.train.engine import Engine
 from icl_embed.train.learning import LearningWatch
 from icl_embed.train.metrics import METRICS_NAME, MetricsLog
-from icl_embed.train.place import Place
 from icl_embed.train.trackers import Watched
 
 

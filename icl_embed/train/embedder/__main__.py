@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from icl_embed.launch.worker import run_rank
-from icl_embed.train.embedder.ahead import prepare_ahead
+from icl_embed.train.distributed import Place, enter
 from icl_embed.train.embedder.batches import refuse_nothing_to_learn
 from icl_embed.train.embedder.model import load_for_training
 from icl_embed.train.embedder.objective import EmbedderObjective
+from icl_embed.train.embedder.prefetch import prepare_ahead
 from icl_embed.train.embedder.prepare import StepBuilder
 from icl_embed.train.embedder.teacher import EmbedderTeacher
 from icl_embed.train.job import EmbedderJob, read_job
 from icl_embed.train.loop import run_training
-from icl_embed.train.place import Place, enter
 from icl_embed.train.rows import read_taught_sets
 from icl_embed.train.trackers import open_trackers
 

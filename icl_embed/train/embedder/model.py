@@ -16,10 +16,10 @@ from icl_embed.model.demonstrations import add_demonstrations, take_demonstratio
 from icl_embed.model.embedder import Embedder
 from icl_embed.model.lora import ADAPTER_FOLDER, attach, load_four_bit, merge, move_adapter, save_adapter
 from icl_embed.model.settings import add_special_tokens, write_settings
+from icl_embed.train.distributed import Place
 from icl_embed.train.embedder.snapshots import SNAPSHOTS, snapshot_folder
 from icl_embed.train.engine import whole_weights
 from icl_embed.train.job import EmbedderJob
-from icl_embed.train.place import Place
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from icl_embed.errors import TrainingError
 from icl_embed.launch.worker import beat
 from icl_embed.model.cpu.heap import give_back_freed_memory
 from icl_embed.model.embedder import Embedder
+from icl_embed.train.distributed import Place
 from icl_embed.train.embedder.loss import (
     distillation,
     imitation,
@@ -38,7 +39,6 @@ from icl_embed.train.embedder.loss import (
 from icl_embed.train.embedder.prepare import MicroBatch, PreparedStep, plan_micro_batches, repeat_shortest
 from icl_embed.train.embedder.teacher import EmbedderTeacher
 from icl_embed.train.loop import LossInParts
-from icl_embed.train.place import Place
 from icl_embed.train.rows import text_hash
 
 Encode = Callable[[MicroBatch], Tensor]

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from icl_embed.config import Kind
 from icl_embed.model.sentence_transformer import SentenceTransformerEncoder
+from icl_embed.train.distributed import Place
 from icl_embed.train.embedder.prepare import PreparedStep
-from icl_embed.train.place import Place
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from icl_embed.model.cpu.kernels import speed_up_frozen
 from icl_embed.model.lora import attach
 from icl_embed.rerank.folder import export_reranker, start_from
 from icl_embed.rerank.pairs import PairBuilder
+from icl_embed.train.distributed import enter
 from icl_embed.train.job import read_job
 from icl_embed.train.loop import run_training
-from icl_embed.train.place import enter
 from icl_embed.train.reranker.batches import RerankerJob, read_ranking_sets
 from icl_embed.train.reranker.objective import RerankerObjective
 from icl_embed.train.trackers import open_trackers

@@ -36,8 +36,8 @@ from icl_embed.rerank.pairs import (
     plan_pair_batches,
 )
 from icl_embed.rerank.shape import Shape
+from icl_embed.train.distributed import Place
 from icl_embed.train.embedder.loss import distillation
-from icl_embed.train.place import Place
 from icl_embed.train.reranker.batches import draw_group, draw_width, has_teacher, plan_groups
 from icl_embed.train.rows import TrainingSet
 

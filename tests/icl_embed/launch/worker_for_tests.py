@@ -30,7 +30,7 @@ def behave(name: str) -> bool:
             time.sleep(0.5)
             beat()
     elif name == "meet":
-        from icl_embed.train.place import enter  # torch: the others start without it
+        from icl_embed.train.distributed import enter  # torch: the others start without it
 
         with enter(LaunchConfig(device="cpu", threads=1), dtype="float32") as place:
             place.wait()

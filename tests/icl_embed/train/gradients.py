@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from icl_embed.config import LaunchConfig
+from icl_embed.train.distributed import Place, enter
 from icl_embed.train.embedder.__main__ import load_teacher
 from icl_embed.train.embedder.model import load_for_training
 from icl_embed.train.embedder.objective import EmbedderObjective
@@ -21,7 +22,6 @@ from icl_embed.train.embedder.prepare import StepBuilder
 from icl_embed.train.engine import Engine
 from icl_embed.train.job import EmbedderJob, read_job
 from icl_embed.train.loop import LossInParts, train_step
-from icl_embed.train.place import Place, enter
 from icl_embed.train.rows import read_training_sets
 
 ALONE = Place(0, 1, torch.device("cpu"), torch.float32)

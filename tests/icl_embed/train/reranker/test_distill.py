@@ -18,8 +18,8 @@ from icl_embed.model.lora import attach
 from icl_embed.rerank.folder import start_from
 from icl_embed.rerank.reranker import Reranker
 from icl_embed.rerank.shape import Shape
+from icl_embed.train.distributed import Place
 from icl_embed.train.job import write_job
-from icl_embed.train.place import Place
 from icl_embed.train.reranker.__main__ import train
 from icl_embed.train.reranker.batches import RerankerJob, draw_group, read_ranking_sets
 from icl_embed.train.reranker.objective import (

@@ -142,7 +142,7 @@ def test_a_step_draws_a_ratio_and_where_asked_a_part_of_the_layers() -> None:
 
 def test_two_ranks_share_a_teachers_loss_even_if_one_has_no_scored_row(reranker: Reranker) -> None:
     """All ranks must report the same figures, or their sums would be mixed up."""
-    from icl_embed.train.place import Place
+    from icl_embed.train.distributed import Place
 
     config = one_batch(num_negatives=4)
     objective = make_objective(reranker, config, training_set=taught_set())

@@ -14,7 +14,7 @@ from icl_embed.launch.launcher import WorkerLostError
 from icl_embed.launch.processes import start_time_of
 from icl_embed.model.settings import EmbedderSettings
 from icl_embed.prompts import PromptBuilder
-from icl_embed.train.embedder.ahead import prepare_ahead
+from icl_embed.train.embedder.prefetch import prepare_ahead
 from icl_embed.train.embedder.prepare import StepBuilder
 from icl_embed.train.rows import read_training_sets
 from tests.training_jobs import make_job, write_rows
@@ -76,7 +76,7 @@ def test_an_error_in_a_worker_arrives_as_its_own_type(tiny_model: Path, tmp_path
 OWNER = """
 import sys, time
 from pathlib import Path
-from icl_embed.train.embedder.ahead import prepare_ahead
+from icl_embed.train.embedder.prefetch import prepare_ahead
 from tests.icl_embed.train.test_ahead import children, make_builder
 if __name__ == "__main__":
     with prepare_ahead(make_builder(Path(sys.argv[1]), Path(sys.argv[2])), 1) as prepare:
