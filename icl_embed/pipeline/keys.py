@@ -24,6 +24,7 @@ from icl_embed.pipeline.stages.score import (
     PUBLIC,
     TRAINED,
     card_scores,
+    first_stages_of,
     mean_pooled,
 )
 from icl_embed.pipeline.stages.teacher_scores import teacher_keys
@@ -136,7 +137,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         key
         for (system, name), keys in scores.items()
         if system in FIRST_STAGES and cards[name].kind in RANKING_KINDS
-        for key in keys
+        for key in first_stages_of(keys)
     ]
     reranked = reranker_evaluation_key(config, reranker, choice, first)
     inputs = [base, *datasets.values(), pool, negatives, embedder, *controls.values(), *scored, reranker]

@@ -91,6 +91,20 @@ def card_scores(
     return [*keys, *(more if placebo else [])]
 
 
+def first_stages_of(scores: Sequence[StageKey]) -> list[StageKey]:
+    """Of a model's scores on one task those that a reranker may start from: without examples, and with most.
+
+    The latter is missing where a task has no examples. Of several draws it is the first; a placebo is none.
+    """
+
+    def shots(key: StageKey) -> int:
+        return int(key.settings.get("asked", {}).get("shots", 0))
+
+    clean = [key for key in scores if "placebo" not in key.settings.get("examples", {})]
+    most = max(clean, key=shots)  # the first of equals
+    return [key for key in clean if not shots(key) or key is most]
+
+
 def _score_keys(
     config: RunConfig,
     task: str,

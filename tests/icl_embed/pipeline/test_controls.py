@@ -78,3 +78,14 @@ def test_another_folder_or_another_file_is_refused_and_nothing_is_left(public):
     with pytest.raises(SourceError, match="sha256"):
         build(run, run.keys.controls["public"])
     assert not list(run.store.root.glob("public-embedder/[0-9a-f]*"))
+
+
+def test_a_reranker_starts_from_one_setting_however_many_are_asked(tmp_path):
+    asked = ["evaluate.placebo=true", "evaluate.settings.seeds=[0,1]", "evaluate.settings.shots=[0,1,2]"]
+    keys = open_run(str(build_project(tmp_path)), asked).keys
+    scores = keys.scores["trained", "tiny-notes"]
+    assert len(scores) == 1 + 2 * 2 + 1
+    used = [
+        label for label in keys.reranker_evaluation.inputs if label.startswith("trained on data/tiny-notes")
+    ]
+    assert [label.partition(", ")[2] for label in used] == ["zero-shot", "2-shot fixed"]
