@@ -36,8 +36,10 @@ class TensorBoard:
     """Event files in a folder; ``tensorboard --logdir`` reads them."""
 
     def __init__(self, folder: Path, first: int) -> None:
-        """Parameters
-        first: steps that are done; what an interrupted run wrote of later ones is taken back.
+        """Open the files.
+
+        Parameters
+            first: steps that are done; what an interrupted run wrote of later ones is taken back.
         """
         library = _library("tensorboard")
         self._writer = library.SummaryWriter(

@@ -163,7 +163,7 @@ def test_a_failed_export_leaves_nothing(tmp_path):
 def test_only_models_are_exported(tiny_model, tmp_path):
     build_store(tmp_path / "store", tiny_model())
     for name, message in (
-        ("trained-set", "is no embedder or base-model or checkpoint or reranker"),
+        ("trained-set", "is no embedder or base-model or checkpoint"),
         ("none", "neither a folder"),
     ):
         arguments = ["export", name, "--output", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
