@@ -59,9 +59,9 @@ SMALL_FOR_A_REASON = {
     "flows/build_pool.py": "one file per flow",
     "flows/full_pipeline.py": "one file per flow, and the one to read first",
     "flows/train_embedder.py": "one file per flow",
-    "icl_embed/pipeline/stages/public_embedder.py": "a stage of its own that two others start from",
+    "icl_embed/pipeline/stages/public_embedder.py": "one file per stage",
+    "icl_embed/pipeline/stages/reranker.py": "one file per stage",
     "icl_embed/model/cpu/heap.py": "the only calls into the C library",
-    "icl_embed/sources/fetch.py": "the only file that knows all kinds of sources",
 }
 
 
