@@ -77,7 +77,7 @@ OWNER = """
 import sys, time
 from pathlib import Path
 from icl_embed.train.embedder.prefetch import prepare_ahead
-from tests.icl_embed.train.test_ahead import children, make_builder
+from tests.icl_embed.train.test_prefetch import children, make_builder
 if __name__ == "__main__":
     with prepare_ahead(make_builder(Path(sys.argv[1]), Path(sys.argv[2])), 1) as prepare:
         prepare(0)
