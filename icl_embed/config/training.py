@@ -11,7 +11,7 @@ from icl_embed.config.base import NO_RESULT, Count, CountOrZero, Fraction, Kind,
 from icl_embed.config.model import PromptConfig
 
 NotNegative = Annotated[float, Field(ge=0.0)]
-MIN_EXPLAINED = 2  # labels under arbitrary names, each by an example
+MIN_EXPLAINED = 2  # labels under arbitrary names, each by an example: one alone tells nothing apart
 
 
 class ExamplesConfig(Section):

@@ -21,7 +21,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,8 +32,10 @@ from icl_embed.evaluation.measurement import (
     Floats,
     Measured,
     Measurement,
+    average_difference,
     average_ranks,
     check_same_items,
+    detectable_difference,
     parts_of,
 )
 
@@ -108,20 +109,13 @@ def minimum_detectable_effect(
 ) -> float:
     """The true difference (averaged over the pairs) that a comparison would find with probability ``power``.
 
-    (z of level + z of power) times the paired bootstrap's standard error (Bloom, Evaluation Review 19, 1995).
     NaN when the two sides agree on every item: there is no spread to tell it from.
 
     Raises
         EvaluationError: not the same items.
     """
-    for first, second in pairs:
-        check_same_items(first, second)
-    spread = np.mean([a.replicates(how) - b.replicates(how) for a, b in pairs], axis=0)
-    error = float(np.nanstd(spread, ddof=1))
-    if error <= ROUNDING:
-        return float("nan")
-    normal = NormalDist()
-    return (normal.inv_cdf(1.0 - level / 2) + normal.inv_cdf(power)) * error
+    error = average_difference(pairs, how).error
+    return detectable_difference(error, level=level, power=power) if error > ROUNDING else float("nan")
 
 
 def _p_value(observed: float, null: Floats, name: str) -> float:

@@ -80,13 +80,12 @@ class PipelineKeys:
 
 
 def control_keys(
-    config: RunConfig, base: StageKey, negatives: StageKey, teacher: StageKey | None
+    config: RunConfig, base: StageKey, negatives: StageKey, taught: StageKey | None
 ) -> dict[str, StageKey]:
     """The models of ``evaluate.baselines`` that are made or fetched for the comparison alone."""
     wanted = config.evaluate.baselines
     keys: dict[str, StageKey] = {}
     if NO_EXAMPLES in wanted:
-        taught = teacher if config.teacher.embedder else None
         keys[NO_EXAMPLES] = control_key(config, base, negatives, taught)
     if PUBLIC in wanted:
         keys[PUBLIC] = public_embedder_key(config)
@@ -116,8 +115,9 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
     pool = pool_key(config, cards, datasets)
     negatives = negatives_key(config, base, pool)
     own, teacher = teacher_keys(config, base, negatives)
-    embedder = embedder_key(config, base, negatives, teacher if config.teacher.embedder else None)
-    controls = control_keys(config, base, negatives, teacher)
+    taught = teacher if config.teacher.embedder else None
+    embedder = embedder_key(config, base, negatives, taught)
+    controls = control_keys(config, base, negatives, taught)
     models = scored_models(config, base, embedder, controls)
     scores = {
         (system, name): card_scores(config, name, datasets[name], pool, models[system])

@@ -28,6 +28,7 @@ MAX_TOTAL_BYTES = 1 << 30  # of all members of one source together
 MAX_MEMBERS = 200_000
 DEB_MAGIC, AR_HEADER = b"!<arch>\n", 60
 READ_HERE = ("a tar archive", "a zip archive", "data compressed by gzip")  # of what ``looks_like`` tells
+# NotImplementedError is what zipfile raises of a compression that it does not know
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 Member = tuple[str, int, int]  # name, size as declared, stored size (0 where a tarball does not say)

@@ -10,11 +10,22 @@ from pathlib import PurePosixPath
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$", max_length=255)]
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def _relative(name: str) -> str:
+    parts = PurePosixPath(name.replace("!", "/")).parts
+    if not name or "\0" in name or "\\" in name or name.startswith(("/", "~")) or ".." in parts:
+        raise ValueError(f"{name!r} must be a plain relative name")
+    return name
+
+
+InnerNames = Annotated[tuple[str, ...], AfterValidator(lambda names: tuple(map(_relative, names)))]
+"""Names inside a source; globs allowed, ways out of it not."""
 
 
 class Part(BaseModel):
@@ -34,15 +45,10 @@ class PypiSource(Part):
     version: str = Field(min_length=1)
     filename: FileName = Field(description="the wheel or sdist, as the index lists it")
     sha256: Sha256 = Field(description="of that file; also compared with the index's own")
-    members: tuple[str, ...] = Field(
+    members: InnerNames = Field(
         min_length=1,
         description="names inside it; * ? [ab] [^ab] ** allowed; a.tar.gz!b reads inside a member",
     )
-
-    @field_validator("members")
-    @classmethod
-    def _members_stay_inside(cls, members: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_relative(member) for member in members)
 
     @property
     def shown(self) -> str:
@@ -58,12 +64,7 @@ class HubSource(Part):
     revision: str = Field(
         pattern=r"^[0-9a-f]{40}$", description="a full commit id; a branch or tag may change and is refused"
     )
-    files: tuple[str, ...] = Field(min_length=1, description="names in the repository; globs allowed")
-
-    @field_validator("files")
-    @classmethod
-    def _files_stay_inside(cls, files: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_relative(name) for name in files)
+    files: InnerNames = Field(min_length=1, description="names in the repository; globs allowed")
 
     @property
     def shown(self) -> str:
@@ -78,13 +79,8 @@ class HttpSource(Part):
     url: str
     sha256: Sha256
     filename: FileName | None = Field(None, description="its name for the readers; default: from the url")
-    members: tuple[str, ...] = ()
+    members: InnerNames = ()
     max_bytes: int = Field(2 << 30, ge=1, description="a longer answer is refused")
-
-    @field_validator("members")
-    @classmethod
-    def _members_stay_inside(cls, members: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_relative(member) for member in members)
 
     @field_validator("url")
     @classmethod
@@ -123,7 +119,7 @@ class DebianSource(Part):
         description="in the archive, as `apt-cache show` lists it under Filename",
     )
     sha256: Sha256 = Field(description="of that file, as `apt-cache show` lists it")
-    members: tuple[str, ...] = Field(
+    members: InnerNames = Field(
         min_length=1, description="installed files without the leading slash: usr/share/…; globs allowed"
     )
 
@@ -131,11 +127,6 @@ class DebianSource(Part):
     @classmethod
     def _path_stays_inside(cls, path: str) -> str:
         return _relative(path)
-
-    @field_validator("members")
-    @classmethod
-    def _members_stay_inside(cls, members: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_relative(member) for member in members)
 
     @property
     def name(self) -> str:
@@ -158,14 +149,7 @@ class NpmSource(Part):
         pattern=r"^sha512-[A-Za-z0-9+/]{86}==$", description="dist.integrity in npm's list"
     )
     sha256: Sha256 = Field(description="of the tarball")
-    members: tuple[str, ...] = Field(
-        min_length=1, description="names inside it: package/data/…; globs allowed"
-    )
-
-    @field_validator("members")
-    @classmethod
-    def _members_stay_inside(cls, members: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_relative(member) for member in members)
+    members: InnerNames = Field(min_length=1, description="names inside it: package/data/…; globs allowed")
 
     @property
     def shown(self) -> str:
@@ -178,7 +162,7 @@ class LocalSource(Part):
 
     kind: Literal["local"]
     path: str = Field(min_length=1, description="relative to the card's folder, or absolute")
-    files: tuple[str, ...] = Field(("**",), description="names below the folder; globs allowed")
+    files: InnerNames = Field(("**",), description="names below the folder; globs allowed")
 
     @field_validator("path")
     @classmethod
@@ -186,11 +170,6 @@ class LocalSource(Part):
         if "\0" in path:
             raise ValueError("a path cannot hold a NUL character")
         return path
-
-    @field_validator("files")
-    @classmethod
-    def _files_stay_inside(cls, files: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_relative(name) for name in files)
 
     @property
     def shown(self) -> str:
@@ -201,10 +180,3 @@ class LocalSource(Part):
 Source = Annotated[
     PypiSource | HubSource | HttpSource | DebianSource | NpmSource | LocalSource, Field(discriminator="kind")
 ]
-
-
-def _relative(name: str) -> str:
-    parts = PurePosixPath(name.replace("!", "/")).parts
-    if not name or "\0" in name or "\\" in name or name.startswith(("/", "~")) or ".." in parts:
-        raise ValueError(f"{name!r} must be a plain relative name")
-    return name

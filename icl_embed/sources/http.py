@@ -106,6 +106,11 @@ class Transfer:
             advice=". What arrived is kept, and the next run continues it",
         )
 
+    def alone(self, partial: Path, progress: Progress | None = None) -> None:
+        """``into`` with a session of its own."""
+        with requests.Session() as session:
+            self.into(partial, session, progress)
+
     def _attempt(self, partial: Path, session: requests.Session, progress: Progress | None) -> None:
         offset = partial.stat().st_size if partial.exists() else 0
         try:
@@ -236,10 +241,7 @@ def fetch_http(
         SourceError: it cannot be fetched, or is not what the card promised.
     """
     transfer = Transfer(source.url, source.name, source.max_bytes, patience=patience or Patience())
-
-    def download(partial: Path) -> None:
-        with requests.Session() as session:
-            transfer.into(partial, session, progress)
-
-    path = cached_file(downloads, source.sha256, source.name, download)
+    path = cached_file(
+        downloads, source.sha256, source.name, lambda partial: transfer.alone(partial, progress)
+    )
     return read_members(path, source.members) if source.members else [Fetched(source.name, path=path)]

@@ -13,8 +13,6 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-import requests
-
 from icl_embed.errors import SourceError
 from icl_embed.sources.archive import read_members
 from icl_embed.sources.card_source import DebianSource, NpmSource
@@ -45,12 +43,10 @@ def fetch_debian(
     # a version's epoch is no part of a file's name, but a plus sign is, and mirrors want it as it is
     url = f"{mirror}/{quote(source.path, safe='/+~')}"
     transfer = Transfer(url, source.name, MAX_FILE_BYTES, same_host=False, patience=patience or Patience())
-
-    def download(partial: Path) -> None:
-        with requests.Session() as session:
-            transfer.into(partial, session, progress)
-
-    return read_members(cached_file(downloads, source.sha256, source.name, download), source.members)
+    path = cached_file(
+        downloads, source.sha256, source.name, lambda partial: transfer.alone(partial, progress)
+    )
+    return read_members(path, source.members)
 
 
 def fetch_npm(
@@ -68,8 +64,7 @@ def fetch_npm(
     transfer = Transfer(url, name, MAX_FILE_BYTES, same_host=False, patience=patience or Patience())
 
     def download(partial: Path) -> None:
-        with requests.Session() as session:
-            transfer.into(partial, session, progress)
+        transfer.alone(partial, progress)
         _check_integrity(partial, source, name)
 
     return read_members(cached_file(downloads, source.sha256, name, download), source.members)

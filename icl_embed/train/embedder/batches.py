@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from string import ascii_uppercase
 
 from icl_embed.config import LABEL_KINDS, RANKING_KINDS, Kind, KindRule, TrainConfig
+from icl_embed.config.training import MIN_EXPLAINED
 from icl_embed.errors import TrainingError
 from icl_embed.train.rows import Row, TrainingSet
 
 logger = logging.getLogger(__name__)
 
 HALF = 0.5  # of the batches of a data set
-MIN_LABELS = 2  # one alone tells nothing apart
 NAMES = [first + second for first in ascii_uppercase for second in ascii_uppercase]
 
 
@@ -220,9 +220,9 @@ def _rename_labels(batch: Batch, most: int, rng: random.Random) -> Batch:
     Rows of other labels give way to rows of these.
     """
     positions, rows = batch.training_set.positions_by_label, batch.training_set.rows
-    if len(positions) < MIN_LABELS:
+    if len(positions) < MIN_EXPLAINED:
         return batch
-    count = rng.randint(MIN_LABELS, max(MIN_LABELS, min(most, len(positions))))
+    count = rng.randint(MIN_EXPLAINED, max(MIN_EXPLAINED, min(most, len(positions))))
     present = list(dict.fromkeys(row.label for row in batch.rows))
     absent = [label for label in positions if label not in set(present)]
     labels = [*rng.sample(present, min(count, len(present))), *absent[: max(0, count - len(present))]]

@@ -19,8 +19,9 @@ def zipped(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def tarred(path: Path, members: dict[str, bytes], links: dict[str, str] | None = None) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
+def tarball(members: dict[str, bytes], links: dict[str, str] | None = None, mode: str = "w") -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode=mode) as archive:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -29,6 +30,11 @@ def tarred(path: Path, members: dict[str, bytes], links: dict[str, str] | None =
             info = tarfile.TarInfo(name)
             info.type, info.linkname = tarfile.SYMTYPE, target
             archive.addfile(info)
+    return packed.getvalue()
+
+
+def tarred(path: Path, members: dict[str, bytes], links: dict[str, str] | None = None) -> Path:
+    path.write_bytes(tarball(members, links, "w:gz"))
     return path
 
 

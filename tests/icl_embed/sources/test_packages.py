@@ -2,9 +2,7 @@
 
 import base64
 import hashlib
-import io
 import lzma
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,24 +13,11 @@ from icl_embed.sources.archive import read_members
 from icl_embed.sources.card_source import DebianSource, NpmSource
 from icl_embed.sources.http import Patience
 from icl_embed.sources.packages import fetch_debian, fetch_npm, npm_registry
+from tests.icl_embed.sources.test_archive import tarball
 from tests.icl_embed.sources.web import running_site, status, whole
 
 QUICK = Patience(attempts=2, first_wait=0.01, connect_timeout=1.0, read_timeout=0.5)
 DEB = "pool/main/t/tiny/tiny_1.0+b1_all.deb"
-
-
-def tarball(members: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-        for name, target in (links or {}).items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            archive.addfile(info)
-    return packed.getvalue()
 
 
 def deb(data: bytes, name: str = "data.tar.xz", control: bytes = b"odd") -> bytes:
