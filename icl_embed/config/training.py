@@ -128,6 +128,9 @@ class KindRule(Section):
 class TrainConfig(Section):
     """The embedder's training run."""
 
+    seed: Annotated[CountOrZero | None, NO_RESULT] = Field(  # the key has the number itself
+        None, description="of adapters, order and examples; unset: the run's, which also draws the data"
+    )
     batch_size: Count = Field(16, description="queries per step over all ranks")
     num_negatives: CountOrZero = Field(3, description="hard negatives per query that enter the loss")
     temperature: float = Field(0.02, gt=0.0, description="paper section 3.3")

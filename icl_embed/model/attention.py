@@ -5,8 +5,9 @@ one large product over all rows; each row's own causal part is computed apart, a
 by their log-sum-exp (Hydragen, arXiv 2402.05099). Inference on CPU uses torch's flash kernel for the row's
 part, and for the prefix's part products in blocks that stay in the cache; neither builds the whole score
 matrix. For short rows on CPU that is too much ado: their score matrices are small, and batched products make
-them two to three times faster. Training, GPUs and capped scores use plain, differentiable operations where a
-prefix is shared, and torch's own attention where none is.
+them two to three times faster. A GPU in 16 bits takes all rows and prefixes at once (``gpu.attention``).
+Training on CPU, fp32 on a GPU and capped scores use plain, differentiable operations where a prefix is
+shared, and torch's own attention where none is.
 
 Legend of tensor shapes: T packed tokens, R rows, H query heads, K key heads, L tokens of a row, P of the
 prefix, D width of a head.
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from icl_embed.errors import ModelError
 from icl_embed.model.cpu.kernels import onednn_is_faster, onednn_linear
+from icl_embed.model.gpu.attention import Plan, attend_packed, can_attend
 from icl_embed.model.packing import Layout, Segment
 from icl_embed.model.pooling import last_looks
 
@@ -70,6 +72,9 @@ def attend(
     _refuse_unknown(layout, sliding_window, others)
     if layout.recorded is not None:
         layout.recorded.append((key, value))
+    plan = layout.plan if can_attend(query, softcap=softcap) else None
+    if plan is not None and layout.looks is None:
+        return _attend_by_kernel(query, key, value, layout, plan, module.layer_idx, scaling), None
     # Split once: the gradient of a split is one concatenation, that of a slice is as long as all the states.
     sizes = [segment.stop - segment.start for segment in layout.segments]
     parts = list(
@@ -79,13 +84,31 @@ def attend(
     for segment, mine in zip(layout.segments, parts, strict=True):
         own = tuple(_rows(states, segment) for states in mine)
         far = _prefix_of(segment, layout, parts, module.layer_idx)
-        out = _attend_rows(own, far, segment, causal=layout.causal, softcap=softcap)
-        outs.append(_tokens(out, segment))
+        if plan is None:
+            out = _attend_rows(own, far, segment, causal=layout.causal, softcap=softcap)
+            outs.append(_tokens(out, segment))
         if layout.looks is not None:
             looks.append(last_looks(own[0], own[1], far and far[0], segment, softcap=softcap))
     if layout.looks is not None:
         layout.looks.append(torch.cat(looks))
+    if plan is not None:
+        return _attend_by_kernel(query, key, value, layout, plan, module.layer_idx, scaling), None
     return torch.cat(outs)[None], None
+
+
+def _attend_by_kernel(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, plan: Plan, layer: int, scaling: float
+) -> Tensor:
+    """All segments at once, on a GPU: [1, H, T, D] and [1, K, T, D] → [1, T, H, D]."""
+    shared = layout.shared
+    far = None if shared is None else (_by_token(shared.keys[layer]), _by_token(shared.values[layer]))
+    own = (_by_token(query), _by_token(key), _by_token(value))
+    return attend_packed(own, far, plan, scaling)[None]
+
+
+def _by_token(states: Tensor) -> Tensor:
+    """[1, heads, T, D] → [T, heads, D]."""
+    return states[0].transpose(0, 1)
 
 
 def _refuse_unknown(layout: Layout, sliding_window: int | None, others: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from icl_embed.model.batching import Group
+from icl_embed.model.gpu.attention import Plan, Prefixes, Spans
 from icl_embed.prompts import Tokens
 
 SHORTEST_OF_SEGMENT = 0.75  # of its longest row: attention pads by at most a third
@@ -70,9 +71,10 @@ class Layout:
     longest: int = 0  # tokens that the farthest-seeing token can see
     recorded: list[tuple[Tensor, Tensor]] | None = field(default=None, compare=False)  # keys, values by layer
     looks: list[Tensor] | None = field(default=None, compare=False)  # of ``last_looks`` [T], by layer
+    plan: Plan | None = field(default=None, compare=False)  # for a GPU's kernel
 
     def to(self, device: torch.device | None) -> Layout:
-        """The layout with its index tensors on a device."""
+        """The layout with its index tensors on a device, and a plan for a GPU."""
         if device is None or device.type == "cpu":
             return self
         segments = tuple(
@@ -83,7 +85,31 @@ class Layout:
             )
             for one in self.segments
         )
-        return replace(self, segments=segments)
+        return replace(self, segments=segments, plan=plan_kernel(self, device) if self.causal else None)
+
+
+def plan_kernel(layout: Layout, device: torch.device | None) -> Plan:
+    """All rows as sequences, and all that continue a prefix as one sequence per prefix."""
+    rows = Spans.of([length for segment in layout.segments for length in segment.lengths], device)
+    if layout.shared is not None:
+        total = layout.segments[-1].stop
+        seen = Spans.of([layout.shared.num_tokens], device)
+        return Plan(rows, Prefixes(None, None, Spans.of([total], device), seen))
+    groups: dict[int, list[int]] = {}  # tokens that continue each prefix
+    for segment in layout.segments:
+        if segment.prefix is not None:
+            groups.setdefault(segment.prefix, []).extend(range(segment.start, segment.stop))
+    if not groups:
+        return Plan(rows, None)
+    heads = [layout.segments[number] for number in groups]
+    places = [place for head in heads for place in range(head.start, head.stop)]
+    prefixes = Prefixes(
+        torch.tensor([token for tokens in groups.values() for token in tokens], device=device),
+        torch.tensor(places, device=device),
+        Spans.of(map(len, groups.values()), device),
+        Spans.of([head.stop - head.start for head in heads], device),
+    )
+    return Plan(rows, prefixes)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def embedder_key(
         "train": identity(config.train),
         "embedder": embedder_settings(config).model_dump(mode="json"),
         "dtype": name_dtype(config.model.dtype),
-        "seed": config.seed,
+        "seed": config.seed if config.train.seed is None else config.train.seed,
     }
     if not config.train.cross_device_negatives:
         settings["ranks"] = config.train.ranks  # each rank then has its own negatives

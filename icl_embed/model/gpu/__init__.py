@@ -1,0 +1,1 @@
+"""Parts of a model as GPUs like them: few kernels over many tokens."""

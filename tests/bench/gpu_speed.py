@@ -1,0 +1,130 @@
+"""How fast one model encodes on a GPU, and how far that is from what the GPU can multiply.
+
+``python -m tests.bench.gpu_speed --model FOLDER --out FILE``
+
+Few-shot queries are timed with their prefix shared, and with a copy of it before every query; both against
+zero-shot. A share of the peak is that of a large product of the same format, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from icl_embed.examples import Example
+from icl_embed.model.batching import Group
+from icl_embed.model.embedder import Embedder
+from icl_embed.store.files import write_atomically
+from tests.bench.machine import describe_machine
+
+ROUNDS = 5
+WORDS = 60  # of a passage, about as many tokens
+QUERY_WORDS = 12
+SHOTS = 5
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--texts", type=int, default=8192)
+    parser.add_argument("--batch-tokens", type=int, default=65536)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    found = measure(Embedder.load(options.model, device=options.device), options.texts, options.batch_tokens)
+    write_atomically(options.out, json.dumps(found, indent=1).encode())
+    print(json.dumps(found, indent=1))
+
+
+def measure(embedder: Embedder, num_texts: int, batch_tokens: int) -> dict[str, Any]:
+    """Tokens a second and shares of the peak of passages, zero-shot and few-shot queries."""
+    draw = random.Random(0)
+    words = [token for token in embedder.tokenizer.get_vocab() if token.isalpha() and token.isascii()]
+    passages = [" ".join(draw.choices(words, k=WORDS)) for _ in range(num_texts)]
+    queries = [" ".join(draw.choices(words, k=QUERY_WORDS)) for _ in range(num_texts)]
+    examples = [
+        Example(" ".join(draw.choices(words, k=QUERY_WORDS)), " ".join(draw.choices(words, k=WORDS)))
+        for _ in range(SHOTS)
+    ]
+    instruction = "Given a question, retrieve passages that answer it"
+    zero, few = embedder.compile_task(instruction), embedder.compile_task(instruction, examples)
+    weights = sum(
+        parameter.numel() for name, parameter in embedder.model.named_parameters() if "embed" not in name
+    )
+    peak = peak_flops(embedder.device, embedder.model.dtype)
+    rows = {
+        "passages": embedder.prompts.passages(passages),
+        "queries": embedder.prompts.query_tails(instruction, queries),
+    }
+    tokens = {name: sum(map(len, found)) for name, found in rows.items()}
+
+    def copied() -> None:  # what a library does that knows no shared prefix
+        prefix = few.prefix.tokens
+        step = max(1, batch_tokens // (len(prefix) + len(rows["queries"][0])))
+        with torch.inference_mode():
+            for start in range(0, num_texts, step):
+                part = rows["queries"][start : start + step]
+                embedder.embed_groups([Group([list(prefix) + list(row)]) for row in part])
+
+    def encode(task: Any) -> Callable[[], object]:
+        return lambda: embedder.encode_queries(queries, task=task, batch_tokens=batch_tokens)
+
+    seconds = {
+        "passages": timed(lambda: embedder.encode_passages(passages, batch_tokens=batch_tokens)),
+        "zero_shot": timed(encode(zero)),
+        "few_shot": timed(encode(few)),
+        "few_shot_copied_prefix": timed(copied),
+    }
+    return {
+        "machine": describe_machine(1) | {"accelerator": name_of(embedder.device)},
+        "dtype": embedder.dtype,
+        "texts": num_texts,
+        "weights_millions": round(weights / 1e6, 1),
+        "prefix_tokens": len(few.prefix.tokens),
+        "peak_tflops": round(peak / 1e12, 1),
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "passage_tokens_per_second": round(tokens["passages"] / seconds["passages"]),
+        "passage_share_of_peak": round(2 * weights * tokens["passages"] / seconds["passages"] / peak, 4),
+        "few_shot_over_zero_shot": round(seconds["few_shot"] / seconds["zero_shot"], 3),
+        "copied_over_shared": round(seconds["few_shot_copied_prefix"] / seconds["few_shot"], 2),
+        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        if embedder.device.type == "cuda"
+        else None,
+    }
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds, the median of a few rounds after one that warms up."""
+    found = []
+    for _ in range(1 + ROUNDS):
+        started = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found[1:])
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 8192) -> float:
+    """Operations a second of one large product."""
+    size = size if device.type == "cuda" else 1024
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / timed(lambda: left @ right)
+
+
+def name_of(device: torch.device) -> str:
+    """What the accelerator is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+if __name__ == "__main__":
+    main()

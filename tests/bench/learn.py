@@ -1,0 +1,125 @@
+"""Variants of a training, each with several seeds, side by side on one accelerator, until the time is up.
+
+``python -m tests.bench.learn --preset laptop --variants tests/bench/variants.toml --seeds 3 --minutes 8``
+
+A small model leaves a large GPU idle between its kernels, so several trainings share it. What is done when the
+time is up is kept: the store has every score, and the next call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import tomllib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icl_embed.store.files import write_atomically
+from tests.bench.machine import describe_machine
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant with one seed."""
+
+    variant: str
+    seed: int
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As a file name."""
+        return f"{self.variant}.{self.seed}"
+
+
+def jobs_of(variants: Mapping[str, Sequence[str]], common: Sequence[str], seeds: int) -> list[Job]:
+    """Every variant with the first seed, then with the next: what is cut off leaves whole rounds."""
+    return [
+        Job(name, seed, (*common, *overrides, f"train.seed={seed}"))
+        for seed in range(seeds)
+        for name, overrides in variants.items()
+    ]
+
+
+def run_jobs(jobs: Sequence[Job], preset: str, out: Path, *, parallel: int, seconds: float) -> None:
+    """Keep ``parallel`` processes busy until all jobs are done or the time is up; then end them."""
+    waiting, running = deque(jobs), dict[Job, subprocess.Popen[bytes]]()
+    end = time.monotonic() + seconds
+    try:
+        while (waiting or running) and time.monotonic() < end:
+            while waiting and len(running) < parallel:
+                job = waiting.popleft()
+                running[job] = _start(job, preset, out)
+            time.sleep(0.2)
+            for job in [job for job, process in running.items() if process.poll() is not None]:
+                print(
+                    f"{time.monotonic() - end + seconds:6.0f} s  {job.name} ended {running[job].returncode}"
+                )
+                del running[job]
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
+def _start(job: Job, preset: str, out: Path) -> subprocess.Popen[bytes]:
+    asked = out / f"{job.name}.asked.json"
+    result = out / f"{job.name}.json"
+    asked.write_text(json.dumps({"preset": preset, "overrides": job.overrides, "out": str(result)}))
+    with (out / f"{job.name}.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.learn_one", str(asked)], stdout=log, stderr=log
+        )
+
+
+def results_of(out: Path) -> dict[str, Any]:
+    """What every job has found so far."""
+    paths = sorted(path for path in out.glob("*.json") if not path.name.endswith(".asked.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def main() -> None:
+    """Run, and write ``learn.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="laptop")
+    parser.add_argument("--variants", type=Path, required=True, help="TOML: [variants] name = [overrides]")
+    parser.add_argument("--only", nargs="*", help="names of variants; all of them if not given")
+    parser.add_argument(
+        "--set", dest="common", action="append", default=[], help="an override of all variants"
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--parallel", type=int, default=4)
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    told = tomllib.loads(options.variants.read_text(encoding="utf-8"))
+    variants = {name: told["variants"][name] for name in options.only or told["variants"]}
+    options.out.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    jobs = jobs_of(variants, [*told.get("common", []), *options.common], options.seeds)
+    run_jobs(jobs, options.preset, options.out, parallel=options.parallel, seconds=60 * options.minutes)
+    found = {
+        "machine": describe_machine(options.parallel) | {"accelerator": accelerator()},
+        "command": " ".join(sys.argv[1:]),
+        "seconds": round(time.perf_counter() - started, 1),
+        "jobs": results_of(options.out),
+    }
+    write_atomically(options.out / "learn.json", json.dumps(found, indent=1).encode())
+
+
+def accelerator() -> str:
+    """The name of the GPU, or that there is none."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+
+
+if __name__ == "__main__":
+    main()
