@@ -5,8 +5,10 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 
+from icl_embed.corpus.html_text import html_text
 from icl_embed.corpus.read_json import read_json, read_jsonl
 from icl_embed.corpus.read_lines import read_lines, read_matrix
 from icl_embed.corpus.read_python import read_python
@@ -134,10 +136,17 @@ def _no_text(head: bytes) -> str:
 
 
 def _tidied(record: Record, table: Table) -> Record:
+    for name in table.html:
+        _apply(record, name, html_text)
     for name, pattern in table.remove.items():
-        value = record.get(name)
-        if isinstance(value, str):
-            record[name] = re.sub(pattern, "", value)
-        elif isinstance(value, list):
-            record[name] = [re.sub(pattern, "", v) if isinstance(v, str) else v for v in value]
+        _apply(record, name, partial(re.sub, pattern, ""))
     return record
+
+
+def _apply(record: Record, name: str, change: Callable[[str], str]) -> None:
+    """Change the text of a field, or each text of a list."""
+    value = record.get(name)
+    if isinstance(value, str):
+        record[name] = change(value)
+    elif isinstance(value, list):
+        record[name] = [change(item) if isinstance(item, str) else item for item in value]
