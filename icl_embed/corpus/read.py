@@ -9,10 +9,12 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from icl_embed.corpus.html_text import html_text
+from icl_embed.corpus.read_dictd import read_dictd
 from icl_embed.corpus.read_json import read_json, read_jsonl
 from icl_embed.corpus.read_lines import read_lines, read_matrix
 from icl_embed.corpus.read_python import read_python
 from icl_embed.corpus.read_table import read_arrow, read_csv, read_parquet, read_qrels, read_tsv
+from icl_embed.corpus.read_text import read_text
 from icl_embed.corpus.read_xml import read_xml
 from icl_embed.corpus.read_yaml import read_yaml
 from icl_embed.corpus.records import Record, Tolerance
@@ -36,6 +38,7 @@ READERS: dict[Format, Reader] = {
     "python": read_python,
     "lines": read_lines,
     "matrix": read_matrix,
+    "text": read_text,
 }
 ENDINGS: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -50,6 +53,7 @@ ENDINGS: dict[str, Format] = {
     ".yml": "yaml",
     ".py": "python",
     ".txt": "lines",
+    ".index": "dictd",
 }
 
 
@@ -76,7 +80,9 @@ def read_table(files: Sequence[Fetched], table: Table) -> tuple[list[Record], in
             head = handle.read(HEAD_BYTES)
         chosen_format = _format(file.name, table, head)
         _refuse_other_content(file.name, chosen_format, head, table.encoding)
-        for record in READERS[chosen_format](file, table, tolerance):
+        # of all formats, only this one is in two files
+        reader = partial(read_dictd, beside=files) if chosen_format == "dictd" else READERS[chosen_format]
+        for record in reader(file, table, tolerance):
             tolerance.read += 1
             records.append(_tidied(record, table))
         tolerance.settle()
@@ -96,9 +102,8 @@ def _format(name: str, table: Table, head: bytes) -> Format:
     if ending not in ENDINGS:
         looks = looks_like(head)
         seen = f" (it looks like {looks})" if looks else ""
-        raise DataError(
-            f"{name}: cannot tell the format from its name{seen}; set format = one of {', '.join(READERS)}"
-        )
+        known = ", ".join([*READERS, "dictd"])
+        raise DataError(f"{name}: cannot tell the format from its name{seen}; set format = one of {known}")
     return ENDINGS[ending]
 
 

@@ -39,6 +39,8 @@ Format = Literal[
     "python",
     "lines",
     "matrix",
+    "text",
+    "dictd",
 ]
 FieldName = Annotated[str, Field(pattern=r"^[^{}\x00]+$")]
 Templates = str | tuple[str, ...]
@@ -83,7 +85,10 @@ class Table(Part):
     (``data.items.*``; ``*`` is every element of a list, or every entry of a mapping as {key, value}). Their
     ``records`` also know ``key?`` (passes over what has no such key) and ``**`` (a value and all that is
     nested in it: ``resources.**.methods.*``), and their fields ``../name`` (climbs one step of ``records``)
-    and ``$.name`` (from the document). In the others, a field's path is a column's name.
+    and ``$.name`` (from the document). In ``text`` both are regular expressions: ``records`` finds
+    the records, and a field's path its value within one (the first group; several finds are a list).
+    ``dictd`` reads ``NAME.index`` with ``NAME.dict.dz``: word, text, leads, and fields found as in ``text``.
+    In the others, a field's path is a column's name.
     """
 
     files: tuple[str, ...] = Field(("**",), min_length=1, description="globs over the source's files")
@@ -94,7 +99,9 @@ class Table(Part):
     encoding: Encoding = Field(
         "utf-8", description="e.g. utf-16, gb18030, cp1252; xml: the file says it itself"
     )
-    records: str = Field("", description="where records are: an XML element, or a path in JSON or YAML")
+    records: str = Field(
+        "", description="where records are: an XML element, a path in JSON or YAML, a pattern in text"
+    )
     fields: dict[FieldName, str] = Field({}, description="name → path; empty keeps the record's own fields")
     columns: tuple[str, ...] = Field((), description="csv, tsv: the columns of a file without header")
     comment: str = Field("", description="csv, tsv, lines: lines that start so are skipped")
