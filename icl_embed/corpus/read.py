@@ -21,7 +21,7 @@ from icl_embed.corpus.records import Record, Tolerance
 from icl_embed.errors import DataError
 from icl_embed.sources.archive import matches
 from icl_embed.sources.card_rows import WIDE_ENCODINGS, Format, Table
-from icl_embed.sources.fetched import HEAD_BYTES, Fetched, looks_like, plain_name
+from icl_embed.sources.fetched import HEAD_BYTES, WEB_PAGE, Fetched, looks_like, plain_name
 
 Reader = Callable[[Fetched, Table, Tolerance], Iterator[Record]]
 
@@ -79,7 +79,7 @@ def read_table(files: Sequence[Fetched], table: Table) -> tuple[list[Record], in
         with file.open() as handle:
             head = handle.read(HEAD_BYTES)
         chosen_format = _format(file.name, table, head)
-        _refuse_other_content(file.name, chosen_format, head, table.encoding)
+        _refuse_other_content(file.name, chosen_format, head, table)
         # of all formats, only this one is in two files
         reader = partial(read_dictd, beside=files) if chosen_format == "dictd" else READERS[chosen_format]
         for record in reader(file, table, tolerance):
@@ -107,7 +107,7 @@ def _format(name: str, table: Table, head: bytes) -> Format:
     return ENDINGS[ending]
 
 
-def _refuse_other_content(name: str, chosen: Format, head: bytes, encoding: str) -> None:
+def _refuse_other_content(name: str, chosen: Format, head: bytes, table: Table) -> None:
     """Say what a file is that cannot be what it is read as, before a reader stumbles over its bytes.
 
     Raises
@@ -116,7 +116,9 @@ def _refuse_other_content(name: str, chosen: Format, head: bytes, encoding: str)
     looks = looks_like(head)
     if looks == OWN_LOOKS.get(chosen) or (chosen == "arrow" and looks == "an Arrow stream") or not head:
         return
-    if not looks and chosen not in OWN_LOOKS and not encoding.startswith(WIDE_ENCODINGS):
+    if looks == WEB_PAGE and chosen == "text" and table.html:  # the card says that pages are what it wants
+        return
+    if not looks and chosen not in OWN_LOOKS and not table.encoding.startswith(WIDE_ENCODINGS):
         looks = _wide_text(head) or _no_text(head)
     if looks:
         raise DataError(f"{name} is read as {chosen}, but looks like {looks}")

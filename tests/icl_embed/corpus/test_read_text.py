@@ -72,6 +72,14 @@ def test_what_is_no_pattern_is_told(table, told):
     assert "a.obo" in str(caught.value)
 
 
+def test_a_web_page_is_read_only_where_the_card_expects_html():
+    page = b"<!DOCTYPE html><h1>Pages &amp; <i>more</i></h1>"
+    fields = {"title": "<h1>(.*)</h1>"}
+    assert read(page, fields=fields, html=("title",))[0] == [{"title": "Pages & more"}]
+    with pytest.raises(DataError, match="looks like a web page"):
+        read(page, fields=fields)
+
+
 def test_a_file_in_another_encoding_is_a_malformed_record():
     with pytest.raises(DataError, match="record 1: is not utf-8.*encoding = "):
         read(b"caf\xe9")
