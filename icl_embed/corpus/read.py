@@ -5,19 +5,23 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 
+from icl_embed.corpus.html_text import html_text
+from icl_embed.corpus.read_dictd import read_dictd
 from icl_embed.corpus.read_json import read_json, read_jsonl
 from icl_embed.corpus.read_lines import read_lines, read_matrix
 from icl_embed.corpus.read_python import read_python
 from icl_embed.corpus.read_table import read_arrow, read_csv, read_parquet, read_qrels, read_tsv
+from icl_embed.corpus.read_text import read_text
 from icl_embed.corpus.read_xml import read_xml
 from icl_embed.corpus.read_yaml import read_yaml
 from icl_embed.corpus.records import Record, Tolerance
 from icl_embed.errors import DataError
 from icl_embed.sources.archive import matches
 from icl_embed.sources.card_rows import WIDE_ENCODINGS, Format, Table
-from icl_embed.sources.fetched import HEAD_BYTES, Fetched, looks_like, plain_name
+from icl_embed.sources.fetched import HEAD_BYTES, WEB_PAGE, Fetched, looks_like, plain_name
 
 Reader = Callable[[Fetched, Table, Tolerance], Iterator[Record]]
 
@@ -34,6 +38,7 @@ READERS: dict[Format, Reader] = {
     "python": read_python,
     "lines": read_lines,
     "matrix": read_matrix,
+    "text": read_text,
 }
 ENDINGS: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -48,6 +53,7 @@ ENDINGS: dict[str, Format] = {
     ".yml": "yaml",
     ".py": "python",
     ".txt": "lines",
+    ".index": "dictd",
 }
 
 
@@ -73,8 +79,10 @@ def read_table(files: Sequence[Fetched], table: Table) -> tuple[list[Record], in
         with file.open() as handle:
             head = handle.read(HEAD_BYTES)
         chosen_format = _format(file.name, table, head)
-        _refuse_other_content(file.name, chosen_format, head, table.encoding)
-        for record in READERS[chosen_format](file, table, tolerance):
+        _refuse_other_content(file.name, chosen_format, head, table)
+        # of all formats, only this one is in two files
+        reader = partial(read_dictd, beside=files) if chosen_format == "dictd" else READERS[chosen_format]
+        for record in reader(file, table, tolerance):
             tolerance.read += 1
             records.append(_tidied(record, table))
         tolerance.settle()
@@ -94,13 +102,12 @@ def _format(name: str, table: Table, head: bytes) -> Format:
     if ending not in ENDINGS:
         looks = looks_like(head)
         seen = f" (it looks like {looks})" if looks else ""
-        raise DataError(
-            f"{name}: cannot tell the format from its name{seen}; set format = one of {', '.join(READERS)}"
-        )
+        known = ", ".join([*READERS, "dictd"])
+        raise DataError(f"{name}: cannot tell the format from its name{seen}; set format = one of {known}")
     return ENDINGS[ending]
 
 
-def _refuse_other_content(name: str, chosen: Format, head: bytes, encoding: str) -> None:
+def _refuse_other_content(name: str, chosen: Format, head: bytes, table: Table) -> None:
     """Say what a file is that cannot be what it is read as, before a reader stumbles over its bytes.
 
     Raises
@@ -109,7 +116,9 @@ def _refuse_other_content(name: str, chosen: Format, head: bytes, encoding: str)
     looks = looks_like(head)
     if looks == OWN_LOOKS.get(chosen) or (chosen == "arrow" and looks == "an Arrow stream") or not head:
         return
-    if not looks and chosen not in OWN_LOOKS and not encoding.startswith(WIDE_ENCODINGS):
+    if looks == WEB_PAGE and chosen == "text" and table.html:  # the card says that pages are what it wants
+        return
+    if not looks and chosen not in OWN_LOOKS and not table.encoding.startswith(WIDE_ENCODINGS):
         looks = _wide_text(head) or _no_text(head)
     if looks:
         raise DataError(f"{name} is read as {chosen}, but looks like {looks}")
@@ -134,10 +143,17 @@ def _no_text(head: bytes) -> str:
 
 
 def _tidied(record: Record, table: Table) -> Record:
+    for name in table.html:
+        _apply(record, name, html_text)
     for name, pattern in table.remove.items():
-        value = record.get(name)
-        if isinstance(value, str):
-            record[name] = re.sub(pattern, "", value)
-        elif isinstance(value, list):
-            record[name] = [re.sub(pattern, "", v) if isinstance(v, str) else v for v in value]
+        _apply(record, name, partial(re.sub, pattern, ""))
     return record
+
+
+def _apply(record: Record, name: str, change: Callable[[str], str]) -> None:
+    """Change the text of a field, or each text of a list."""
+    value = record.get(name)
+    if isinstance(value, str):
+        record[name] = change(value)
+    elif isinstance(value, list):
+        record[name] = [change(item) if isinstance(item, str) else item for item in value]

@@ -6,18 +6,21 @@ orjson keeps the last of duplicate keys without a word and accepts NUL character
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
+from icl_embed.corpus.dotted import entries, select
 from icl_embed.corpus.read_lines import BYTE_ORDER_MARK, line_encoding, not_encoded, raw_lines
-from icl_embed.corpus.records import Record, Tolerance, entries, fault, select
+from icl_embed.corpus.records import Record, Tolerance, fault
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import Table
 from icl_embed.sources.fetched import Fetched
 
 MAX_DOCUMENT_BYTES = 512 << 20
+ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # after an escaped backslash, u0000 is five letters
 
 
 def read_jsonl(file: Fetched, table: Table, tolerance: Tolerance) -> Iterator[Record]:
@@ -41,9 +44,9 @@ def read_json(file: Fetched, table: Table, tolerance: Tolerance) -> Iterator[Rec
             f"{file.name} is longer than {MAX_DOCUMENT_BYTES} bytes; use JSON lines for data this large"
         )
     document = parse(data, table.encoding, file.name, 1)
-    for number, value in enumerate(entries(document, table.records or "*", file.name), start=1):
+    for number, (value, outer) in enumerate(entries(document, table.records or "*", file.name), start=1):
         try:
-            yield select(value, table.fields, file.name, number)
+            yield select(value, table.fields, file.name, number, outer)
         except DataError as error:
             tolerance.reject(error)
 
@@ -67,7 +70,7 @@ def parse(data: bytes, encoding: str, file: str, number: int) -> Any:
     except orjson.JSONDecodeError as error:
         _refuse_other_encodings(data, file, number)
         raise fault(file, number, f"is not valid JSON: {error}") from error
-    if b"\\u0000" in data or b"\0" in data:
+    if b"\0" in data or (b"\\u0000" in data and ESCAPED_NUL.search(data)):
         raise fault(file, number, "holds a NUL character")
     _refuse_duplicates(value, data, file, number)
     return value

@@ -6,8 +6,9 @@ import csv
 from collections.abc import Iterator
 from typing import Any
 
+from icl_embed.corpus.dotted import select
 from icl_embed.corpus.read_lines import MAX_LINE_BYTES, text_lines
-from icl_embed.corpus.records import Record, Tolerance, fault, place_fields, select
+from icl_embed.corpus.records import Record, Tolerance, fault, place_fields
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import Table
 from icl_embed.sources.fetched import Fetched

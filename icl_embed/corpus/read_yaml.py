@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
+from icl_embed.corpus.dotted import entries, select
 from icl_embed.corpus.read_lines import not_encoded
-from icl_embed.corpus.records import Record, Tolerance, entries, select
+from icl_embed.corpus.records import Record, Tolerance
 from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import Table
 from icl_embed.sources.fetched import Fetched
@@ -53,9 +54,9 @@ def read_yaml(file: Fetched, table: Table, tolerance: Tolerance) -> Iterator[Rec
     if len(data) > MAX_DOCUMENT_BYTES:
         raise DataError(f"{file.name} is longer than {MAX_DOCUMENT_BYTES} bytes")
     document = _parse(data, table.encoding, file.name)
-    for number, value in enumerate(entries(document, table.records or "*", file.name), start=1):
+    for number, (value, outer) in enumerate(entries(document, table.records or "*", file.name), start=1):
         try:
-            yield select(value, table.fields, file.name, number)
+            yield select(value, table.fields, file.name, number, outer)
         except DataError as error:
             tolerance.reject(error)
 

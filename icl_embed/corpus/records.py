@@ -14,7 +14,6 @@ from icl_embed.errors import DataError
 from icl_embed.sources.fetched import COMPRESSED_ENDINGS
 
 Record = dict[str, Any]
-MISSING = object()
 SUFFIXES = frozenset(
     [*".jsonl .ndjson .json .csv .tsv .txt .parquet .arrow .xml .yaml .yml .py".split(), *COMPRESSED_ENDINGS]
 )  # what a stem loses
@@ -71,64 +70,3 @@ class Tolerance:
                 f"{self._file}: {self.malformed} of {total} records are malformed, more than "
                 f"max_malformed = {self._share:g} allows; the first: {self._first}"
             ) from self._first
-
-
-def at_path(value: Any, path: str) -> Any:
-    """The value at a dotted path (``a.0.b``; ``*`` maps over a list), or ``MISSING``."""
-    steps = path.split(".") if path else []
-    for index, step in enumerate(steps):
-        if step == "*":
-            if not isinstance(value, list):
-                return MISSING
-            rest = ".".join(steps[index + 1 :])
-            return [found for item in value if (found := at_path(item, rest)) is not MISSING]
-        if isinstance(value, dict) and step in value:
-            value = value[step]
-        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            return MISSING
-    return value
-
-
-def entries(value: Any, path: str, file: str) -> list[Any]:
-    """The records at a dotted path: ``*`` is every element of a list, or every {key, value} of a mapping.
-
-    Raises
-        DataError: the path does not exist, or ``*`` meets a single value.
-    """
-    found = [value]
-    for step in path.split(".") if path else []:
-        found = [item for parent in found for item in _step(parent, step, path, file)]
-    return found
-
-
-def _step(parent: Any, step: str, path: str, file: str) -> list[Any]:
-    if step != "*":
-        inner = at_path(parent, step)
-        if inner is MISSING:
-            shown = (
-                ", ".join(map(str, list(parent)[:8])) if isinstance(parent, dict) else type(parent).__name__
-            )
-            raise DataError(f"{file}: the path {path!r} fails at {step!r}; what is there: {shown}")
-        return [inner]
-    if isinstance(parent, dict):
-        return [{"key": key, "value": value} for key, value in parent.items()]
-    if isinstance(parent, list):
-        return parent
-    raise DataError(f"{file}: the path {path!r} has a * where there is a single {type(parent).__name__}")
-
-
-def select(value: Any, fields: Mapping[str, str], file: str, number: int) -> Record:
-    """A record out of a parsed JSON or YAML value.
-
-    Raises
-        DataError: the value is not a mapping and no fields say what to take from it.
-    """
-    place = place_fields(file, number)
-    if fields:
-        found = {name: at_path(value, path) for name, path in fields.items()}
-        return {name: item for name, item in found.items() if item is not MISSING} | place
-    if not isinstance(value, dict):
-        raise fault(file, number, f"expected an object with named fields, found {type(value).__name__}")
-    return {**value, **place}

@@ -39,6 +39,8 @@ Format = Literal[
     "python",
     "lines",
     "matrix",
+    "text",
+    "dictd",
 ]
 FieldName = Annotated[str, Field(pattern=r"^[^{}\x00]+$")]
 Templates = str | tuple[str, ...]
@@ -80,8 +82,13 @@ class Table(Part):
     ``records`` and the values of ``fields`` are paths. In XML they are ElementTree paths from the record's
     element (``Description``, ``Notes/Note``, ``Link[@Type='a']/@ID``; ``ancestor::chapter/desc`` and
     ``../desc`` look outwards; ``.`` is the element's whole text). In JSON and YAML they are dotted keys
-    (``data.items.*``; ``*`` is every element of a list, or every entry of a mapping as {key, value}). In the
-    others, a field's path is a column's name.
+    (``data.items.*``; ``*`` is every element of a list, or every entry of a mapping as {key, value}). Their
+    ``records`` also know ``key?`` (passes over what has no such key) and ``**`` (a value and all that is
+    nested in it: ``resources.**.methods.*``), and their fields ``../name`` (climbs one step of ``records``)
+    and ``$.name`` (from the document). In ``text`` both are regular expressions: ``records`` finds
+    the records, and a field's path its value within one (the first group; several finds are a list).
+    ``dictd`` reads ``NAME.index`` with ``NAME.dict.dz``: word, text, leads, and fields found as in ``text``.
+    In the others, a field's path is a column's name.
     """
 
     files: tuple[str, ...] = Field(("**",), min_length=1, description="globs over the source's files")
@@ -92,11 +99,14 @@ class Table(Part):
     encoding: Encoding = Field(
         "utf-8", description="e.g. utf-16, gb18030, cp1252; xml: the file says it itself"
     )
-    records: str = Field("", description="where records are: an XML element, or a path in JSON or YAML")
+    records: str = Field(
+        "", description="where records are: an XML element, a path in JSON or YAML, a pattern in text"
+    )
     fields: dict[FieldName, str] = Field({}, description="name → path; empty keeps the record's own fields")
     columns: tuple[str, ...] = Field((), description="csv, tsv: the columns of a file without header")
     comment: str = Field("", description="csv, tsv, lines: lines that start so are skipped")
     delimiter: str = Field("", max_length=1, description="csv: other than a comma")
+    html: tuple[FieldName, ...] = Field((), description="fields in HTML: only their text is kept, by lines")
     remove: dict[FieldName, str] = Field({}, description="field → regular expression; matches are cut out")
     max_malformed: Fraction = Field(0.0, description="tolerated share of unreadable records")
 

@@ -122,13 +122,15 @@ LOOKS = (
     (b"\x7fELF", "a program"),
 )
 
+WEB_PAGE = "a web page (a login or an error in place of the file)"
+
 
 def looks_like(head: bytes) -> str:
     """What a file that begins so is, in words, if it holds no records as text; else empty."""
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer (the data themselves were not fetched: git lfs pull)"
     if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page (a login or an error in place of the file)"
+        return WEB_PAGE
     if head[257:262] == b"ustar":
         return "a tar archive"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):

@@ -67,6 +67,13 @@ def test_a_bad_line_is_told_with_file_line_and_reason(line, reason):
     assert "rows.jsonl, record 2" in str(caught.value)
 
 
+def test_an_escaped_backslash_before_u0000_is_no_nul_character():
+    records, _ = read(b'{"pattern": "[^\\\\u0000]"}\n')
+    assert fields(records) == [{"pattern": "[^\\u0000]"}]
+    with pytest.raises(DataError, match="NUL"):
+        read(b'{"pattern": "\\\\\\u0000"}\n')
+
+
 def test_a_line_longer_than_the_cap_is_refused():
     with pytest.raises(DataError, match="longer than"):
         read(b'{"q": "' + b"x" * MAX_LINE_BYTES + b'"}\n')
