@@ -11,16 +11,26 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import bm25s
 import numpy as np
-from bm25s.stopwords import STOPWORDS_EN
 from numpy.typing import NDArray
 
 from icl_embed.errors import EvaluationError, NoBaselineError
+
+# Where bm25s finds JAX it starts it: on a GPU that takes most of the memory, or fails where another has it.
+_jax = {name: sys.modules.pop(name, None) for name in ("jax", "jax.lax")}
+sys.modules.update(dict.fromkeys(_jax))  # type: ignore[arg-type]  # None: cannot be imported
+import bm25s  # noqa: E402
+from bm25s.stopwords import STOPWORDS_EN  # noqa: E402
+
+for _name, _module in _jax.items():
+    del sys.modules[_name]
+    if _module is not None:
+        sys.modules[_name] = _module
 
 WORDS_VERSION = 2  # raise it when a text gives other words; 1 knew no scripts without spaces
 
@@ -79,6 +89,11 @@ SHORTEST_WORD = 2
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports every index it builds
 
 
+def empty_index() -> Any:
+    """An index of bm25s without texts."""
+    return bm25s.BM25(k1=1.5, b=0.75, method="lucene")
+
+
 @dataclass(frozen=True)
 class Bm25Index:
     """An index over passages, addressed by position; ``retriever`` is None if they have no word at all."""
@@ -98,7 +113,7 @@ class Bm25Index:
         tokens = bm25_tokens(passages, shortest=SHORTEST_WORD)
         if not any(tokens):  # bm25s cannot index a corpus without a single word
             return cls(None, len(passages))
-        retriever = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
+        retriever = empty_index()
         retriever.index(tokens, show_progress=False)
         return cls(retriever, len(passages))
 

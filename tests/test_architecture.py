@@ -47,7 +47,7 @@ DOORS = {
     "peft": ("icl_embed/model/lora.py", "icl_embed/rerank/", "icl_embed/train/"),
     "pypi_simple": ("icl_embed/sources/",),
     "huggingface_hub": ("icl_embed/sources/hub.py",),
-    "bm25s": ("icl_embed/bm25.py", "icl_embed/pool/"),
+    "bm25s": ("icl_embed/bm25.py",),
     "datasketch": ("icl_embed/corpus/",),
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}

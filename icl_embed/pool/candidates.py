@@ -9,19 +9,17 @@ Shape letters: Q queries, P passages, K ranks, B queries of a block, L labels.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import bm25s
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from icl_embed.bm25 import bm25_tokens
+from icl_embed.bm25 import bm25_tokens, empty_index
 from icl_embed.config import LABEL_KINDS
 from icl_embed.errors import PoolError
 from icl_embed.texts import compared_column
@@ -124,7 +122,6 @@ def _read(pool_dir: Path, name: str, dataset: str) -> pa.Table:
 
 Embed = Callable[[Sequence[str], str | None], np.ndarray]  # (texts, instruction or None) -> [N, D]
 
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports every index it builds
 
 BLOCK_SCORES = 8_000_000  # scores held at once: 32 MB
 
@@ -169,7 +166,7 @@ class Bm25Scorer:
         tokens = bm25_tokens(passages)
         self._index = None
         if any(tokens):  # bm25s cannot index a corpus without a single word
-            self._index = bm25s.BM25()
+            self._index = empty_index()
             self._index.index(tokens, show_progress=False)
 
     def score(self, first: int, last: int) -> np.ndarray:
