@@ -1,6 +1,6 @@
 """Variants of a training, each with several seeds, side by side on one accelerator, until the time is up.
 
-``python -m tests.bench.learn --preset laptop --variants tests/bench/variants.toml --seeds 3 --minutes 8``
+``python -m tests.bench.learn --variants tests/bench/variants.toml --jobs examples:3 none:3 --minutes 8``
 
 A small model leaves a large GPU idle between its kernels, so several trainings share it. What is done when the
 time is up is kept: the store has every score, and the next call goes on.
@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from icl_embed.pipeline.build import build
+from icl_embed.pipeline.run import open_run
 from icl_embed.store.files import write_atomically
 from tests.bench.machine import describe_machine
 
@@ -38,13 +40,23 @@ class Job:
         return f"{self.variant}.{self.seed}"
 
 
-def jobs_of(variants: Mapping[str, Sequence[str]], common: Sequence[str], seeds: int) -> list[Job]:
-    """Every variant with the first seed, then with the next: what is cut off leaves whole rounds."""
+def jobs_of(
+    variants: Mapping[str, Sequence[str]], common: Sequence[str], seeds: Mapping[str, int]
+) -> list[Job]:
+    """Each variant with its first seed, then with the next: what is cut off leaves whole rounds."""
     return [
-        Job(name, seed, (*common, *overrides, f"train.seed={seed}"))
-        for seed in range(seeds)
-        for name, overrides in variants.items()
+        Job(name, seed, (*common, *variants[name], f"train.seed={seed}"))
+        for seed in range(max(seeds.values()))
+        for name, count in seeds.items()
+        if seed < count
     ]
+
+
+def prepare(job: Job, preset: str) -> None:
+    """Build the data that all variants share, once."""
+    run = open_run(preset, job.overrides)
+    for key in (*run.keys.datasets.values(), run.keys.pool, run.keys.negatives):
+        build(run, key)
 
 
 def run_jobs(jobs: Sequence[Job], preset: str, out: Path, *, parallel: int, seconds: float) -> None:
@@ -90,20 +102,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="laptop")
     parser.add_argument("--variants", type=Path, required=True, help="TOML: [variants] name = [overrides]")
-    parser.add_argument("--only", nargs="*", help="names of variants; all of them if not given")
+    parser.add_argument("--jobs", nargs="+", required=True, help="variant:seeds, e.g. examples:3 none:3")
     parser.add_argument(
         "--set", dest="common", action="append", default=[], help="an override of all variants"
     )
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--parallel", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--prepared", action="store_true", help="the store has the data already")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     told = tomllib.loads(options.variants.read_text(encoding="utf-8"))
-    variants = {name: told["variants"][name] for name in options.only or told["variants"]}
+    seeds = {name: int(count or 1) for name, _, count in (one.partition(":") for one in options.jobs)}
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    jobs = jobs_of(variants, [*told.get("common", []), *options.common], options.seeds)
+    jobs = jobs_of(told["variants"], [*told.get("common", []), *options.common], seeds)
+    if not options.prepared:
+        prepare(jobs[0], options.preset)
     run_jobs(jobs, options.preset, options.out, parallel=options.parallel, seconds=60 * options.minutes)
     found = {
         "machine": describe_machine(options.parallel) | {"accelerator": accelerator()},

@@ -19,6 +19,8 @@ from icl_embed.pipeline.run import Run, open_run
 from icl_embed.pipeline.stages.score import TRAINED, card_scores, scorings_of
 from icl_embed.store import StageKey
 
+logger = logging.getLogger(__name__)
+
 
 def main(asked: Path) -> None:
     """Build what the file asks for: ``{"preset", "overrides", "out"}``; write references as they appear."""
@@ -26,8 +28,7 @@ def main(asked: Path) -> None:
     logging.basicConfig(level=logging.WARNING)
     run = open_run(job["preset"], job["overrides"])
     out = Path(job["out"])
-    for key in (run.keys.base_model, *run.keys.datasets.values(), run.keys.pool, run.keys.negatives):
-        build(run, key)
+    build(run, run.keys.base_model)
     if run.keys.imitated is not None:
         build(run, run.keys.imitated)
     started = time.perf_counter()
@@ -37,33 +38,39 @@ def main(asked: Path) -> None:
         "training": {**trained.manifest.counts, "wall_seconds": round(time.perf_counter() - started, 1)},
         "scores": [],
     }
+    out.write_text(json.dumps(known), encoding="utf-8")
     for task, key in scores_of(run, ScoredModel(TRAINED, run.keys.embedder.reference)):
-        began = time.perf_counter()
-        scores = read_scores(build(run, key).path)
-        known["scores"].append(
-            {
-                "task": task,
-                "kind": scores.kind,
-                "is_placebo": "placebo" in key.settings.get("examples", {}),
-                "shots": int(key.settings["asked"]["shots"]),
-                "score": scores.results[0].mean if scores.results else None,
-                "artefact": key.reference,
-                "seconds": round(time.perf_counter() - began, 1),
-            }
-        )
+        known["scores"].append({"task": task, **score_of(run, key)})
         out.write_text(json.dumps(known), encoding="utf-8")
 
 
+def score_of(run: Run, key: StageKey) -> dict[str, Any]:
+    """One score, or why there is none: the others are wanted all the same."""
+    began = time.perf_counter()
+    said: dict[str, Any] = {
+        "is_placebo": "placebo" in key.settings.get("examples", {}),
+        "shots": int(key.settings["asked"]["shots"]),
+        "artefact": key.reference,
+    }
+    try:
+        scores = read_scores(build(run, key).path)
+    except Exception as error:
+        logger.exception("%s could not be made", key.label)
+        return said | {"error": str(error)}
+    score = scores.results[0].mean if scores.results else None
+    return said | {"kind": scores.kind, "score": score, "seconds": round(time.perf_counter() - began, 1)}
+
+
 def scores_of(run: Run, model: ScoredModel) -> list[tuple[str, StageKey]]:
-    """The public tasks of a run, then its own cards that are not trained on."""
+    """A run's own cards that are not trained on, then its public tasks."""
     found = []
-    for scoring in scorings_of(run, [model]):
-        build(run, scoring.data)
-        found += [(scoring.task, key) for key in scoring.scores]
     for card in run.config.data.evaluate:
         if card not in run.config.data.train:
             keys = card_scores(run.config, card, run.keys.datasets[card], run.keys.pool, model)
             found += [(card, key) for key in keys]
+    for scoring in scorings_of(run, [model]):
+        build(run, scoring.data)
+        found += [(scoring.task, key) for key in scoring.scores]
     return found
 
 

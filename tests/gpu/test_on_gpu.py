@@ -28,7 +28,9 @@ TEXTS = [f"{word} moon star " * (number % 40 + 1) for number, word in enumerate(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_model(tmp_path_factory.mktemp("gpu") / "model", layers=4, width=64, spread=0.3)
+    return build_model(
+        tmp_path_factory.mktemp("gpu") / "model", layers=4, width=64, spread=0.1
+    )  # heads of 16
 
 
 @pytest.fixture(autouse=True)
