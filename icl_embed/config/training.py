@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from icl_embed.config.base import NO_RESULT, Count, CountOrZero, Fraction, Kind, Section
+from icl_embed.config.base import ADDED_LATER, NO_RESULT, Count, CountOrZero, Fraction, Kind, Section
 from icl_embed.config.model import PromptConfig
 
 NotNegative = Annotated[float, Field(ge=0.0)]
@@ -103,6 +103,41 @@ class LaunchConfig(Section):
     )
 
 
+class DevConfig(Section):
+    """Measuring while training: on a part of the dev splits, the same texts every time (see ``train/dev``).
+
+    It changes no weight, and so no key, unless it stops the training or chooses what is published.
+    """
+
+    every: CountOrZero = Field(0, description="steps between measurements; 0: none")
+    queries: Count = Field(100, description="dev queries of each data set at most")
+    passages: Count = Field(500, description="dev passages of each data set at most; positives always")
+    shots: Count = Field(5, description="examples shown in the few-shot measurement")
+    metric: Literal["mrr", "accuracy"] = Field(
+        "mrr", description="of the best positive: one over its rank, or how often it is first"
+    )
+    patience: CountOrZero = Field(
+        0, description="measurements in a row without a better few-shot score that end training; 0: never"
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="weights to publish: of the last step, or of the best few-shot measurement"
+    )
+
+    @property
+    def changes_result(self) -> bool:
+        """Whether it stops the training or chooses the weights."""
+        return self.patience > 0 or self.keep == "best"
+
+    @model_validator(mode="after")
+    def _decides_on_what_is_measured(self) -> DevConfig:
+        if self.changes_result and not self.every:
+            raise ValueError(
+                f"patience = {self.patience} and keep = {self.keep!r} need measurements, but every is 0; set "
+                "every, the steps between them"
+            )
+        return self
+
+
 class KindRule(Section):
     """What is special about one kind of task (paper section 3.3); ``None`` keeps the general setting.
 
@@ -161,6 +196,7 @@ class TrainConfig(Section):
         0,
         description="steps between weights that evaluate-checkpoint may choose from; 0: only the last",
     )
+    dev: Annotated[DevConfig, ADDED_LATER] = DevConfig()
     launch: Annotated[LaunchConfig, NO_RESULT] = LaunchConfig()
 
     @property

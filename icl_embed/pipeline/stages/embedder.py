@@ -24,7 +24,8 @@ from icl_embed.pipeline.stages.training_jobs import (
     training_inputs,
 )
 from icl_embed.store import StageKey
-from icl_embed.train.job import EmbedderJob
+from icl_embed.train.embedder.published import read_published
+from icl_embed.train.job import DevSource, EmbedderJob
 
 if TYPE_CHECKING:
     from icl_embed.pipeline.run import Run
@@ -92,6 +93,7 @@ def build_embedder(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | Non
         train=train,
         settings=EmbedderSettings(**key.settings["embedder"]),
         **_imitated(run, key),
+        dev_sources=_dev_sources(run, key) if train.dev.every else (),
     )
     counts = run_job("icl_embed.train.embedder", job, train.launch, on_line)
     if train.examples.wanted and not counts["examples_used"]:
@@ -99,7 +101,26 @@ def build_embedder(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | Non
             "no query saw a single example during training although train.examples asks for up to "
             f"{train.examples.wanted}; raise the prompt's token budgets"
         )
-    return counts
+    return {**counts, **read_published(out_dir)}
+
+
+def _dev_sources(run: Run, key: StageKey) -> tuple[DevSource, ...]:
+    """The data sets that the training rows come from; the pool knows them, and the key knows the pool."""
+    negatives = StageKey(**run.input(key, "negatives").manifest.key)
+    pool = StageKey(**run.input(negatives, "pool").manifest.key)
+    found = []
+    for name in pool.settings["trained"]:
+        dataset = run.input(pool, name)
+        card = dataset.manifest.key["settings"]["card"]
+        found.append(
+            DevSource(
+                name=name,
+                kind=card["kind"],
+                instruction=card["instruction"],
+                folder=dataset.path.absolute(),
+            )
+        )
+    return tuple(found)
 
 
 def _imitated(run: Run, key: StageKey) -> dict[str, Any]:

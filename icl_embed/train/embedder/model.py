@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,18 @@ from icl_embed.model.cpu.adapted import join_adapters
 from icl_embed.model.cpu.kernels import speed_up_frozen
 from icl_embed.model.demonstrations import add_demonstrations, take_demonstrations
 from icl_embed.model.embedder import Embedder
-from icl_embed.model.lora import ADAPTER_FOLDER, attach, load_four_bit, merge, move_adapter, save_adapter
+from icl_embed.model.lora import (
+    ADAPTER_FOLDER,
+    attach,
+    load_adapter,
+    load_four_bit,
+    merge,
+    move_adapter,
+    save_adapter,
+)
 from icl_embed.model.settings import add_special_tokens, write_settings
 from icl_embed.train.distributed import Place
-from icl_embed.train.embedder.snapshots import SNAPSHOTS, snapshot_folder
+from icl_embed.train.embedder.snapshots import BEST, SNAPSHOTS, snapshot_folder
 from icl_embed.train.engine import whole_weights
 from icl_embed.train.job import EmbedderJob
 
@@ -30,15 +38,29 @@ class TrainedModel:
     embedder: Embedder
     trained_tokens: Sequence[int]
 
-    def publish(self, place: Place) -> None:
-        """Write weights, tokenizer and settings as a model folder; every rank must call it."""
+    def publish(self, place: Place, best: int | None = None) -> None:
+        """Write weights, tokenizer and settings as a model folder; every rank must call it.
+
+        Parameters
+            best: a step whose weights were kept as ``BEST``, to publish instead of those in the model.
+
+        Raises
+            ModelError: these cannot be read.
+        """
         with whole_weights(self.embedder.model):
             if place.is_first:
-                self._write(place)
+                self._write(place, None if best is None else snapshot_folder(self.job.work_dir, best, BEST))
 
-    def snapshot(self, step: int, place: Place) -> None:
+    def keep_only(self, steps: Collection[int]) -> None:
+        """Drop the ``BEST`` weights of all other steps."""
+        kept = {snapshot_folder(self.job.work_dir, step, BEST) for step in steps}
+        for folder in (self.job.work_dir / BEST).glob("step-*"):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def snapshot(self, step: int, place: Place, family: str = SNAPSHOTS) -> None:
         """Keep the weights of a step in the work folder until ``publish``; every rank must call it."""
-        folder = snapshot_folder(self.job.work_dir, step)
+        folder = snapshot_folder(self.job.work_dir, step, family)
         partial = folder.with_name(f"{folder.name}.partial")
         with whole_weights(self.embedder.model):
             if place.is_first:
@@ -54,9 +76,13 @@ class TrainedModel:
             self.embedder.model.save_pretrained(folder)
             self.embedder.tokenizer.save_pretrained(folder)
 
-    def _write(self, place: Place) -> None:
+    def _write(self, place: Place, instead: Path | None) -> None:
         job, model = self.job, self.embedder.model
+        if instead is not None and job.train.tuning == "full":
+            model, _ = load_backbone(instead, device=place.device, dtype=place.dtype)
         if job.train.tuning == "lora":
+            if instead is not None:
+                load_adapter(model, instead)
             save_adapter(model, job.out_dir / ADAPTER_FOLDER)
             model = merge(self._on_full_base(place) if job.train.four_bit_base else model)
         if job.settings.template.demonstrations:
@@ -98,6 +124,8 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
     if job.settings.template.demonstrations:
         if train.snapshot_every:
             raise TrainingError("train.snapshot_every does not keep demonstration embeddings; set it to 0")
+        if train.dev.keep == "best":
+            raise TrainingError("train.dev.keep = 'best' does not keep demonstration embeddings; use 'last'")
         add_demonstrations(model)
     if train.tuning == "lora":
         speed_up_frozen(model)

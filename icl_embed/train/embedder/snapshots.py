@@ -17,6 +17,7 @@ from icl_embed.model.lora import attach, load_adapter, merge
 from icl_embed.model.settings import EmbedderSettings, add_special_tokens, write_settings
 
 SNAPSHOTS = "snapshots"
+BEST = "best"  # weights that may be published in place of the last ones; they stay in the work folder
 
 
 def snapshot_steps(train: TrainConfig) -> list[int]:
@@ -25,9 +26,9 @@ def snapshot_steps(train: TrainConfig) -> list[int]:
     return list(range(every, steps, every)) if every else []
 
 
-def snapshot_folder(root: Path, step: int) -> Path:
+def snapshot_folder(root: Path, step: int, family: str = SNAPSHOTS) -> Path:
     """Where the weights of a step are, below a work folder or an embedder artefact."""
-    return root / SNAPSHOTS / f"step-{step:06d}"
+    return root / family / f"step-{step:06d}"
 
 
 def build_checkpoint(

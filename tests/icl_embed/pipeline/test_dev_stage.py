@@ -1,0 +1,56 @@
+"""The stage ``embedder`` with measurements on the way: from the cards' dev splits to counts and report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from icl_embed.errors import TrainingError
+from icl_embed.pipeline.build import build
+from icl_embed.pipeline.run import Run, open_run
+from icl_embed.report.facts import read_training
+from icl_embed.store import Artefact
+from icl_embed.train.metrics import METRICS_NAME, dev_lines, read_metrics
+from tests.tiny_project import build_project
+
+DEV = ("train.dev.every=2", "train.dev.shots=2", "train.launch.processes=1", "data.evaluate=['tiny-facts']")
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_project(tmp_path_factory.mktemp("project"))
+
+
+def trained(preset: Path, overrides: Sequence[str]) -> tuple[Run, Artefact]:
+    """The embedder and all that it needs."""
+    run = open_run(str(preset), overrides)
+    keys = run.keys
+    for key in (keys.base_model, *keys.datasets.values(), keys.pool, keys.negatives):
+        build(run, key)
+    return run, build(run, keys.embedder)
+
+
+def test_the_dev_splits_of_the_trained_sets_are_measured_and_the_manifest_says_what_is_published(
+    preset: Path,
+) -> None:
+    _, artefact = trained(preset, [*DEV, "train.dev.keep=best"])
+    lines = dev_lines(read_metrics(artefact.path / METRICS_NAME))
+    assert [line["step"] for line in lines] == [2, 4]
+    assert {name.partition("/")[2] for name in lines[0] if "/" in name} == {"tiny-facts", "tiny-topics"}
+    best = max(lines, key=lambda line: line["dev_few_shot"])
+    counts = artefact.manifest.counts
+    assert (counts["published_step"], counts["stopped_early"]) == (best["step"], False)
+    assert counts["dev_few_shot"] == pytest.approx(best["dev_few_shot"], abs=1e-4)
+    assert counts["steps"] == 4
+    assert not (artefact.path / "best").exists()
+    training = read_training(artefact.path)
+    assert training is not None and len(training.dev_few) == 2
+
+
+def test_more_shots_than_dev_rows_are_refused_by_the_name_of_the_set(preset: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"tiny-facts has \d+ dev rows, fewer than the 80 .* train.dev.shots"
+    ):
+        trained(preset, [*DEV, "train.dev.shots=80", "train.dev.patience=1"])
