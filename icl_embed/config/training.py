@@ -196,6 +196,9 @@ class TrainConfig(Section):
         0,
         description="steps between weights that evaluate-checkpoint may choose from; 0: only the last",
     )
+    average_last: Annotated[CountOrZero, ADDED_LATER] = Field(
+        0, description="publish the mean of so many adapters, the last and the snapshots before; 0: the last"
+    )
     dev: Annotated[DevConfig, ADDED_LATER] = DevConfig()
     launch: Annotated[LaunchConfig, NO_RESULT] = LaunchConfig()
 
@@ -241,6 +244,23 @@ class TrainConfig(Section):
             raise ValueError("a four_bit_base is frozen: train it with tuning = 'lora'")
         if self.four_bit_base and self.optimizer.zero_stage == 3:
             raise ValueError("4-bit weights cannot be partitioned: use optimizer.zero_stage 0, 1 or 2")
+        return self
+
+    @model_validator(mode="after")
+    def _average_has_parts(self) -> TrainConfig:
+        wanted = self.average_last
+        found = 1 + (self.optimizer.steps - 1) // self.snapshot_every if self.snapshot_every else 1
+        if wanted and not 1 < wanted <= found:
+            raise ValueError(
+                f"average_last = {wanted} needs at least 2 and so many sets of weights; snapshot_every = "
+                f"{self.snapshot_every} gives {found} in {self.optimizer.steps} steps, the last included: "
+                "snapshot more often, or average fewer"
+            )
+        if wanted and (self.tuning == "full" or self.dev.keep == "best"):
+            raise ValueError(
+                "average_last averages adapters and publishes the mean; use it with tuning = 'lora' and "
+                f"dev.keep = 'last', found {self.tuning!r} and {self.dev.keep!r}"
+            )
         return self
 
     @model_validator(mode="after")

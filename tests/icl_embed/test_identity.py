@@ -18,7 +18,7 @@ def test_a_key_holds_what_decides_a_result_and_nothing_else():
     assert {"save_every", "keep_checkpoints"}.isdisjoint(found["optimizer"])
     assert found["optimizer"]["learning_rate"] == OptimizerConfig().learning_rate
     whole = TrainConfig().model_dump(mode="json")
-    assert set(whole) - set(found) == {"launch", "tokenizer_workers", "dev"}
+    assert set(whole) - set(found) == {"launch", "tokenizer_workers", "dev", "average_last"}
     assert "top_k" not in identity(RerankConfig(), "top_k")
 
 
@@ -47,7 +47,7 @@ def test_a_builder_takes_results_from_the_key_and_the_rest_from_the_run():
 
 def test_measuring_on_the_way_is_in_a_key_only_where_it_decides_something():
     watched, stopping = DevConfig(every=10), DevConfig(every=10, patience=2)
-    assert untouched(TrainConfig()) == {"dev"} and not untouched(TrainConfig(dev=watched))
+    assert "dev" in untouched(TrainConfig()) and "dev" not in untouched(TrainConfig(dev=watched))
     assert identity(TrainConfig(dev=watched)) == identity(TrainConfig())
     assert identity(TrainConfig(dev=stopping))["dev"] == stopping.model_dump(mode="json")
     assert identity(TrainConfig(dev=DevConfig(every=10, keep="best")))["dev"]["keep"] == "best"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from icl_embed.launch.worker import run_rank
 from icl_embed.model.settings import build_prompts
-from icl_embed.train.dev_watch import BestWeights, DevWatch
+from icl_embed.train.dev_watch import BestWeights, DevHistory, DevWatch
 from icl_embed.train.distributed import Place, enter
 from icl_embed.train.embedder.batches import refuse_nothing_to_learn
 from icl_embed.train.embedder.dev_scores import DevScorer
@@ -20,7 +20,7 @@ from icl_embed.train.embedder.objective import EmbedderObjective
 from icl_embed.train.embedder.prefetch import prepare_ahead
 from icl_embed.train.embedder.prepare import StepBuilder
 from icl_embed.train.embedder.published import Published, write_published
-from icl_embed.train.embedder.snapshots import BEST
+from icl_embed.train.embedder.snapshots import BEST, snapshot_folder
 from icl_embed.train.embedder.teacher import EmbedderTeacher
 from icl_embed.train.job import EmbedderJob, read_job
 from icl_embed.train.loop import run_training
@@ -66,13 +66,21 @@ def train(job: EmbedderJob) -> bool:
                 dev=dev,
             )
         if result.is_complete:
-            best = dev.history.best if dev and job.train.dev.keep == "best" else None
-            model.publish(place, best.step if best else None)
-            if dev and place.is_first:
-                told = Published.of(job.train, result.steps_done, dev.history)
+            told = Published.of(job.train, result.steps_done, dev.history if dev else DevHistory())
+            model.publish(place, _weights_of(told, result.steps_done, model, place))
+            if place.is_first and (dev or told.averaged_steps):
                 write_published(told, job.out_dir)
         place.wait()
     return result.is_complete
+
+
+def _weights_of(told: Published, done: int, model: TrainedModel, place: Place) -> Path | None:
+    """The folder of what is published, where that is not what training ended with."""
+    if told.averaged_steps:
+        return model.average(told.averaged_steps, place)
+    if told.published_step == done:
+        return None
+    return snapshot_folder(model.job.work_dir, told.published_step, BEST)
 
 
 def _dev_sets(job: EmbedderJob, training_sets: Sequence[TrainingSet]) -> list[DevSet]:

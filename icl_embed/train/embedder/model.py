@@ -25,7 +25,7 @@ from icl_embed.model.lora import (
 )
 from icl_embed.model.settings import add_special_tokens, write_settings
 from icl_embed.train.distributed import Place
-from icl_embed.train.embedder.snapshots import BEST, SNAPSHOTS, snapshot_folder
+from icl_embed.train.embedder.snapshots import AVERAGED, BEST, SNAPSHOTS, snapshot_folder, write_mean
 from icl_embed.train.engine import whole_weights
 from icl_embed.train.job import EmbedderJob
 
@@ -38,18 +38,35 @@ class TrainedModel:
     embedder: Embedder
     trained_tokens: Sequence[int]
 
-    def publish(self, place: Place, best: int | None = None) -> None:
+    def publish(self, place: Place, instead: Path | None = None) -> None:
         """Write weights, tokenizer and settings as a model folder; every rank must call it.
 
         Parameters
-            best: a step whose weights were kept as ``BEST``, to publish instead of those in the model.
+            instead: a folder of weights to publish in place of those in the model.
 
         Raises
             ModelError: these cannot be read.
         """
         with whole_weights(self.embedder.model):
             if place.is_first:
-                self._write(place, None if best is None else snapshot_folder(self.job.work_dir, best, BEST))
+                self._write(place, instead)
+
+    def average(self, steps: Sequence[int], place: Place) -> Path:
+        """A folder with the mean of the adapters of some steps; the model has those of the last.
+
+        Every rank must call it.
+
+        Raises
+            TrainingError: a snapshot is missing.
+        """
+        *earlier, last = steps
+        self.snapshot(last, place, AVERAGED)
+        mean = self.job.work_dir / AVERAGED / "mean"
+        if place.is_first:
+            root = self.job.work_dir
+            parts = [snapshot_folder(root, step) for step in earlier]
+            write_mean([*parts, snapshot_folder(root, last, AVERAGED)], mean)
+        return mean
 
     def keep_only(self, steps: Collection[int]) -> None:
         """Drop the ``BEST`` weights of all other steps."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icl_embed.config import TrainConfig
 from icl_embed.errors import TrainingError
 from icl_embed.store.files import write_atomically
-
-if TYPE_CHECKING:
-    from icl_embed.train.dev_watch import DevHistory
+from icl_embed.train.dev_watch import DevHistory
+from icl_embed.train.embedder.snapshots import averaged_steps
 
 PUBLISHED_NAME = "published.json"
 
@@ -24,11 +23,13 @@ class Published:
     Attributes
         published_step: the step that they are of.
         stopped_early: training ended before its last step, because nothing got better.
+        averaged_steps: those whose adapters they are the mean of; None where they are those of one step.
         dev_zero_shot, dev_few_shot: the averages on the dev splits; None where nothing was measured then.
     """
 
     published_step: int
     stopped_early: bool
+    averaged_steps: list[int] | None = None
     dev_zero_shot: float | None = None
     dev_few_shot: float | None = None
 
@@ -37,10 +38,12 @@ class Published:
         """What follows from the measurements of a training that is done."""
         best = history.best if train.dev.keep == "best" else None
         step = best.step if best else steps_done
-        score = next((one for one in history.scores if one.step == step), None)
+        averaged = averaged_steps(train, steps_done)
+        score = None if averaged else next((one for one in history.scores if one.step == step), None)
         return cls(
             step,
             steps_done < train.optimizer.steps,
+            averaged or None,
             score and round(score.zero_shot, 4),
             score and round(score.few_shot, 4),
         )

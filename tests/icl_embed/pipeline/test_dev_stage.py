@@ -9,6 +9,7 @@ import pytest
 
 from icl_embed.errors import TrainingError
 from icl_embed.pipeline.build import build
+from icl_embed.pipeline.checkpoints import checkpoints_of
 from icl_embed.pipeline.run import Run, open_run
 from icl_embed.report.facts import read_training
 from icl_embed.store import Artefact
@@ -35,7 +36,7 @@ def trained(preset: Path, overrides: Sequence[str]) -> tuple[Run, Artefact]:
 def test_the_dev_splits_of_the_trained_sets_are_measured_and_the_manifest_says_what_is_published(
     preset: Path,
 ) -> None:
-    _, artefact = trained(preset, [*DEV, "train.dev.keep=best"])
+    run, artefact = trained(preset, [*DEV, "train.dev.keep=best", "train.snapshot_every=1"])
     lines = dev_lines(read_metrics(artefact.path / METRICS_NAME))
     assert [line["step"] for line in lines] == [2, 4]
     assert {name.partition("/")[2] for name in lines[0] if "/" in name} == {"tiny-facts", "tiny-topics"}
@@ -45,6 +46,9 @@ def test_the_dev_splits_of_the_trained_sets_are_measured_and_the_manifest_says_w
     assert counts["dev_few_shot"] == pytest.approx(best["dev_few_shot"], abs=1e-4)
     assert counts["steps"] == 4
     assert not (artefact.path / "best").exists()
+    checkpoints = checkpoints_of(run)  # the published weights are no checkpoint beside themselves
+    assert [one.step for one in checkpoints] == [*({1, 2, 3} - {best["step"]}), best["step"]]
+    assert checkpoints[-1].key == run.keys.embedder
     training = read_training(artefact.path)
     assert training is not None and len(training.dev_few) == 2
 

@@ -32,6 +32,12 @@ def test_measuring_on_the_way_changes_the_key_where_it_decides_what_is_published
     assert fingerprint(preset, every, best) != fingerprint(preset, every, best, "train.dev.shots=1")
 
 
+def test_an_average_of_snapshots_is_another_model(preset: str) -> None:
+    snapshots = "train.snapshot_every=1"
+    assert fingerprint(preset, snapshots) != fingerprint(preset, snapshots, "train.average_last=2")
+    assert fingerprint(preset, snapshots) == fingerprint(preset, snapshots, "train.average_last=0")
+
+
 def test_the_reports_key_holds_what_it_prints_and_nothing_that_is_not_used(preset: str) -> None:
     keys = [open_run(preset, asked).keys.report for asked in ((), ("train.dev.every=2",))]
     assert "dev" not in keys[0].settings["config"]["train"]
