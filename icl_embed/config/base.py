@@ -17,7 +17,7 @@ def _on_this_machine(value: Any) -> Any:
             "expected a folder on this machine; object stores and other addresses are not supported: "
             "mount the store and give the folder of the mount"
         )
-    return Path(value).expanduser() if isinstance(value, str) else value
+    return str(Path(value).expanduser()) if isinstance(value, str) else value  # JSON has no Path
 
 
 LocalPath = Annotated[Path, BeforeValidator(_on_this_machine)]

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from icl_embed.config.base import ADDED_LATER, NO_RESULT, Count, CountOrZero, Fraction, Kind, Section
+from icl_embed.config.base import (
+    ADDED_LATER,
+    NO_RESULT,
+    Count,
+    CountOrZero,
+    Fraction,
+    Kind,
+    LocalPath,
+    Section,
+)
 from icl_embed.config.model import PromptConfig
 
 NotNegative = Annotated[float, Field(ge=0.0)]
@@ -104,7 +113,7 @@ class LaunchConfig(Section):
 
 
 class DevConfig(Section):
-    """Measuring while training: on a part of the dev splits, the same texts every time (see ``train/dev``).
+    """Measuring while training: on a part of the dev splits, the same texts every time.
 
     It changes no weight, and so no key, unless it stops the training or chooses what is published.
     """
@@ -196,6 +205,9 @@ class TrainConfig(Section):
         0,
         description="steps between weights that evaluate-checkpoint may choose from; 0: only the last",
     )
+    start_from: Annotated[LocalPath | None, NO_RESULT, ADDED_LATER] = Field(
+        None, description="folder of a LoRA adapter, or of a trained model, of the same base to go on from"
+    )
     average_last: Annotated[CountOrZero, ADDED_LATER] = Field(
         0, description="publish the mean of so many adapters, the last and the snapshots before; 0: the last"
     )
@@ -242,6 +254,8 @@ class TrainConfig(Section):
     def _frozen_base_has_adapters(self) -> TrainConfig:
         if self.four_bit_base and self.tuning == "full":
             raise ValueError("a four_bit_base is frozen: train it with tuning = 'lora'")
+        if self.start_from is not None and self.tuning == "full":
+            raise ValueError("start_from goes on from an adapter: train it with tuning = 'lora'")
         if self.four_bit_base and self.optimizer.zero_stage == 3:
             raise ValueError("4-bit weights cannot be partitioned: use optimizer.zero_stage 0, 1 or 2")
         return self

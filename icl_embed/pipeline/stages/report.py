@@ -24,7 +24,7 @@ STAGE, VERSION = "report", 2
 def report_key(config: RunConfig, made: Iterable[StageKey]) -> StageKey:
     """The page over some artefacts, and the config that it prints."""
     left_out: dict[str, Any] = {"paths": True, "teacher": {"folder"}, "model": _where(config)}
-    left_out["train"] = untouched(config.train)
+    left_out["train"] = untouched(config.train) | {"start_from"}
     settings = {"config": config.model_dump(mode="json", exclude=left_out)}
     inputs = {_role(config, key): key.reference for key in made}
     return StageKey(STAGE, VERSION, settings, inputs, config.preset)

@@ -26,6 +26,7 @@ from icl_embed.model.lora import (
 from icl_embed.model.settings import add_special_tokens, write_settings
 from icl_embed.train.distributed import Place
 from icl_embed.train.embedder.snapshots import AVERAGED, BEST, SNAPSHOTS, snapshot_folder, write_mean
+from icl_embed.train.embedder.start import start_from
 from icl_embed.train.engine import whole_weights
 from icl_embed.train.job import EmbedderJob
 
@@ -125,7 +126,8 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
 
     Raises
         ModelError: the folder cannot be loaded, or the model cannot be tuned that way.
-        TrainingError: an option that this model does not have.
+        TrainingError: an option that this model does not have, or an adapter that does not fit.
+        ConfigError: there is no adapter to start from.
     """
     train = job.train
     load = load_four_bit if train.four_bit_base else load_backbone
@@ -141,12 +143,16 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
     if job.settings.template.demonstrations:
         if train.snapshot_every:
             raise TrainingError("train.snapshot_every does not keep demonstration embeddings; set it to 0")
+        if train.start_from is not None:
+            raise TrainingError("an adapter has no demonstration embeddings; leave train.start_from out")
         if train.dev.keep == "best":
             raise TrainingError("train.dev.keep = 'best' does not keep demonstration embeddings; use 'last'")
         add_demonstrations(model)
     if train.tuning == "lora":
         speed_up_frozen(model)
         model = attach(model, train.lora, seed=job.seed, trained_tokens=tokens)
+        if train.start_from is not None:
+            start_from(model, train.start_from)
         join_adapters(model)
     if job.settings.template.demonstrations:
         model.demonstrations.requires_grad_(True)  # adapters freeze everything else

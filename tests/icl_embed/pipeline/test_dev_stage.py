@@ -1,7 +1,9 @@
-"""The stage ``embedder`` with measurements on the way: from the cards' dev splits to counts and report."""
+"""The stage ``embedder`` with measurements on the way, and going on from an earlier one."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,3 +60,23 @@ def test_more_shots_than_dev_rows_are_refused_by_the_name_of_the_set(preset: Pat
         TrainingError, match=r"tiny-facts has \d+ dev rows, fewer than the 80 .* train.dev.shots"
     ):
         trained(preset, [*DEV, "train.dev.shots=80", "train.dev.patience=1"])
+
+
+def test_an_embedder_goes_on_from_another_of_the_same_base_which_the_key_knows_by_its_content(
+    preset: Path, tmp_path: Path
+) -> None:
+    first_run, first = trained(preset, DEV)
+    moved = shutil.copytree(first.path, tmp_path / "moved")
+    again = f"train.start_from={moved}"
+    run, second = trained(preset, [*DEV, again])
+    assert run.keys.embedder != first_run.keys.embedder
+    assert run.keys.embedder == open_run(str(preset), [*DEV, f"train.start_from={first.path}"]).keys.embedder
+    losses = [read_metrics(one.path / METRICS_NAME)[0]["loss"] for one in (first, second)]
+    assert losses[0] != losses[1]
+    made = json.loads((moved / "manifest.json").read_text())
+    made["key"]["inputs"]["base-model"] = "base-model/of-another"
+    (moved / "manifest.json").write_text(json.dumps(made))
+    with pytest.raises(
+        TrainingError, match=r"was trained on base-model/of-another, this run's base model is"
+    ):
+        trained(preset, [*DEV, again, "seed=5"])

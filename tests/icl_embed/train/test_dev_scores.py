@@ -112,6 +112,18 @@ def test_scores_are_those_of_the_embedder_in_use(
     assert any(score.zero_shot != score.few_shot for score in found.values()), "examples changed nothing"
 
 
+def test_under_bidirectional_attention_every_query_has_a_prefix_of_its_own(
+    embedder: Embedder, dev_sets: list[DevSet]
+) -> None:
+    settings = embedder.settings.model_copy(update={"attention": "bidirectional"})
+    both_ways = Embedder(embedder.model, embedder.tokenizer, settings)
+    scorer = DevScorer(both_ways, both_ways.prompts, dev_sets, CONFIG, batch_tokens=500, place=ALONE)
+    found = scorer()
+    for one in dev_sets:
+        expected = [scored_by_hand(both_ways, one, "mrr", shots=shown) for shown in (False, True)]
+        assert list(found[one.name]) == pytest.approx(expected)
+
+
 def test_neither_modes_nor_random_numbers_are_disturbed(embedder: Embedder, dev_sets: list[DevSet]) -> None:
     scorer = DevScorer(embedder, embedder.prompts, dev_sets, CONFIG, batch_tokens=500, place=ALONE)
     embedder.model.train()
