@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from icl_embed.config import TrainConfig
 from icl_embed.launch.launcher import launch
 from icl_embed.model.settings import EmbedderSettings
-from icl_embed.train.job import EmbedderJob, write_job
+from icl_embed.train.job import DevSource, EmbedderJob, write_job
 from icl_embed.train.metrics import METRICS_NAME, read_metrics
 from tests.tiny_models import WORDS
 
@@ -58,6 +58,40 @@ def write_rows(path: Path, *, rows_per_set: int = 40) -> Path:
     return path
 
 
+def write_dev(folder: Path, *, rows: int = 12) -> list[DevSource]:
+    """Dataset artefacts of the same three data sets, as far as a dev split goes."""
+    rng = random.Random(1)
+
+    def text(count: int) -> str:
+        return " ".join(rng.sample(WORDS, count))
+
+    sources = []
+    for name, kind in (("facts", "retrieval"), ("colours", "classification"), ("pairs", "sts")):
+        home = folder / name
+        home.mkdir(parents=True)
+        records = [
+            {
+                "row_id": f"dev-{number}",
+                "split": "dev" if number < rows else "test",
+                "query": text(5),
+                "positives": [] if kind == "classification" else [text(9)],
+                "negatives": [],
+                "label": rng.choice(LABELS) if kind == "classification" else None,
+                "score": float(number % 2) if kind == "sts" else None,
+            }
+            for number in range(rows + 3)
+        ]
+        pq.write_table(pa.Table.from_pylist(records), home / "rows.parquet")
+        passages = [
+            {"passage_id": f"p{number}", "split": record["split"], "text": passage}
+            for number, record in enumerate(records)
+            for passage in [*record["positives"], text(9)]
+        ]
+        pq.write_table(pa.Table.from_pylist(passages), home / "corpus.parquet")
+        sources.append(DevSource(name=name, kind=kind, instruction=f"find {name}", folder=home))
+    return sources
+
+
 def make_job(
     folder: Path,
     model: Path,
@@ -65,6 +99,7 @@ def make_job(
     *,
     processes: int = 1,
     settings: Mapping[str, Any] | None = None,
+    dev_sources: Sequence[DevSource] = (),
     **train: Any,
 ) -> EmbedderJob:
     """A job in its own folder; ``train`` are TrainConfig fields on top of small defaults."""
@@ -88,6 +123,7 @@ def make_job(
         work_dir=folder / "work",
         out_dir=folder / "out",
         dtype="float32",
+        dev_sources=tuple(dev_sources),
         train=config,
         settings=EmbedderSettings.model_validate({"prompt": config.prompt, **(settings or {})}),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from icl_embed.config.base import (
     LABEL_KINDS,
+    POSITIVE_SHARE,
     RANKING_KINDS,
     SYMMETRIC_KINDS,
     Count,
@@ -18,6 +19,7 @@ from icl_embed.config.base import (
     Section,
     identity,
     restored,
+    untouched,
 )
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
 from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, SelectionConfig, SettingsConfig
@@ -26,6 +28,7 @@ from icl_embed.config.reranking import PAIR_PROMPTS, PromptPlace, RerankConfig, 
 from icl_embed.config.run import RunConfig
 from icl_embed.config.teacher import TeacherConfig
 from icl_embed.config.training import (
+    DevConfig,
     ExamplesConfig,
     KindRule,
     LaunchConfig,
@@ -38,11 +41,13 @@ from icl_embed.config.training import (
 __all__ = [
     "LABEL_KINDS",
     "PAIR_PROMPTS",
+    "POSITIVE_SHARE",
     "RANKING_KINDS",
     "SYMMETRIC_KINDS",
     "Count",
     "CountOrZero",
     "DataConfig",
+    "DevConfig",
     "EvaluateConfig",
     "ExampleStrategy",
     "ExamplesConfig",
@@ -71,4 +76,5 @@ __all__ = [
     "TuneConfig",
     "identity",
     "restored",
+    "untouched",
 ]

@@ -57,6 +57,12 @@ FOREIGN: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("gradient_clipping", "max_norm"), ("optimizer.max_grad_norm", "")),
     **dict.fromkeys(("save_steps", "checkpoint_every"), ("optimizer.save_every", "")),
     "save_total_limit": ("optimizer.keep_checkpoints", ""),
+    **dict.fromkeys(
+        ("eval_steps", "eval_every", "evaluation_steps", "val_check_interval"), ("dev.every", "")
+    ),
+    **dict.fromkeys(("early_stopping", "early_stopping_patience"), ("dev.patience", "")),
+    **dict.fromkeys(("load_best_model_at_end", "save_best_model"), ("dev.keep", "'best' or 'last'")),
+    "metric_for_best_model": ("dev.metric", "it is the few-shot average over the dev splits"),
     **dict.fromkeys(("fp16", "bf16", "torch_dtype", "precision"), ("model.dtype", "")),
     **dict.fromkeys(("lora_r", "lora_rank", "r"), ("lora.rank", "")),
     "lora_alpha": ("lora.alpha", ""),

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from icl_embed.config.base import NO_RESULT, Count, CountOrZero, Fraction, Kind, Section
+from icl_embed.config.base import (
+    ADDED_LATER,
+    NO_RESULT,
+    Count,
+    CountOrZero,
+    Fraction,
+    Kind,
+    LocalPath,
+    Section,
+)
 from icl_embed.config.model import PromptConfig
 
 NotNegative = Annotated[float, Field(ge=0.0)]
@@ -103,6 +112,41 @@ class LaunchConfig(Section):
     )
 
 
+class DevConfig(Section):
+    """Measuring while training: on a part of the dev splits, the same texts every time.
+
+    It changes no weight, and so no key, unless it stops the training or chooses what is published.
+    """
+
+    every: CountOrZero = Field(0, description="steps between measurements; 0: none")
+    queries: Count = Field(100, description="dev queries of each data set at most")
+    passages: Count = Field(500, description="dev passages of each data set at most; positives always")
+    shots: Count = Field(5, description="examples shown in the few-shot measurement")
+    metric: Literal["mrr", "accuracy"] = Field(
+        "mrr", description="of the best positive: one over its rank, or how often it is first"
+    )
+    patience: CountOrZero = Field(
+        0, description="measurements in a row without a better few-shot score that end training; 0: never"
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="weights to publish: of the last step, or of the best few-shot measurement"
+    )
+
+    @property
+    def changes_result(self) -> bool:
+        """Whether it stops the training or chooses the weights."""
+        return self.patience > 0 or self.keep == "best"
+
+    @model_validator(mode="after")
+    def _decides_on_what_is_measured(self) -> DevConfig:
+        if self.changes_result and not self.every:
+            raise ValueError(
+                f"patience = {self.patience} and keep = {self.keep!r} need measurements, but every is 0; set "
+                "every, the steps between them"
+            )
+        return self
+
+
 class KindRule(Section):
     """What is special about one kind of task (paper section 3.3); ``None`` keeps the general setting.
 
@@ -164,6 +208,13 @@ class TrainConfig(Section):
         0,
         description="steps between weights that evaluate-checkpoint may choose from; 0: only the last",
     )
+    start_from: Annotated[LocalPath | None, NO_RESULT, ADDED_LATER] = Field(
+        None, description="folder of a LoRA adapter, or of a trained model, of the same base to go on from"
+    )
+    average_last: Annotated[CountOrZero, ADDED_LATER] = Field(
+        0, description="publish the mean of so many adapters, the last and the snapshots before; 0: the last"
+    )
+    dev: Annotated[DevConfig, ADDED_LATER] = DevConfig()
     launch: Annotated[LaunchConfig, NO_RESULT] = LaunchConfig()
 
     @property
@@ -206,8 +257,27 @@ class TrainConfig(Section):
     def _frozen_base_has_adapters(self) -> TrainConfig:
         if self.four_bit_base and self.tuning == "full":
             raise ValueError("a four_bit_base is frozen: train it with tuning = 'lora'")
+        if self.start_from is not None and self.tuning == "full":
+            raise ValueError("start_from goes on from an adapter: train it with tuning = 'lora'")
         if self.four_bit_base and self.optimizer.zero_stage == 3:
             raise ValueError("4-bit weights cannot be partitioned: use optimizer.zero_stage 0, 1 or 2")
+        return self
+
+    @model_validator(mode="after")
+    def _average_has_parts(self) -> TrainConfig:
+        wanted = self.average_last
+        found = 1 + (self.optimizer.steps - 1) // self.snapshot_every if self.snapshot_every else 1
+        if wanted and not 1 < wanted <= found:
+            raise ValueError(
+                f"average_last = {wanted} needs at least 2 and so many sets of weights; snapshot_every = "
+                f"{self.snapshot_every} gives {found} in {self.optimizer.steps} steps, the last included: "
+                "snapshot more often, or average fewer"
+            )
+        if wanted and (self.tuning == "full" or self.dev.keep == "best"):
+            raise ValueError(
+                "average_last averages adapters and publishes the mean; use it with tuning = 'lora' and "
+                f"dev.keep = 'last', found {self.tuning!r} and {self.dev.keep!r}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -32,10 +32,13 @@ class Checkpoint:
 
 
 def checkpoints_of(run: Run) -> list[Checkpoint]:
-    """Every checkpoint that a run's training keeps, the last one included.
+    """Every checkpoint that a run's training keeps, and the published one.
+
+    Where dev scores decide, training may have ended early, and the trained embedder must exist.
 
     Raises
         ConfigError: training keeps none but the last.
+        StoreError: the embedder does not exist, and its config does not say which steps there are.
     """
     from icl_embed.train.embedder.snapshots import snapshot_steps
 
@@ -46,8 +49,15 @@ def checkpoints_of(run: Run) -> list[Checkpoint]:
             "there is nothing to choose from: training keeps the last step alone; "
             f"set train.snapshot_every, e.g. to {max(1, train.optimizer.steps // 4)}"
         )
-    earlier = [Checkpoint(step, checkpoint_key(run, step)) for step in steps]
-    return [*earlier, Checkpoint(train.optimizer.steps, run.keys.embedder)]
+    last = published = train.optimizer.steps
+    if train.dev.changes_result:
+        counts = run.artefact(run.keys.embedder).manifest.counts
+        last, published = counts["steps"], counts["published_step"]
+    earlier = [step for step in steps if step < last and step != published]
+    return [
+        *(Checkpoint(step, checkpoint_key(run, step)) for step in earlier),
+        Checkpoint(published, run.keys.embedder),
+    ]
 
 
 def dev_scores(run: Run, checkpoint: Checkpoint) -> list[StageKey]:

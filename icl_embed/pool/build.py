@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from icl_embed.config import PoolConfig
+from icl_embed.config import POSITIVE_SHARE, PoolConfig
 from icl_embed.corpus.deduplicate import NearDuplicates, find_near_duplicates
 from icl_embed.pool.database import (
     DATABASE_NAME,
@@ -32,8 +32,7 @@ from icl_embed.pool.inputs import PAGE_TEXTS, PoolInput, Progress, add_sources, 
 from icl_embed.pool.statistics import check_limits, collect, tell_long_texts
 from icl_embed.texts import compared_column
 
-POSITIVE_SHARE = 0.8  # an sts pair from this share of the scale's maximum on is a positive
-NEGATIVE_SHARE = 0.2  # ... and up to this share a negative
+NEGATIVE_SHARE = 0.2  # an sts pair up to this share of the scale's maximum is a negative
 MAX_EXAMPLE_WORDS = 200  # per side; longer ones would fill the prompt
 LONGEST = 2**31 - 1  # characters; no text reaches them
 SPARE_CANDIDATES = 2  # candidate examples per place, because near-duplicates are found late

@@ -205,6 +205,7 @@ def as_svg(parts: Sequence[str], width: int, height: float, title: str) -> Marku
 
 
 LINE_HEIGHT = 14
+MOST_NUMBERS = 16  # along the bottom of a curve
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,8 @@ def curve_chart(
     ys = ticks(min(*seen, 0.0), max(seen))
     across = Axis(xs[0], xs[-1], left + 6, width - gutter)
     up = Axis(ys[0], ys[-1], height - bottom, 16)
-    parts = [draw_grid(across, up, xs, ys, 1), axis_titles(labels, width, height, left)]
+    every = 1 + len(xs) // MOST_NUMBERS
+    parts = [draw_grid(across, up, xs, ys, every), axis_titles(labels, width, height, left)]
     parts.append(f'<line class="zero" x1="{across.start}" x2="{across.end}" y1="{up(0)}" y2="{up(0)}"/>')
     for line in sorted(series, key=lambda line: line.is_main):
         parts.append(_line(line, across, up, decimals))

@@ -19,7 +19,8 @@ from icl_embed.model.dtype import name_dtype
 from icl_embed.report.charts import Point
 from icl_embed.report.score_table import Systems
 from icl_embed.store.manifest import MANIFEST_NAME, Manifest, processor, read_manifest
-from icl_embed.train.metrics import METRICS_NAME, read_metrics
+from icl_embed.train.embedder.published import read_published
+from icl_embed.train.metrics import METRICS_NAME, dev_lines, read_metrics, step_lines
 
 Role = Literal["train", "evaluate", "train and evaluate"]
 
@@ -243,18 +244,26 @@ class TrainingFacts:
     """What the log of a training run says.
 
     ``facts`` are (name, value) rows for reading; ``points`` is the loss at each step and ``smooth`` its
-    trailing mean.
+    trailing mean; ``dev_zero`` and ``dev_few`` are averages on dev splits, in percent, where it measured.
     """
 
     facts: tuple[tuple[str, str], ...]
     points: tuple[Point, ...]
     smooth: tuple[Point, ...]
+    dev_zero: tuple[Point, ...] = ()
+    dev_few: tuple[Point, ...] = ()
+
+    @property
+    def dev_table(self) -> list[tuple[float, float, float]]:
+        """(step, zero-shot, few-shot) of each measurement."""
+        return [(step, zero, few) for (step, zero), (_, few) in zip(self.dev_zero, self.dev_few, strict=True)]
 
 
 def read_training(folder: Path | None) -> TrainingFacts | None:
     """The facts of an embedder's or reranker's training; None when there is no log."""
-    lines = [line for line in read_metrics(folder / METRICS_NAME) if "loss" in line] if folder else []
-    if not lines:
+    log = read_metrics(folder / METRICS_NAME) if folder else []
+    lines, measured = step_lines(log), dev_lines(log)
+    if folder is None or not lines:
         return None
     points = tuple((float(line["step"]), float(line["loss"])) for line in lines)
     share = max(1, len(lines) // 10)
@@ -265,11 +274,32 @@ def read_training(folder: Path | None) -> TrainingFacts | None:
         ("loss, last tenth", f"{fmean(losses[-share:]):.3f}"),
         *_averages(lines),
         ("seconds in steps", f"{sum(float(line.get('seconds', 0.0)) for line in lines):,.0f}"),
+        *_published(folder, measured),
     ]
-    return TrainingFacts(tuple(facts), points, _smooth(points))
+    zero, few = (
+        tuple((float(line["step"]), 100 * float(line[name])) for line in measured)
+        for name in ("dev_zero_shot", "dev_few_shot")
+    )
+    return TrainingFacts(tuple(facts), points, _smooth(points), zero, few)
 
 
-def _averages(lines: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def _published(folder: Path, measured: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Which weights are published, where training had a choice, and what it measured."""
+    told = read_published(folder)
+    if not told:
+        return []
+    early = ", training ended early" if told["stopped_early"] else ""
+    if "averaged_steps" in told:
+        early += f", the mean of steps {', '.join(map(str, told['averaged_steps']))}"
+    seconds = sum(float(line["dev_seconds"]) for line in measured)
+    found = [("weights of step", f"{told['published_step']:,}{early}")]
+    if "dev_few_shot" in told:
+        scores = f"{100 * told['dev_few_shot']:.1f} and {100 * told['dev_zero_shot']:.1f}"
+        found.append(("dev average, few-shot and zero-shot", scores))
+    return [*found, ("seconds on dev splits", f"{seconds:,.0f}")] if measured else found
+
+
+def _averages(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     wanted = {
         "examples_per_query": ("examples per query, really used", "{:.2f}"),
         "useful_token_share": ("useful tokens (not padding)", "{:.0%}"),

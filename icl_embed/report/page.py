@@ -7,13 +7,24 @@ inline. All values are escaped by the template engine.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from icl_embed.report.charts import IntervalRow, Mark, cost_chart, interval_chart, line_chart
+from icl_embed.report.charts import (
+    CurvePoint,
+    IntervalRow,
+    Mark,
+    Point,
+    Series,
+    cost_chart,
+    curve_chart,
+    interval_chart,
+    line_chart,
+)
 from icl_embed.report.facts import ReportInputs, TrainingFacts, signed
 from icl_embed.report.reranking import pareto_chart
 from icl_embed.report.score_table import ScoreRow
@@ -108,6 +119,8 @@ def _charts(view: ReportView) -> dict[str, dict[str, Markup]]:
             drawn["scores"] = interval_chart(rows, title="Scores with intervals, in percent", width=width)
         if view.training:
             drawn["loss"] = _loss_chart(view.training, "Training loss of the embedder", width)
+            if view.training.dev_few:
+                drawn["dev"] = _dev_chart(view.training, width)
         if view.reranker_training:
             drawn["reranker_loss"] = _loss_chart(
                 view.reranker_training, "Training loss of the reranker", width
@@ -126,6 +139,21 @@ def _charts(view: ReportView) -> dict[str, dict[str, Markup]]:
 
 def _loss_chart(training: TrainingFacts, title: str, width: int) -> Markup:
     return line_chart(training.points, training.smooth, title=title, labels=("step", "loss"), width=width)
+
+
+def _dev_chart(training: TrainingFacts, width: int) -> Markup:
+    def series(label: str, style: str, points: Sequence[Point], *, is_main: bool) -> Series:
+        return Series(label, style, tuple(CurvePoint(x, y, y, y) for x, y in points), is_main)
+
+    return curve_chart(
+        [
+            series("few-shot", "trained-few", training.dev_few, is_main=True),
+            series("zero-shot", "base-zero", training.dev_zero, is_main=False),
+        ],
+        title="Scores on the dev splits while training, in percent",
+        labels=("step", "%"),
+        width=width,
+    )
 
 
 def _chart_row(view: ReportView, row: ScoreRow) -> IntervalRow:

@@ -17,7 +17,7 @@ from icl_embed.evaluation.measurement import (
 )
 from icl_embed.evaluation.scores import read_measurements, read_scores
 from icl_embed.few_shot.settings import FEW_SHOT, ZERO_SHOT
-from icl_embed.train.metrics import METRICS_NAME, read_metrics
+from icl_embed.train.metrics import METRICS_NAME, read_metrics, step_lines
 
 LOSS_STEPS = 10
 
@@ -93,7 +93,7 @@ def _zero_and_few(dataset: _OneDataset) -> tuple[Measurement, Measurement] | Non
 
 
 def _losses(embedder: Path) -> str:
-    losses = [line["loss"] for line in read_metrics(embedder / METRICS_NAME)]
+    losses = [line["loss"] for line in step_lines(read_metrics(embedder / METRICS_NAME))]
     first, last = losses[:LOSS_STEPS], losses[-LOSS_STEPS:]
     return f"{sum(first) / len(first):.2f} → {sum(last) / len(last):.2f}"
 

@@ -32,8 +32,12 @@ class Checkpoints:
         self.identity = dict(identity)
         self.keep = keep
 
-    def save(self, engine: Engine, step: int, place: Place) -> None:
-        """Publish the state after ``step`` updates; every rank must call it."""
+    def save(self, engine: Engine, step: int, place: Place, carried: Mapping[str, Any] | None = None) -> None:
+        """Publish the state after ``step`` updates; every rank must call it.
+
+        Parameters
+            carried: JSON of whoever else goes on from here, for ``restore``.
+        """
         final = self.folder / f"step-{step:06d}"
         partial = self.folder / f"step-{step:06d}.partial"
         if place.is_first:
@@ -45,12 +49,15 @@ class Checkpoints:
         place.wait()
         if place.is_first and not final.exists():
             key = StageKey("checkpoint", 1, {"step": step, "ranks": place.world_size, **self.identity})
-            publish(partial, final, describe(key, partial, {"step": step}, 0.0))
+            publish(partial, final, describe(key, partial, {"step": step, **(carried or {})}, 0.0))
             self._forget_old()
         place.wait()
 
-    def restore(self, engine: Engine, place: Place) -> int:
-        """Load the newest whole checkpoint; returns the number of updates done, 0 when there is none.
+    def restore(self, engine: Engine, place: Place) -> tuple[int, Mapping[str, Any]]:
+        """Load the newest whole checkpoint.
+
+        Returns
+            the number of updates done, 0 when there is none, and what ``save`` was given to carry.
 
         Raises
             TrainingError: the newest whole checkpoint belongs to another configuration or rank count, or
@@ -69,13 +76,18 @@ class Checkpoints:
                 continue
             self._refuse_other_run(manifest.key["settings"], step, place)
             engine.load(folder)
-            return step
+            return step, manifest.counts
         if damaged:
             raise TrainingError(
                 f"checkpoints exist in {self.folder} but none is whole ({', '.join(damaged)}); "
                 "delete the folder to start from scratch"
             )
-        return 0
+        return 0, {}
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that a run may resume after, the newest first."""
+        return [step for step, _ in self._newest_first()]
 
     def _refuse_other_run(self, found: Mapping[str, Any], step: int, place: Place) -> None:
         wanted = {"step": step, "ranks": place.world_size, **self.identity}

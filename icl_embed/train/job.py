@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from icl_embed.config import Section, TeacherConfig, TrainConfig
+from icl_embed.config import Kind, Section, TeacherConfig, TrainConfig
 from icl_embed.errors import TrainingError
 from icl_embed.model.settings import EmbedderSettings
 from icl_embed.store.files import write_atomically
@@ -36,13 +36,28 @@ class Job(Section):
         return flat
 
 
+class DevSource(Section):
+    """A data set whose dev split may be measured: what its card says, and its artefact's folder."""
+
+    name: str
+    kind: Kind
+    instruction: str
+    folder: Path
+
+
 class EmbedderJob(Job):
-    """Train an embedder; ``teacher_model`` is another embedder to learn from, if any."""
+    """Train an embedder.
+
+    Attributes
+        teacher_model: another embedder to learn from, if any.
+        dev_sources: the data sets that are trained on, where training measures on the way.
+    """
 
     train: TrainConfig
     settings: EmbedderSettings
     teacher_model: Path | None = None
     teacher: TeacherConfig = TeacherConfig()
+    dev_sources: tuple[DevSource, ...] = ()
 
 
 JobType = TypeVar("JobType", bound=Job)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,6 +69,27 @@ class Objective(Protocol):
         ...
 
 
+class DevMeasuring(Protocol):
+    """Whoever measures between steps, and may end the training (``train.dev_watch``)."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether another step would be in vain."""
+
+    @property
+    def carried(self) -> Mapping[str, Any]:
+        """What a run that resumes here has to know, as JSON."""
+
+    def resume(self, carried: Mapping[str, Any]) -> None:
+        """Go on where ``carried`` was."""
+
+    def look(self, step: int) -> Mapping[str, Any] | None:
+        """Measure after a step, if it is time; a line for the log. Every rank must call it."""
+
+    def forget(self, resumable: Sequence[int]) -> None:
+        """Drop what no run needs that resumes after one of these steps."""
+
+
 @dataclass(frozen=True)
 class StepReport:
     """What one step did, summed over ranks."""
@@ -111,7 +132,7 @@ STOP_SECONDS = 90  # more than the launcher's own patience with a job that it st
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended."""
+    """How a run ended: complete after its last step, or where measuring said that it is over."""
 
     steps_done: int
     resumed_from: int
@@ -129,6 +150,7 @@ def run_training(  # noqa: PLR0913 - the whole context of a run, passed once
     snapshot_every: int = 0,
     snapshot: Callable[[int], None] | None = None,
     watched: Callable[[int], Watched] | None = None,
+    dev: DevMeasuring | None = None,
 ) -> TrainingResult:
     """Train to the last step, from the newest whole checkpoint in ``work_dir``.
 
@@ -138,45 +160,89 @@ def run_training(  # noqa: PLR0913 - the whole context of a run, passed once
     Parameters
         watched: opens the trackers, given the steps that are done; the first rank has them.
         snapshot: called on every rank after every ``snapshot_every`` steps, but not after the last.
+        dev: measures between steps; what it finds out enters no update.
 
     Raises
         TrainingError: a checkpoint of a different run, or a loss or gradient that is not finite.
     """
     engine = Engine(objective.model, optimizer, place, objective.rates)
     checkpoints = Checkpoints(work_dir / "checkpoints", identity, optimizer.keep_checkpoints)
-    first = checkpoints.restore(engine, place)
+    first, carried = checkpoints.restore(engine, place)
     if place.is_first and first:
         logger.info("resumed after step %d of %d", first, optimizer.steps)
-    log = MetricsLog(work_dir / METRICS_NAME, first) if place.is_first else None
-    trackers = watched(first) if watched and place.is_first else None
-    watch = LearningWatch()
+    listeners = _Listeners.open(work_dir, first, watched) if place.is_first else _Listeners()
+    dev = dev or NothingMeasured()
+    dev.resume(carried)
+    if first:
+        listeners.hear(dev.look(first))  # a run that was told to stop left it to this one
     done = first
     with _stop_requests() as stop:
-        while done < optimizer.steps:
+        while not (done == optimizer.steps or dev.is_over):
             started = time.perf_counter()
             torch.manual_seed(_step_seed(seed, done, place.rank))
             rate = learning_rate(optimizer, done)
             report = train_step(objective, engine, done, rate, place)
             done += 1
-            if log:
-                line = _line(done, report, rate, time.perf_counter() - started)
-                log.write(line)
-                _announce(line, optimizer.steps)
-                watch.see(line)
-                if trackers:
-                    trackers.step(line)
+            listeners.hear_step(_line(done, report, rate, time.perf_counter() - started), optimizer.steps)
             stopping = bool(place.sum(torch.tensor([float(stop.asked)], device=place.device)).item())
             # before the checkpoint: a run that resumes after it would not come by here again
             if snapshot and snapshot_every and done % snapshot_every == 0 and done < optimizer.steps:
                 snapshot(done)
-            if stopping or done % optimizer.save_every == 0 or done == optimizer.steps:
-                checkpoints.save(engine, done, place)
+            if not stopping or done == optimizer.steps:
+                listeners.hear(dev.look(done))
+            if stopping or done % optimizer.save_every == 0 or done == optimizer.steps or dev.is_over:
+                checkpoints.save(engine, done, place, dev.carried)
+                dev.forget(checkpoints.steps)
             if stopping:
                 break
-    is_complete = done == optimizer.steps
-    if trackers:
-        trackers.end(is_complete=is_complete)
+    is_complete = done == optimizer.steps or dev.is_over
+    listeners.end(is_complete=is_complete)
     return TrainingResult(done, first, is_complete)
+
+
+class NothingMeasured:
+    """``DevMeasuring`` of a training that goes on to its last step, come what may."""
+
+    is_over = False
+    carried: Mapping[str, Any] = {}
+
+    def resume(self, carried: Mapping[str, Any]) -> None:
+        """Nothing to go on with."""
+
+    def look(self, step: int) -> None:
+        """Nothing is measured."""
+
+    def forget(self, resumable: Sequence[int]) -> None:
+        """Nothing was kept."""
+
+
+@dataclass
+class _Listeners:
+    """Who is told what a training does; on all ranks but the first nobody is."""
+
+    log: MetricsLog | None = None
+    trackers: Watched | None = None
+    watch: LearningWatch = field(default_factory=LearningWatch)
+
+    @classmethod
+    def open(cls, work_dir: Path, first: int, watched: Callable[[int], Watched] | None) -> _Listeners:
+        return cls(MetricsLog(work_dir / METRICS_NAME, first), watched(first) if watched else None)
+
+    def hear(self, line: Mapping[str, Any] | None) -> None:
+        if self.log and line:
+            self.log.write(line)
+            if self.trackers:
+                self.trackers.step(line)
+
+    def hear_step(self, line: Mapping[str, Any], steps: int) -> None:
+        self.hear(line)
+        if self.log:
+            _announce(line, steps)
+            self.watch.see(line)
+
+    def end(self, *, is_complete: bool) -> None:
+        if self.trackers:
+            self.trackers.end(is_complete=is_complete)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -1,6 +1,15 @@
 """What a key holds of a config section, and how a builder gets the whole section back."""
 
-from icl_embed.config import LaunchConfig, OptimizerConfig, RerankConfig, TrainConfig, identity, restored
+from icl_embed.config import (
+    DevConfig,
+    LaunchConfig,
+    OptimizerConfig,
+    RerankConfig,
+    TrainConfig,
+    identity,
+    restored,
+    untouched,
+)
 
 
 def test_a_key_holds_what_decides_a_result_and_nothing_else():
@@ -9,7 +18,7 @@ def test_a_key_holds_what_decides_a_result_and_nothing_else():
     assert {"save_every", "keep_checkpoints"}.isdisjoint(found["optimizer"])
     assert found["optimizer"]["learning_rate"] == OptimizerConfig().learning_rate
     whole = TrainConfig().model_dump(mode="json")
-    assert set(whole) - set(found) == {"launch", "tokenizer_workers"}
+    assert set(whole) - set(found) == {"launch", "tokenizer_workers", "dev", "average_last", "start_from"}
     assert "top_k" not in identity(RerankConfig(), "top_k")
 
 
@@ -34,3 +43,19 @@ def test_a_builder_takes_results_from_the_key_and_the_rest_from_the_run():
     found = restored(identity(asked), mine)
     assert (found.temperature, found.optimizer.steps) == (0.5, 7)
     assert (found.optimizer.save_every, found.tokenizer_workers, found.launch.threads) == (4, 2, 3)
+
+
+def test_measuring_on_the_way_is_in_a_key_only_where_it_decides_something():
+    watched, stopping = DevConfig(every=10), DevConfig(every=10, patience=2)
+    assert "dev" in untouched(TrainConfig()) and "dev" not in untouched(TrainConfig(dev=watched))
+    assert identity(TrainConfig(dev=watched)) == identity(TrainConfig())
+    assert identity(TrainConfig(dev=stopping))["dev"] == stopping.model_dump(mode="json")
+    assert identity(TrainConfig(dev=DevConfig(every=10, keep="best")))["dev"]["keep"] == "best"
+
+
+def test_a_builder_measures_as_its_run_asks_and_decides_as_the_key_says():
+    watched, stopping = DevConfig(every=10), DevConfig(every=5, patience=2)
+    mine = TrainConfig(dev=watched)
+    assert restored(identity(TrainConfig()), mine).dev == watched
+    assert restored(identity(TrainConfig(dev=stopping)), mine).dev == stopping
+    assert restored(identity(TrainConfig()), TrainConfig(dev=stopping)).dev == DevConfig()

@@ -26,13 +26,14 @@ from mteb.abstasks import (
 )
 from mteb.types import PromptType
 
+from icl_embed.config import POSITIVE_SHARE
 from icl_embed.errors import DataError, MissingTaskError
 from icl_embed.evaluation.mteb.mirror import FolderSet, HubFolder
 from icl_embed.evaluation.mteb.mirror_rows import refuse_duplicates, search_rows
 from icl_embed.evaluation.mteb.official import Template, from_hub, judged_splits, new_task
 from icl_embed.evaluation.mteb.values import ItemsOfTest
 from icl_embed.examples import Example
-from icl_embed.pool.build import MAX_EXAMPLE_WORDS, POSITIVE_SHARE
+from icl_embed.pool.build import MAX_EXAMPLE_WORDS
 from icl_embed.pool.examples import Candidate
 from icl_embed.texts import clean_texts, compared_forms, text_id
 

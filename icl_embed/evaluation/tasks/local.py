@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from icl_embed.config import LABEL_KINDS, EvaluateConfig
+from icl_embed.config import LABEL_KINDS, POSITIVE_SHARE, EvaluateConfig
 from icl_embed.errors import EvaluationError, MissingTaskError
 from icl_embed.evaluation.leaks import evaluated_texts
 from icl_embed.evaluation.mteb.local_tasks import MAIN_SCORES, build_task
@@ -27,7 +27,6 @@ from icl_embed.evaluation.tasks.rows import (
 from icl_embed.evaluation.tasks.task import EvaluatedModel, TaskFacts, TaskRun, Unjudged
 from icl_embed.examples import Example
 from icl_embed.model.cached_encoding import CachingEncoder, Setting
-from icl_embed.pool.build import POSITIVE_SHARE
 from icl_embed.pool.examples import Candidate
 from icl_embed.store import Artefact, Store
 

@@ -24,7 +24,10 @@ from icl_embed.pipeline.stages.training_jobs import (
     training_inputs,
 )
 from icl_embed.store import StageKey
-from icl_embed.train.job import EmbedderJob
+from icl_embed.store.manifest import MANIFEST_NAME, read_manifest
+from icl_embed.train.embedder.published import read_published
+from icl_embed.train.embedder.start import adapter_fingerprint, find_adapter
+from icl_embed.train.job import DevSource, EmbedderJob
 
 if TYPE_CHECKING:
     from icl_embed.pipeline.run import Run
@@ -41,7 +44,7 @@ def embedder_key(
     """The trained embedder; with a teacher, distilled from its scores or its vectors.
 
     Raises
-        ConfigError: the folder of a teacher does not exist.
+        ConfigError: the folder of a teacher does not exist, or there is no adapter to start from.
     """
     settings = {
         "train": identity(config.train),
@@ -51,6 +54,8 @@ def embedder_key(
     }
     if not config.train.cross_device_negatives:
         settings["ranks"] = config.train.ranks  # each rank then has its own negatives
+    if config.train.start_from is not None:
+        settings["start_from"] = adapter_fingerprint(config.train.start_from)
     inputs = training_inputs(base, negatives, teacher)
     if config.teacher.source == "embedder":
         told = config.teacher.model_dump(mode="json", include={"kinds", "temperature"})
@@ -86,12 +91,13 @@ def embedder_settings(config: RunConfig) -> EmbedderSettings:
 
 def build_embedder(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | None) -> Mapping[str, Any]:
     """Train the embedder in a subprocess; a killed run resumes from its work folder."""
-    train = restored(key.settings["train"], run.config.train)
+    train = _started(run, key, restored(key.settings["train"], run.config.train))
     job = EmbedderJob(
         **common_settings(run, key, out_dir),
         train=train,
         settings=EmbedderSettings(**key.settings["embedder"]),
         **_imitated(run, key),
+        dev_sources=_dev_sources(run, key) if train.dev.every else (),
     )
     counts = run_job("icl_embed.train.embedder", job, train.launch, on_line)
     if train.examples.wanted and not counts["examples_used"]:
@@ -99,7 +105,49 @@ def build_embedder(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | Non
             "no query saw a single example during training although train.examples asks for up to "
             f"{train.examples.wanted}; raise the prompt's token budgets"
         )
-    return counts
+    return {**counts, **read_published(out_dir)}
+
+
+def _started(run: Run, key: StageKey, train: TrainConfig) -> TrainConfig:
+    """With the adapter to start from where this run has it, if the key knows one.
+
+    Raises
+        TrainingError: it was trained on another base model, or is another adapter than the key's by now.
+    """
+    folder = train.start_from
+    if folder is None or "start_from" not in key.settings:
+        return train.model_copy(update={"start_from": None})
+    adapter = find_adapter(folder)
+    if adapter_fingerprint(folder) != key.settings["start_from"]:
+        raise TrainingError(f"the adapter in {adapter} has changed since this run was planned; plan it again")
+    is_artefact = adapter != folder and (folder / MANIFEST_NAME).is_file()
+    mine = key.inputs["base-model"]
+    base = read_manifest(folder).key["inputs"].get("base-model", mine) if is_artefact else mine
+    if base != mine:
+        raise TrainingError(
+            f"train.start_from: the adapter in {adapter} was trained on {base}, this run's base model is "
+            f"{mine}; start from an adapter of the same base, or set model as it was"
+        )
+    return train.model_copy(update={"start_from": adapter.absolute()})
+
+
+def _dev_sources(run: Run, key: StageKey) -> tuple[DevSource, ...]:
+    """The data sets that the training rows come from; the pool knows them, and the key knows the pool."""
+    negatives = StageKey(**run.input(key, "negatives").manifest.key)
+    pool = StageKey(**run.input(negatives, "pool").manifest.key)
+    found = []
+    for name in pool.settings["trained"]:
+        dataset = run.input(pool, name)
+        card = dataset.manifest.key["settings"]["card"]
+        found.append(
+            DevSource(
+                name=name,
+                kind=card["kind"],
+                instruction=card["instruction"],
+                folder=dataset.path.absolute(),
+            )
+        )
+    return tuple(found)
 
 
 def _imitated(run: Run, key: StageKey) -> dict[str, Any]:

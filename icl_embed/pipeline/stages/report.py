@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import RunConfig
+from icl_embed.config import RunConfig, untouched
 from icl_embed.evaluation import scores
 from icl_embed.pipeline.stages import public_embedder
 from icl_embed.pipeline.stages.embedder import CONTROL
@@ -24,6 +24,7 @@ STAGE, VERSION = "report", 2
 def report_key(config: RunConfig, made: Iterable[StageKey]) -> StageKey:
     """The page over some artefacts, and the config that it prints."""
     left_out: dict[str, Any] = {"paths": True, "teacher": {"folder"}, "model": _where(config)}
+    left_out["train"] = untouched(config.train) | {"start_from"}
     settings = {"config": config.model_dump(mode="json", exclude=left_out)}
     inputs = {_role(config, key): key.reference for key in made}
     return StageKey(STAGE, VERSION, settings, inputs, config.preset)

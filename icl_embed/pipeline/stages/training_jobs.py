@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from icl_embed.pipeline.stages.score import opened
 from icl_embed.store import StageKey
 from icl_embed.train.job import Job, write_job
 from icl_embed.train.learning import idle_steps
-from icl_embed.train.metrics import METRICS_NAME, read_metrics
+from icl_embed.train.metrics import METRICS_NAME, read_metrics, step_lines
 from icl_embed.train.trackers import FOLDER as TENSORBOARD
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ def run_job(module: str, job: Job, launch_config: LaunchConfig, on_line: OnLine 
     shutil.copy(job.work_dir / METRICS_NAME, job.out_dir / METRICS_NAME)
     if (job.work_dir / TENSORBOARD).is_dir():
         shutil.copytree(job.work_dir / TENSORBOARD, job.out_dir / TENSORBOARD)
-    return summarise(read_metrics(job.out_dir / METRICS_NAME))
+    return summarise(step_lines(read_metrics(job.out_dir / METRICS_NAME)))
 
 
-def summarise(lines: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures of a training log that a listing shows."""
     last = lines[-10:]
     return {

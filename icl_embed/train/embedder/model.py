@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,19 @@ from icl_embed.model.cpu.adapted import join_adapters
 from icl_embed.model.cpu.kernels import speed_up_frozen
 from icl_embed.model.demonstrations import add_demonstrations, take_demonstrations
 from icl_embed.model.embedder import Embedder
-from icl_embed.model.lora import ADAPTER_FOLDER, attach, load_four_bit, merge, move_adapter, save_adapter
+from icl_embed.model.lora import (
+    ADAPTER_FOLDER,
+    attach,
+    load_adapter,
+    load_four_bit,
+    merge,
+    move_adapter,
+    save_adapter,
+)
 from icl_embed.model.settings import add_special_tokens, write_settings
 from icl_embed.train.distributed import Place
-from icl_embed.train.embedder.snapshots import SNAPSHOTS, snapshot_folder
+from icl_embed.train.embedder.snapshots import AVERAGED, BEST, SNAPSHOTS, snapshot_folder, write_mean
+from icl_embed.train.embedder.start import start_from
 from icl_embed.train.engine import whole_weights
 from icl_embed.train.job import EmbedderJob
 
@@ -30,15 +39,46 @@ class TrainedModel:
     embedder: Embedder
     trained_tokens: Sequence[int]
 
-    def publish(self, place: Place) -> None:
-        """Write weights, tokenizer and settings as a model folder; every rank must call it."""
+    def publish(self, place: Place, instead: Path | None = None) -> None:
+        """Write weights, tokenizer and settings as a model folder; every rank must call it.
+
+        Parameters
+            instead: a folder of weights to publish in place of those in the model.
+
+        Raises
+            ModelError: these cannot be read.
+        """
         with whole_weights(self.embedder.model):
             if place.is_first:
-                self._write(place)
+                self._write(place, instead)
 
-    def snapshot(self, step: int, place: Place) -> None:
+    def average(self, steps: Sequence[int], place: Place) -> Path:
+        """A folder with the mean of the adapters of some steps; the model has those of the last.
+
+        Every rank must call it.
+
+        Raises
+            TrainingError: a snapshot is missing.
+        """
+        *earlier, last = steps
+        self.snapshot(last, place, AVERAGED)
+        mean = self.job.work_dir / AVERAGED / "mean"
+        if place.is_first:
+            root = self.job.work_dir
+            parts = [snapshot_folder(root, step) for step in earlier]
+            write_mean([*parts, snapshot_folder(root, last, AVERAGED)], mean)
+        return mean
+
+    def keep_only(self, steps: Collection[int]) -> None:
+        """Drop the ``BEST`` weights of all other steps."""
+        kept = {snapshot_folder(self.job.work_dir, step, BEST) for step in steps}
+        for folder in (self.job.work_dir / BEST).glob("step-*"):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def snapshot(self, step: int, place: Place, family: str = SNAPSHOTS) -> None:
         """Keep the weights of a step in the work folder until ``publish``; every rank must call it."""
-        folder = snapshot_folder(self.job.work_dir, step)
+        folder = snapshot_folder(self.job.work_dir, step, family)
         partial = folder.with_name(f"{folder.name}.partial")
         with whole_weights(self.embedder.model):
             if place.is_first:
@@ -54,9 +94,13 @@ class TrainedModel:
             self.embedder.model.save_pretrained(folder)
             self.embedder.tokenizer.save_pretrained(folder)
 
-    def _write(self, place: Place) -> None:
+    def _write(self, place: Place, instead: Path | None) -> None:
         job, model = self.job, self.embedder.model
+        if instead is not None and job.train.tuning == "full":
+            model, _ = load_backbone(instead, device=place.device, dtype=place.dtype)
         if job.train.tuning == "lora":
+            if instead is not None:
+                load_adapter(model, instead)
             save_adapter(model, job.out_dir / ADAPTER_FOLDER)
             model = merge(self._on_full_base(place) if job.train.four_bit_base else model)
         if job.settings.template.demonstrations:
@@ -82,7 +126,8 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
 
     Raises
         ModelError: the folder cannot be loaded, or the model cannot be tuned that way.
-        TrainingError: an option that this model does not have.
+        TrainingError: an option that this model does not have, or an adapter that does not fit.
+        ConfigError: there is no adapter to start from.
     """
     train = job.train
     load = load_four_bit if train.four_bit_base else load_backbone
@@ -98,10 +143,16 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
     if job.settings.template.demonstrations:
         if train.snapshot_every:
             raise TrainingError("train.snapshot_every does not keep demonstration embeddings; set it to 0")
+        if train.start_from is not None:
+            raise TrainingError("an adapter has no demonstration embeddings; leave train.start_from out")
+        if train.dev.keep == "best":
+            raise TrainingError("train.dev.keep = 'best' does not keep demonstration embeddings; use 'last'")
         add_demonstrations(model)
     if train.tuning == "lora":
         speed_up_frozen(model)
         model = attach(model, train.lora, seed=job.seed, trained_tokens=tokens)
+        if train.start_from is not None:
+            start_from(model, train.start_from)
         join_adapters(model)
     if job.settings.template.demonstrations:
         model.demonstrations.requires_grad_(True)  # adapters freeze everything else

@@ -21,6 +21,29 @@ def test_who_prepares_the_batches_and_on_how_many_ranks_changes_no_key(preset: s
     )
 
 
+def test_measuring_on_the_way_changes_the_key_where_it_decides_what_is_published(preset: str) -> None:
+    every = "train.dev.every=2"
+    assert (
+        fingerprint(preset) == fingerprint(preset, every) == fingerprint(preset, every, "train.dev.shots=1")
+    )
+    best, patient = "train.dev.keep=best", "train.dev.patience=3"
+    found = {fingerprint(preset, every, *more) for more in ((), (best,), (patient,), (best, patient))}
+    assert len(found) == 4
+    assert fingerprint(preset, every, best) != fingerprint(preset, every, best, "train.dev.shots=1")
+
+
+def test_an_average_of_snapshots_is_another_model(preset: str) -> None:
+    snapshots = "train.snapshot_every=1"
+    assert fingerprint(preset, snapshots) != fingerprint(preset, snapshots, "train.average_last=2")
+    assert fingerprint(preset, snapshots) == fingerprint(preset, snapshots, "train.average_last=0")
+
+
+def test_the_reports_key_holds_what_it_prints_and_nothing_that_is_not_used(preset: str) -> None:
+    keys = [open_run(preset, asked).keys.report for asked in ((), ("train.dev.every=2",))]
+    assert "dev" not in keys[0].settings["config"]["train"]
+    assert keys[1].settings["config"]["train"]["dev"]["every"] == 2
+
+
 @pytest.mark.parametrize(
     "override",
     [

@@ -1,6 +1,7 @@
 """The report says what the folders say, escapes what they hold, and survives what they lack."""
 
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 
@@ -186,6 +187,35 @@ def test_statistics_are_tables_whatever_was_counted(page, html):
 def test_training_facts_come_from_the_log(html, markdown):
     assert "examples per query, really used" in html
     assert "- steps: 120" in markdown
+
+
+def test_without_measurements_on_the_way_there_is_no_dev_curve(page, markdown):
+    assert "chart-dev" not in {attributes.get("id") for _, attributes in page.elements}
+    assert "weights of step" not in markdown and "few-shot on dev" not in markdown
+
+
+def test_the_dev_curve_shows_every_measurement_and_which_weights_are_published(run_inputs, tmp_path):
+    log = run_inputs.embedder / "metrics.jsonl"
+    folder = tmp_path / "embedder"
+    folder.mkdir()
+    dev = [
+        {"step": step, "dev_zero_shot": 0.2, "dev_few_shot": few, "dev_seconds": 1.5}
+        for step, few in ((40, 0.31), (80, 0.456), (120, 0.42))
+    ]
+    again = dev[1:2]  # of a run that was stopped before its checkpoint
+    lines = log.read_text().splitlines() + [json.dumps(line) for line in [*dev[:2], *again, dev[2]]]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    told = {"published_step": 80, "stopped_early": True, "dev_zero_shot": 0.2, "dev_few_shot": 0.456}
+    (folder / "published.json").write_text(json.dumps(told))
+    build_report(dataclasses.replace(run_inputs, embedder=folder), tmp_path / "out")
+    html = (tmp_path / "out" / "index.html").read_text()
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    assert html.count('id="chart-dev"') == 1
+    assert html.count("few-shot, 80: 45.6 (45.6 to 45.6)") == 2  # for a desk and for a phone
+    assert "- steps: 120" in markdown and "| 80 | 20.0 | 45.6 |" in markdown
+    assert markdown.count("| 80 |") == 1
+    assert "- weights of step: 80, training ended early" in markdown
+    assert "- dev average, few-shot and zero-shot: 45.6 and 20.0" in markdown
 
 
 def test_the_reranker_table_and_curve_are_there(page, html, markdown):
