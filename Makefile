@@ -15,7 +15,7 @@ BENCH_VENV ?= $(OWN_BENCH_VENV)
 BENCH_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo laptop plan test coverage check slow faults bench bench-encode bench-train bench-rerank bench-venv ui clean
+.PHONY: help install demo laptop plan test coverage check slow faults bench bench-encode bench-train bench-rerank bench-venv gpu-check ui clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -73,6 +73,12 @@ $(OWN_BENCH_VENV)/.installed: tests/bench/requirements.txt
 	$(OWN_BENCH_VENV)/bin/pip install --quiet --constraint $< $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(OWN_BENCH_VENV)/bin/pip install --quiet --requirement $<
 	@touch $@
+
+gpu-check: install  ## on a machine with a GPU: the same results as on CPU, its speed, few-shot against its controls
+	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(BIN)/python -m tests.bench.gpu_speed --out tests/bench/results/gpu_speed.json
+	$(BIN)/python -m tests.bench.learn --variants tests/bench/variants.toml --jobs examples:3 none:3 --out store/learn $(BENCH_ARGS)
+	$(BIN)/python -m tests.bench.learn_table --learned store/learn/learn.json --store store --out tests/bench/results/learn.json
 
 ui: install  ## Prefect server, worker and deployments on this machine
 	$(BIN)/icl-embed ui

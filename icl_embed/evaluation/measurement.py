@@ -477,6 +477,52 @@ def average_difference(pairs: Sequence[tuple[Measured, Measured]], how: Bootstra
     return paired_difference((first_point, second_point), (first_drawn, second_drawn), how.confidence)
 
 
+def average_over_trainings(trainings: Sequence[Sequence[Measured]], how: Bootstrap) -> Interval:
+    """The mean over trainings of one recipe of their average over data sets.
+
+    The interval speaks of test items and of trainings: another seed is another model.
+    """
+    found = [point_and_replicates(measurements, how) for measurements in trainings]
+    return percentile_interval(*_over_trainings(found, how), how.confidence)
+
+
+def difference_over_trainings(
+    trainings: Sequence[Sequence[tuple[Measured, Measured]]], how: Bootstrap
+) -> Difference:
+    """The mean over trainings of the average difference, first minus second.
+
+    Parameters
+        trainings: the pairs of one training each, or of two with the same seed.
+
+    Raises
+        EvaluationError: a pair was not measured on the same items.
+    """
+    found = []
+    for pairs in trainings:
+        for first, second in pairs:
+            check_same_items(first, second)
+        (point, drawn), (other, others) = (
+            point_and_replicates(sides, how) for sides in zip(*pairs, strict=True)
+        )
+        found.append((point - other, drawn - others))
+    point, replicates = _over_trainings(found, how)
+    return paired_difference((point, 0.0), (replicates, np.zeros_like(replicates)), how.confidence)
+
+
+def _over_trainings(found: Sequence[tuple[float, Floats]], how: Bootstrap) -> tuple[float, Floats]:
+    """The mean of several trainings' values, and its replicates over items and trainings [R].
+
+    Of few trainings a bootstrap knows the spread badly, so their mean moves by Student's t.
+    """
+    points = np.array([point for point, _ in found])
+    replicates: Floats = np.mean([drawn for _, drawn in found], axis=0)
+    count = len(points)
+    if count > 1:
+        moved = np.random.default_rng(how.seed).standard_t(count - 1, size=len(replicates))
+        replicates = replicates + moved * points.std(ddof=1) / np.sqrt(count)
+    return float(points.mean()), replicates
+
+
 def point_and_replicates(
     measurements: Sequence[Measured], how: Bootstrap
 ) -> tuple[float, NDArray[np.float64]]:

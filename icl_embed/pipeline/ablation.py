@@ -16,9 +16,16 @@ from icl_embed.store import Artefact, StageKey
 TABLE_NAME = "ablation.md"
 
 
+SEED = "train.seed="
+
+
 @dataclass(frozen=True)
 class Variant:
-    """One combination of settings, and the run that has them."""
+    """One combination of settings, and the run that has them.
+
+    Attributes
+        label: the settings without the seed: those that differ in it alone are one row of the table.
+    """
 
     label: str
     run: Run
@@ -47,7 +54,10 @@ def open_variants(preset: str, overrides: Sequence[str], vary: Sequence[str]) ->
             raise ConfigError(f"expected setting=first|second, found {one!r}")
         axes.append([f"{name}={value}" for value in values.split("|")])
     return [
-        Variant(", ".join(_short(setting) for setting in chosen), open_run(preset, [*overrides, *chosen]))
+        Variant(
+            ", ".join(_short(setting) for setting in chosen if not setting.startswith(SEED)),
+            open_run(preset, [*overrides, *chosen]),
+        )
         for chosen in product(*axes)
     ]
 
@@ -56,12 +66,12 @@ def build_ablation(variants: Sequence[Variant]) -> Artefact:
     """The table over variants whose embedders and scores exist."""
     run = variants[0].run
     inputs = {
-        f"{variant.label}: {key.label}": key.reference
-        for variant in variants
+        f"{number} {variant.label}: {key.label}": key.reference
+        for number, variant in enumerate(variants)
         for key in (variant.run.keys.embedder, *variant.scores)
     }
     settings = {"variants": [variant.label for variant in variants]}
-    key = StageKey("ablation", 2, settings, inputs, run.config.preset)
+    key = StageKey("ablation", 3, settings, inputs, run.config.preset)
     return run.store.build(key, lambda out_dir: _write_table(variants, out_dir))
 
 

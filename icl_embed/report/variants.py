@@ -12,8 +12,9 @@ from icl_embed.evaluation.measurement import (
     Difference,
     Interval,
     Measurement,
-    average,
     average_difference,
+    average_over_trainings,
+    difference_over_trainings,
 )
 from icl_embed.evaluation.scores import read_measurements, read_scores
 from icl_embed.few_shot.settings import FEW_SHOT, ZERO_SHOT
@@ -24,16 +25,17 @@ LOSS_STEPS = 10
 
 @dataclass(frozen=True)
 class VariantResult:
-    """The artefacts of one variant: its settings as text, its embedder, and its scores."""
+    """The artefacts of one training: its variant's settings as text, its embedder, and its scores."""
 
     label: str
     embedder: Path
     scores: Sequence[Path]
 
 
-def ablation_table(variants: Sequence[VariantResult], how: Bootstrap) -> str:
+def ablation_table(trained: Sequence[VariantResult], how: Bootstrap) -> str:
     """Markdown: a row per variant, averages over the data sets that none was trained on, in %.
 
+    Trainings of one label are one variant with several seeds: their average, with an interval over seeds too.
     Differences are paired: few-shot minus zero-shot, and each variant's few-shot minus that of the first one.
 
     Raises
@@ -44,20 +46,34 @@ def ablation_table(variants: Sequence[VariantResult], how: Bootstrap) -> str:
         *("few-shot over zero-shot", "few-shot over the first variant's"),
     )
     lines = [_row(header), "|" + "---|" * len(header)]
-    first: list[Measurement] = []
     found = [
-        {name: pair for name, one in _by_dataset(variant.scores).items() if (pair := _zero_and_few(one))}
-        for variant in variants
+        {name: pair for name, one in _by_dataset(one.scores).items() if (pair := _zero_and_few(one))}
+        for one in trained
     ]
     everywhere = [name for name in found[0] if all(name in one for one in found)]
-    for variant, pairs in zip(variants, found, strict=True):
-        zero, few = ([pairs[name][number] for name in everywhere] for number in (0, 1))
-        gain = average_difference(list(zip(few, zero, strict=True)), how)
-        scores = (average(zero, how).in_percent, average(few, how).in_percent)
-        over_first = average_difference(list(zip(few, first, strict=True)), how).in_points if first else "–"
-        lines.append(_row((variant.label, _losses(variant.embedder), *scores, gain.in_points, over_first)))
+    first: list[list[Measurement]] = []
+    for label in dict.fromkeys(one.label for one in trained):
+        mine = [number for number, one in enumerate(trained) if one.label == label]
+        zero, few = ([[found[at][name][side] for name in everywhere] for at in mine] for side in (0, 1))
+        scores = (average_over_trainings(side, how).in_percent for side in (zero, few))
+        gain = difference_over_trainings(_paired(few, zero), how).in_points
+        is_paired = len(first) == len(few)
+        over_first = difference_over_trainings(_paired(few, first), how).in_points if is_paired else "–"
+        losses = _losses([trained[at].embedder for at in mine])
+        lines.append(_row((_with_seeds(label, len(mine)), losses, *scores, gain, over_first)))
         first = first or few
     return "\n".join(lines) + "\n"
+
+
+def _paired(
+    first: Sequence[Sequence[Measurement]], second: Sequence[Sequence[Measurement]]
+) -> list[list[tuple[Measurement, Measurement]]]:
+    """Training by training, data set by data set."""
+    return [list(zip(*sides, strict=True)) for sides in zip(first, second, strict=True)]
+
+
+def _with_seeds(label: str, count: int) -> str:
+    return label if count == 1 else ", ".join([*filter(None, [label]), f"{count} seeds"])
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -92,9 +108,10 @@ def _zero_and_few(dataset: _OneDataset) -> tuple[Measurement, Measurement] | Non
     return dataset.by_shots[0], dataset.by_shots[most]
 
 
-def _losses(embedder: Path) -> str:
-    losses = [line["loss"] for line in step_lines(read_metrics(embedder / METRICS_NAME))]
-    first, last = losses[:LOSS_STEPS], losses[-LOSS_STEPS:]
+def _losses(embedders: Sequence[Path]) -> str:
+    logs = [[line["loss"] for line in step_lines(read_metrics(one / METRICS_NAME))] for one in embedders]
+    first = [loss for losses in logs for loss in losses[:LOSS_STEPS]]
+    last = [loss for losses in logs for loss in losses[-LOSS_STEPS:]]
     return f"{sum(first) / len(first):.2f} → {sum(last) / len(last):.2f}"
 
 
@@ -127,7 +144,7 @@ def choose_best(folders: Mapping[int, Sequence[Path]], how: Bootstrap) -> Checkp
     shots = min(max(one.by_shots, default=0) for mine in measured.values() for one in mine)
     setting = FEW_SHOT if shots else ZERO_SHOT
     chosen = {step: [one.by_shots[shots] for one in mine] for step, mine in measured.items()}
-    scores = {step: average(mine, how) for step, mine in chosen.items()}
+    scores = {step: average_over_trainings([mine], how) for step, mine in chosen.items()}
     best = max(sorted(scores), key=lambda step: scores[step].mean)
     pairs = list(zip(chosen[best], chosen[max(chosen)], strict=True))
     return CheckpointChoice(best, setting, scores, average_difference(pairs, how))

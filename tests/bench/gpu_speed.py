@@ -1,6 +1,6 @@
 """How fast one model encodes on a GPU, and how far that is from what the GPU can multiply.
 
-``python -m tests.bench.gpu_speed --model FOLDER --out FILE``
+``python -m tests.bench.gpu_speed --out FILE`` (``--model FOLDER`` for another than the laptop's base model)
 
 Few-shot queries are timed with their prefix shared, and with a copy of it before every query; both against
 zero-shot. A share of the peak is that of a large product of the same format, measured in the same run.
@@ -22,6 +22,8 @@ import torch
 from icl_embed.examples import Example
 from icl_embed.model.batching import Group
 from icl_embed.model.embedder import Embedder
+from icl_embed.pipeline.build import build
+from icl_embed.pipeline.run import open_run
 from icl_embed.store.files import write_atomically
 from tests.bench.machine import describe_machine
 
@@ -34,13 +36,16 @@ SHOTS = 5
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument(
+        "--model", type=Path, help="a model folder; unset: the base model of the preset laptop"
+    )
     parser.add_argument("--texts", type=int, default=8192)
     parser.add_argument("--batch-tokens", type=int, default=65536)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    found = measure(Embedder.load(options.model, device=options.device), options.texts, options.batch_tokens)
+    folder = options.model or build(run := open_run("laptop"), run.keys.base_model).path
+    found = measure(Embedder.load(folder, device=options.device), options.texts, options.batch_tokens)
     write_atomically(options.out, json.dumps(found, indent=1).encode())
     print(json.dumps(found, indent=1))
 

@@ -1,5 +1,7 @@
 """The table over variants: what it averages, and which way its difference points."""
 
+from dataclasses import replace
+
 import pytest
 
 from icl_embed.evaluation.measurement import Bootstrap
@@ -51,3 +53,18 @@ def test_differences_point_from_without_to_with_examples_and_from_the_first_vari
     by_training = expected_of(variants[1])[1] - expected_of(variants[0])[1]
     assert first_number(cells[1][5]) == pytest.approx(by_training, abs=0.051)
     assert by_training > 1
+
+
+def test_seeds_of_one_variant_are_one_row_with_their_spread_in_the_interval(tmp_path):
+    (tmp_path / "a").mkdir()
+    base, trained = variant_of(tmp_path / "a" / "base", "base"), variant_of(tmp_path / "trained", "trained")
+    how = Bootstrap(200, 0.95, 13)
+    both = [replace(one, label="pooling=mean") for one in (base, trained)]
+    (row,) = ablation_table(both, how).splitlines()[2:]
+    cells = row.strip("| ").split(" | ")
+    assert cells[0] == "pooling=mean, 2 seeds"
+    mean = [sum(pair) / 2 for pair in zip(expected_of(base), expected_of(trained), strict=True)]
+    assert [first_number(cell) for cell in cells[2:4]] == pytest.approx(mean, abs=0.051)
+    low, high = (float(part) for part in cells[3].partition("(")[2].rstrip(")").split("–"))
+    few = sorted(expected_of(one)[1] for one in (base, trained))
+    assert high - low > few[1] - few[0]  # wider than what lies between the two
