@@ -147,6 +147,9 @@ class DevConfig(Section):
         return self
 
 
+LabelTarget = Literal["label", "text", "mixed"]
+
+
 class KindRule(Section):
     """What is special about one kind of task (paper section 3.3); ``None`` keeps the general setting.
 
@@ -155,8 +158,8 @@ class KindRule(Section):
         normal                retrieval, reranking  hard and in-batch negatives, teacher scores
         only_1neg             pair_classification   num_negatives = 1
         symmetric_sts         sts                   both sides are queries, no teacher
-        symmetric_class       classification        in_batch_negatives = false, no teacher
-        symmetric_clustering  clustering            the same, and train.label_target = "text"
+        symmetric_class       classification        no in_batch_negatives, no teacher, label_target = "label"
+        symmetric_clustering  clustering            the same, but label_target = "text"
     """
 
     num_negatives: CountOrZero | None = Field(None, description="hard negatives per query")
@@ -164,6 +167,7 @@ class KindRule(Section):
         None, description="passages of other queries are negatives; unset: except where labels are targets"
     )
     batch_size: Count | None = Field(None, description="queries per step over all ranks")
+    label_target: LabelTarget | None = Field(None, description="of a label task, see train.label_target")
     distil: bool | None = Field(
         None, description="learn the teacher's scores where rows have them; unset: if passages are ranked"
     )
@@ -184,7 +188,7 @@ class TrainConfig(Section):
     focal: float = Field(
         0.0, ge=0.0, description="a query counts by (1 - p)^focal, p being its positive's probability"
     )
-    label_target: Literal["label", "text", "mixed"] = Field(
+    label_target: LabelTarget = Field(
         "mixed", description="positive of a label task: the label's text, another text of it, or by turns"
     )
     kinds: Mapping[Kind, KindRule] = Field({}, description="exceptions per kind of task")
@@ -226,6 +230,11 @@ class TrainConfig(Section):
         """Queries per step of one kind of task."""
         rule = self.kinds.get(kind, KindRule())
         return self.batch_size if rule.batch_size is None else rule.batch_size
+
+    def label_target_of(self, kind: Kind) -> LabelTarget:
+        """What the positive of a label task is."""
+        rule = self.kinds.get(kind, KindRule())
+        return self.label_target if rule.label_target is None else rule.label_target
 
     @model_validator(mode="after")
     def _batches_divide(self) -> TrainConfig:

@@ -108,7 +108,8 @@ def _rows_without_negative(training_set: TrainingSet, config: TrainConfig) -> in
     if is_labelled and len(training_set.positions_by_label) > 1:
         return 0  # texts of other labels can always be drawn
     rule = rule_of(config, training_set.kind, targets_labels=is_labelled)
-    uses_given = rule.num_negatives > 0 and not (is_labelled and config.label_target == "text")
+    targets_texts = is_labelled and config.label_target_of(training_set.kind) == "text"
+    uses_given = rule.num_negatives > 0 and not targets_texts
     others = not is_labelled and rule.in_batch_negatives and _batch_has_others(training_set, config)
     return sum(
         not (others or (uses_given and any(text.strip() and text != row.positive for text in row.negatives)))
@@ -205,7 +206,7 @@ def make_batch(
     chosen, numbers = planned
     training_set = training_sets[chosen]
     is_labelled = training_set.kind in LABEL_KINDS
-    target = config.label_target
+    target = config.label_target_of(training_set.kind)
     targets_labels = is_labelled and (target == "label" or (target == "mixed" and step % 2 == 0))
     batch = Batch(step, training_set, tuple(training_set.rows[number] for number in numbers), targets_labels)
     rng = random.Random(f"{seed}:{step}:names")

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from icl_embed.config import ExamplesConfig, OptimizerConfig, TrainConfig
+from icl_embed.config import ExamplesConfig, KindRule, OptimizerConfig, TrainConfig
 from icl_embed.errors import TrainingError
 from icl_embed.train.embedder.batches import (
     Batch,
@@ -163,6 +163,14 @@ def test_label_tasks_alternate_between_label_and_text_targets() -> None:
     assert [made(planned, step, "mixed").targets_labels for step in range(4)] == [True, False, True, False]
     assert not made((0, (0,)), 0, "label").targets_labels
     assert not made((0, (0,)), 0, "text").targets_texts
+
+
+def test_a_kind_has_a_target_of_its_own() -> None:
+    kind = SETS[1].kind
+    config = TrainConfig(label_target="mixed", kinds={kind: KindRule(label_target="text")})
+    made = [make_batch(SETS, (1, (0, 1)), step=step, config=config, seed=1) for step in range(4)]
+    assert all(batch.targets_texts for batch in made)
+    assert config.label_target_of("sts") == "mixed"
 
 
 def test_another_text_of_the_same_label_is_drawn() -> None:
