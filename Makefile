@@ -11,11 +11,14 @@ TORCH_INDEX ?=
 # the libraries we are measured against, apart from ours; name an environment that has them to use it as it is
 OWN_BENCH_VENV := .venv-bench
 BENCH_VENV ?= $(OWN_BENCH_VENV)
+# processes that run tests, one thread each: more threads than cores would wait for each other
+JOBS ?= 2
+PARALLEL := --numprocesses $(JOBS) --dist loadfile
 # options of the benchmarks, e.g. BENCH_ARGS='--layers 6 --rounds 5'
 BENCH_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo laptop plan test coverage check slow faults bench bench-encode bench-train bench-rerank bench-venv gpu-check ui clean
+.PHONY: help install demo laptop plan test check slow faults bench bench-encode bench-train bench-rerank bench-venv gpu-check ui clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,11 +40,9 @@ laptop: install  ## the same at full depth (up to two hours on two cores)
 plan: install  ## what would run, and why
 	$(BIN)/icl-embed plan --preset $(PRESET) $(foreach setting,$(SET),--set $(setting))
 
-test: install  ## the default test suite
-	$(BIN)/python -m pytest
-
-coverage: install  ## the same, and which lines no test ran
-	$(BIN)/python -m pytest --cov=flows --cov=tasks --cov=icl_embed --cov-report=term:skip-covered
+test: export OMP_NUM_THREADS := 1
+test: install  ## the default test suite, and which lines no test ran
+	$(BIN)/python -m pytest $(PARALLEL) --cov=flows --cov=tasks --cov=icl_embed --cov-report=term:skip-covered
 
 check: install  ## format, lint, types, architecture
 	$(BIN)/ruff format --check .
@@ -49,8 +50,9 @@ check: install  ## format, lint, types, architecture
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
+slow: export OMP_NUM_THREADS := 1
 slow: install  ## tests that take minutes or fetch real sources
-	$(BIN)/python -m pytest -m slow --timeout 1800
+	$(BIN)/python -m pytest $(PARALLEL) -m slow --timeout 1800
 
 faults: install  ## kill real processes, fill real disks
 	$(BIN)/python -m pytest -m fault --timeout 900
