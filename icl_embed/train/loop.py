@@ -19,6 +19,7 @@ from torch import Tensor
 
 from icl_embed.config import OptimizerConfig
 from icl_embed.errors import TrainingError
+from icl_embed.model.memory import is_out_of_memory
 from icl_embed.train.checkpoint import Checkpoints
 from icl_embed.train.distributed import Place
 from icl_embed.train.engine import Engine
@@ -103,8 +104,21 @@ def train_step(objective: Objective, engine: Engine, step: int, rate: float, pla
     """Run one step on every rank.
 
     Raises
-        TrainingError: the loss is not finite (nothing was updated), or the gradient is not.
+        TrainingError: the loss is not finite (nothing was updated), the gradient is not, or memory ran out.
     """
+    try:
+        return _step(objective, engine, step, rate, place)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"memory ran out in step {step + 1} on {place.device}: lower train.batch_tokens together with "
+            "train.gradient_cache = true, set train.activation_checkpointing = true, or lower the batch size "
+            f"(rerank.batch_size for a reranker); who else uses the device matters, too ({error})"
+        ) from error
+
+
+def _step(objective: Objective, engine: Engine, step: int, rate: float, place: Place) -> StepReport:
     loss, sums = objective.loss(step, place)
     value = loss.value if isinstance(loss, LossInParts) else loss
     names = sorted(sums)
