@@ -32,6 +32,16 @@ def test_measuring_on_the_way_changes_the_key_where_it_decides_what_is_published
     assert fingerprint(preset, every, best) != fingerprint(preset, every, best, "train.dev.shots=1")
 
 
+def test_a_seed_of_training_is_another_model_of_the_same_data_asked_the_same(preset: str) -> None:
+    usual, other = open_run(preset), open_run(preset, ["train.seed=99"])
+    assert usual.keys.embedder.fingerprint != other.keys.embedder.fingerprint
+    assert usual.keys.negatives == other.keys.negatives
+    same = open_run(preset, [f"train.seed={usual.config.seed}"])
+    assert same.keys.embedder == usual.keys.embedder
+    one, another = (next(run.keys.all_scores("trained")) for run in (usual, other))
+    assert one.settings == another.settings
+
+
 def test_an_average_of_snapshots_is_another_model(preset: str) -> None:
     snapshots = "train.snapshot_every=1"
     assert fingerprint(preset, snapshots) != fingerprint(preset, snapshots, "train.average_last=2")
