@@ -460,7 +460,7 @@ def compare_unpaired(first: Measured, second: Measured, how: Bootstrap) -> Diffe
 
 def average(measurements: Sequence[Measured], how: Bootstrap) -> Interval:
     """The plain average over data sets, with an interval over their items (not over data sets)."""
-    return percentile_interval(*point_and_replicates(measurements, how), how.confidence)
+    return average_over_trainings([measurements], how)
 
 
 def average_difference(pairs: Sequence[tuple[Measured, Measured]], how: Bootstrap) -> Difference:
@@ -469,12 +469,7 @@ def average_difference(pairs: Sequence[tuple[Measured, Measured]], how: Bootstra
     Raises
         EvaluationError: a pair was not measured on the same items.
     """
-    for first, second in pairs:
-        check_same_items(first, second)
-    (first_point, first_drawn), (second_point, second_drawn) = (
-        point_and_replicates(sides, how) for sides in zip(*pairs, strict=True)
-    )
-    return paired_difference((first_point, second_point), (first_drawn, second_drawn), how.confidence)
+    return difference_over_trainings([pairs], how)
 
 
 def average_over_trainings(trainings: Sequence[Sequence[Measured]], how: Bootstrap) -> Interval:

@@ -12,6 +12,7 @@ from icl_embed.evaluation.measurement import (
     Difference,
     Interval,
     Measurement,
+    average,
     average_difference,
     average_over_trainings,
     difference_over_trainings,
@@ -144,7 +145,7 @@ def choose_best(folders: Mapping[int, Sequence[Path]], how: Bootstrap) -> Checkp
     shots = min(max(one.by_shots, default=0) for mine in measured.values() for one in mine)
     setting = FEW_SHOT if shots else ZERO_SHOT
     chosen = {step: [one.by_shots[shots] for one in mine] for step, mine in measured.items()}
-    scores = {step: average_over_trainings([mine], how) for step, mine in chosen.items()}
+    scores = {step: average(mine, how) for step, mine in chosen.items()}
     best = max(sorted(scores), key=lambda step: scores[step].mean)
     pairs = list(zip(chosen[best], chosen[max(chosen)], strict=True))
     return CheckpointChoice(best, setting, scores, average_difference(pairs, how))
