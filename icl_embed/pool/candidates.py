@@ -1,8 +1,8 @@
 """Candidates for hard negatives: the passages that look most like an answer to a query.
 
 Queries are ranked a shard at a time. A ``ByScores`` gives a block of queries a score for every passage and
-takes the best; a ``ByVectors`` searches vectors, which may lie on disk. Ranking is exact (but for FAISS, where
-it is asked for), and ties go to the lower index.
+takes the best; a ``ByVectors`` searches vectors, which may lie on disk. Ranking is exact (but for FAISS,
+where it is asked for), and ties go to the lower index.
 
 Shape letters: Q queries, P passages, K ranks, B queries of a block, L labels, N pairs.
 """
