@@ -114,7 +114,7 @@ def blocks_of(passages: VectorRows) -> Iterator[tuple[int, Tensor]]:
 
 def finite_rows(vectors: NDArray[Any], first: int, what: str) -> Tensor:
     """Vectors in float32, if every number can be compared; raises ModelError if not."""
-    found = torch.from_numpy(np.array(vectors, np.float32))  # a copy: memory maps cannot be written to
+    found = torch.from_numpy(np.require(vectors, np.float32, "W"))  # torch takes no read-only memory map
     finite = found.isfinite().all(dim=1)
     if not finite.all():
         row = first + int((~finite).nonzero()[0])

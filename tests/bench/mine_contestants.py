@@ -36,18 +36,22 @@ class Precomputed:
     device = torch.device("cpu")
 
     def __init__(self, folder: Path) -> None:
-        self.rows = np.load(folder / "passages.npy", mmap_mode="r")
-        self.asked = np.load(folder / "queries.npy", mmap_mode="r")
-        self.dimension = self.rows.shape[1]
+        self.folder = folder
+        self.dimension = np.load(folder / "queries.npy", mmap_mode="r").shape[1]
 
     def get_embedding_dimension(self) -> int:
         return self.dimension
 
     def encode_passages(self, texts: Any, **_: Any) -> np.ndarray:
-        return np.asarray(self.rows[[number_of(text) for text in texts]], np.float32)
+        return self.taken("passages.npy", texts)
 
     def encode_queries(self, texts: Any, **_: Any) -> np.ndarray:
-        return np.asarray(self.asked[[number_of(text) for text in texts]], np.float32)
+        return self.taken("queries.npy", texts)
+
+    def taken(self, name: str, texts: Any) -> np.ndarray:
+        """Mapped anew each time: pages that stay mapped would count as the miner's memory."""
+        rows = np.load(self.folder / name, mmap_mode="r")
+        return np.array(rows[[number_of(text) for text in texts]], np.float32)
 
     encode_document, encode_query = encode_passages, encode_queries
 
