@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,17 +77,21 @@ def build_negatives(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]
     from icl_embed.pool.mining import Miner, mine_negatives
 
     config = restored(key.settings["negatives"], run.config.negatives)
-    miner = Miner(config, key.settings["seed"], work_dir=run.store.work_dir(key))
-    if "base-model" in key.inputs:
-        from icl_embed.model.embedder import Embedder
-        from icl_embed.model.stored_search import embed_to, search_of
+    pool, work = run.input(key, "pool").path, run.store.work_dir(key)
+    if "base-model" not in key.inputs:
+        return mine_negatives(pool, out_dir, Miner(config, key.settings["seed"], work_dir=work))
+    from icl_embed.model.embedder import Embedder
+    from icl_embed.model.stored_search import embed_to, search_of
 
-        base = run.input(key, "base-model")
-        embedder = Embedder.load(base.path)
-        identity_ = {"fingerprint": base.fingerprint, "dtype": str(embedder.dtype)}
-        miner = replace(
-            miner,
-            embed=embed_to(run.store.work_dir(key), embedder, identity_),
-            search=search_of(config.search, config.faiss_from, embedder.device),
-        )
-    return mine_negatives(run.input(key, "pool").path, out_dir, miner)
+    base = run.input(key, "base-model")
+    embedder = Embedder.load(base.path)
+    miner = Miner(
+        config,
+        key.settings["seed"],
+        # another number format makes other vectors: a resumed run may find itself on another machine
+        embed=embed_to(work, embedder, {"fingerprint": base.fingerprint, "dtype": embedder.dtype}),
+        search=search_of(config.search, config.faiss_from, embedder.device),
+        work_dir=work,
+        identity=embedder.dtype,
+    )
+    return mine_negatives(pool, out_dir, miner)
