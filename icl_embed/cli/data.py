@@ -134,7 +134,7 @@ def check_card(
 ) -> None:
     """Try a card of your own from end to end: read it, fetch, map, split, and say what came out.
 
-    Of data without a card the layout is guessed, and the card that was tried is printed: save it, and it works.
+    Of data without a card the layout is guessed; the card that was tried is printed, to be saved.
     """
     console = Console(stderr=as_json)
     if path.suffix == ".toml":
@@ -156,7 +156,7 @@ def check_card(
 def _check(path: Path, rows: int, downloads: Path, console: Console, *, as_json: bool) -> None:
     if is_collection(read_toml(path)):
         collection = load_collection(path)
-        cards = list(cards_of(collection, downloads).values())
+        cards: Sequence[Card] = list(cards_of(collection, downloads).values())
         if not as_json:
             _print_splits(cards, console)
         if not isinstance(collection.source, LocalSource):
@@ -205,7 +205,8 @@ def download_progress() -> Iterator[OnProgress | None]:
 
 def _everything(catalog: Path | None) -> dict[str, Card | Collection]:
     """Cards and collections by name."""
-    return dict(sorted({**load_catalog([catalog]), **load_collections([catalog])}.items()))
+    everything: dict[str, Card | Collection] = {**load_catalog([catalog]), **load_collections([catalog])}
+    return dict(sorted(everything.items()))
 
 
 def _cards(name: str, everything: dict[str, Card | Collection], downloads: Path) -> Sequence[Card]:

@@ -1,4 +1,4 @@
-"""What a file or folder that somebody has lying about probably is: a known layout, and the card that reads it.
+"""What a file or folder that somebody has lying about is: a known layout, and the card that reads it.
 
 Told by the names of columns alone, and where these leave a choice by the first values: FlagEmbedding's lines,
 sentence-transformers' columns, BEIR's folders, MS MARCO's triples, labelled texts.
@@ -99,8 +99,8 @@ def _columns_without_header(file: Fetched) -> tuple[str, ...]:
         return ()
     if all(cell.strip().isdecimal() for cell in first):
         raise DataError(
-            f"{file.name} holds ids without texts ({', '.join(first)}): a card must join them with the files that "
-            "have the texts; see [tables] and joins in icl_embed/sources/card_rows.py"
+            f"{file.name} holds ids without texts ({', '.join(first)}): a card must join "
+            "them with the files that have the texts; see [tables] and joins in icl_embed/sources/card_rows.py"
         )
     return HEADERLESS[len(first)]
 
@@ -149,7 +149,7 @@ def _of_columns(path: Path, records: Sequence[Record], table: Table, data: Seque
 
 
 def _pair_kind(records: Sequence[Record], score: str, label: str) -> Kind:
-    """sts for grades, pair_classification for 0 and 1.
+    """The kind is sts for grades, pair_classification for 0 and 1.
 
     Raises
         DataError: the values are neither.
@@ -162,13 +162,13 @@ def _pair_kind(records: Sequence[Record], score: str, label: str) -> Kind:
     except ValueError:
         few = ", ".join(sorted(values)[:6])
         raise DataError(
-            f"{score or label} holds {few}: a pair needs a number, or 0 and 1. Write a card whose [rows] where keeps "
-            "the pairs that are positives"
+            f"{score or label} holds {few}: a pair needs a number, or 0 and 1. "
+            "Write a card whose [rows] where keeps the pairs that are positives"
         ) from None
     if not score and len(values) < 4:
         raise DataError(
-            f"{label} holds {', '.join(sorted(values))}: classes of pairs, of which 0 and 1 are known. Write a card "
-            "whose [rows] where keeps the pairs that are positives"
+            f"{label} holds {', '.join(sorted(values))}: classes of pairs, of which 0 and 1 are "
+            "known. Write a card whose [rows] where keeps the pairs that are positives"
         )
     return "sts"
 

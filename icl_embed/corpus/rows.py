@@ -11,7 +11,6 @@ from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import SplitName
 from icl_embed.texts import compared_form
 
-
 PAIR_KINDS = ("sts", "pair_classification")
 POSITIVE_SCORE = 1.0  # of a pair that its publisher calls positive without a gold score
 
@@ -102,8 +101,8 @@ def _why_useless(kind: str, row: Row) -> str:
         return "no score"
     if kind == "pair_classification" and row.score not in (0.0, 1.0):
         raise DataError(
-            f"{row.place}: a pair's score must be 0 or 1, found {row.score} for {row.query[:60]!r}; if it is a "
-            'teacher\'s, the card needs layout = "collection"'
+            f"{row.place}: a pair's score must be 0 or 1, found {row.score} for {row.query[:60]!r}; if it "
+            'is of a teacher, the card needs layout = "collection"'
         )
     same = {compared_form(row.query)} >= {compared_form(text) for text in row.positives}
     return "query equals its positive" if same and not pair else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from icl_embed.evaluation.scores import STAGE, EvaluationScores, SettingScore, read_scores
 from icl_embed.few_shot.settings import CLEAN, ZERO_SHOT
-from icl_embed.sources import Card
+from icl_embed.sources import Card, Collection
 from icl_embed.store import Artefact, Store
 from icl_embed.store.key import canonical_json
 from icl_embed.store.lineage import ancestors, sources_of, trained_datasets
