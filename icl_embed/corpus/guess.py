@@ -100,7 +100,7 @@ def _columns_without_header(file: Fetched) -> tuple[str, ...]:
     if all(cell.strip().isdecimal() for cell in first):
         raise DataError(
             f"{file.name} holds ids without texts ({', '.join(first)}): a card must join "
-            "them with the files that have the texts; see [tables] and joins in icl_embed/sources/card_rows.py"
+            "them with the files that have the texts; icl_embed/sources/card_rows.py says how"
         )
     return HEADERLESS[len(first)]
 
