@@ -147,6 +147,10 @@ def test_only_the_first_shards_are_taken_if_the_card_says_so(hub, tmp_path):
     assert len(card.shards) == len(card.source.files) == 2
 
 
+def thousand_rows(card):
+    return tuple(shard.model_copy(update={"num_rows": 1_000}) for shard in card.shards)
+
+
 def test_a_disk_that_is_too_small_is_told_before_the_first_byte(hub, tmp_path, small_disk):
     noise = os.urandom(5 << 20).hex()
     publish(hub, REPOSITORY, shards("a", [row("normal", 1, query=noise)]))
@@ -159,6 +163,9 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_byte(hub, tmp_path, s
     with pytest.raises(SourceError, match="MB of rows in"):
         refuse_full_disk(card, tmp_path, small_disk / "out")
     assert not hub.requests
+    refuse_full_disk(
+        card.model_copy(update={"shards": thousand_rows(card)}), tmp_path, small_disk / "out", max_rows=10
+    )
     refuse_full_disk(card, tmp_path, tmp_path)
 
 
