@@ -140,8 +140,8 @@ def refuse_training_sets(evaluated: Iterable[Card]) -> None:
     for card in evaluated:
         if isinstance(card, CollectionCard):
             raise ConfigError(
-                f"data.evaluate names {card.name}: the rows of a collection are all for training; evaluate on "
-                "cards with a test split, or on MTEB's and AIR-Bench's tasks (evaluate.tasks)"
+                f"data.evaluate names {card.name}: the rows of a collection are all for training; "
+                "evaluate on cards with a test split, or on MTEB's and AIR-Bench's tasks (evaluate.tasks)"
             )
 
 
