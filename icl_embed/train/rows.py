@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from icl_embed.config import Kind
 from icl_embed.errors import TrainingError
-from icl_embed.train.row_file import ROWS_NAME, RowFile, copy_rows, open_rows
+from icl_embed.train.row_file import ROWS_NAME, SCHEMA, RowFile, copy_rows, open_rows
 
 Numbers = NDArray[np.int32]
 
@@ -99,8 +99,9 @@ class Rows(Sequence[Row]):
         self.file.release()
 
     def _read(self, name: str, place: int) -> Any:
+        column = self._columns.get(name)
         try:
-            return self._columns[name][place].as_py()
+            return None if column is None else column[place].as_py()
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise TrainingError(
                 f"row {place} of {self.file.path} is damaged ({error}); delete the file and run again"
@@ -108,7 +109,9 @@ class Rows(Sequence[Row]):
 
     @cached_property
     def _columns(self) -> Mapping[str, pa.ChunkedArray]:
-        return {name: self.file.table.column(name) for name in self.file.table.column_names}
+        """Those that hold something: a page of nothing costs as much as any other."""
+        columns = zip(SCHEMA.names, self.file.table.columns, strict=True)
+        return {name: column for name, column in columns if column.null_count < len(column)}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Rows, (self.file, self.numbers)
