@@ -214,16 +214,15 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
         yield parquet
 
 
-def _batches(path: Path, parquet: pq.ParquetFile, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
-    batches = parquet.iter_batches(size, columns=columns, use_threads=False)
-    while True:
-        try:
-            batch = next(batches, None)
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(path, error) from error
-        if batch is None:
-            return
-        yield batch
+def _batches(
+    path: Path, parquet: pq.ParquetFile, columns: list[str], size: int
+) -> Iterator[pa.RecordBatch]:
+    try:
+        for group in range(parquet.num_row_groups):  # one by one: a reader of many holds on to what is behind
+            yield from parquet.iter_batches(size, row_groups=[group], columns=columns, use_threads=False)
+            pa.default_memory_pool().release_unused()
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> TrainingError:
