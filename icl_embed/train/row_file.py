@@ -214,9 +214,7 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
         yield parquet
 
 
-def _batches(
-    path: Path, parquet: pq.ParquetFile, columns: list[str], size: int
-) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path, parquet: pq.ParquetFile, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
     try:
         for group in range(parquet.num_row_groups):  # one by one: a reader of many holds on to what is behind
             yield from parquet.iter_batches(size, row_groups=[group], columns=columns, use_threads=False)
