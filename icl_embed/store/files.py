@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from icl_embed.errors import StoreError
 
@@ -49,25 +50,38 @@ def refusal(error: OSError, path: Path | None = None, *, kept: str = "") -> str:
     return "; ".join(part for part in (reason, kept, cure + place) if part)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part.
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write; a reader of ``path`` sees the old content or the new, never a part.
 
     Raises
         StoreError: the disk refused (full, read-only); the old content is still there.
     """
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    temporary = path.with_name(f"{partial_of(path)}{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as handle:
-            handle.write(data)
+            yield handle
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
         fsync_path(path.parent)
     except OSError as error:
+        raise StoreError(f"cannot write {path}: {refusal(error, kept='nothing was changed')}") from error
+    finally:
         with contextlib.suppress(OSError):  # what refused the file may refuse this too
             temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {refusal(error, kept='nothing was changed')}") from error
+
+
+def partial_of(path: Path) -> str:
+    """How the name of a file begins that is on its way to ``path``; its writer's number follows."""
+    return f".{path.name}.partial-"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a small file; otherwise as ``written_atomically``."""
+    with written_atomically(path) as handle:
+        handle.write(data)
 
 
 def sync_files(folder: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_ignored_and_the_one_before_it_used(
 
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no training rows"):
-        read_training_sets(write_rows(tmp_path / "none.parquet", rows_per_set=0))
+        read_training_sets(write_rows(tmp_path / "none.parquet", rows_per_set=0), tmp_path)
 
 
 def test_a_data_set_smaller_than_a_batch_stops_the_job_by_name(tiny_model: Path, tmp_path: Path) -> None:
