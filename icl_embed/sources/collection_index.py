@@ -62,8 +62,9 @@ def splits_of(collection: Collection, downloads: Path) -> dict[str, Split]:
         raise ConfigError(
             f"the card {collection.name} names no commit of {source.repository}: none was verified when "
             "it was written. Choose one at "
-            f"https://huggingface.co/datasets/{source.repository}/commits/main, copy the card into a folder of "
-            'your own with source.kind = "hub" and revision = "<40 hex digits>", and set paths.catalog to it"
+            f"https://huggingface.co/datasets/{source.repository}/commits/main, copy the card into a "
+            'folder of your own with source.kind = "hub" and revision = "<40 hex digits>", and set '
+            "paths.catalog to it"
         )
     if not isinstance(source, HubSource):
         local = fetch_local(collection.local_path, source.files)
