@@ -26,7 +26,7 @@ def train(run: Run) -> str:
 
 
 def teach(run: Run) -> None:
-    """What a reranker starts from, if it has a base model of its own, and the teacher's scores, if there is one.
+    """The reranker's own base model, if it has one, and the teacher's scores, if the run has a teacher.
 
     A teacher that is the run's own reranker is trained first.
     """

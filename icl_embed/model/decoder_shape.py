@@ -47,7 +47,10 @@ class DecoderShape:
     @classmethod
     def of(cls, config: Any) -> DecoderShape:
         """Read from a transformers config, or from what a ``config.json`` holds."""
-        get = config.get if isinstance(config, Mapping) else lambda name: getattr(config, name, None)
+
+        def get(name: str) -> Any:
+            return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+
         found = {size: next(filter(None, map(get, names)), None) for size, names in _NAMES.items()}
         width, heads = int(found["width"] or 0), int(found["heads"] or 1)
         return cls(

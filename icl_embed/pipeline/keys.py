@@ -128,9 +128,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         for name in config.data.evaluate
         if system != BM25 or cards[name].kind in RANKING_KINDS
     }
-    reranker = reranker_key(
-        config, other or base, negatives, teacher if config.teacher.reranker else None
-    )
+    reranker = reranker_key(config, other or base, negatives, teacher if config.teacher.reranker else None)
     tuning = {
         name: card_scores(config, name, datasets[name], pool, models[TRAINED], "dev")
         for name in tuning_sets(config, cards)

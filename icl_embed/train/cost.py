@@ -20,6 +20,7 @@ from icl_embed.config import (
     RerankConfig,
     TrainConfig,
 )
+from icl_embed.errors import ConfigError
 from icl_embed.model.decoder_shape import DecoderShape
 from icl_embed.train.embedder.batches import rule_of
 
@@ -135,7 +136,7 @@ def _after(prefix: float, tokens: float, count: float, groups: float, *, shares:
 
 
 def reranker_step(rerank: RerankConfig, lengths: Lengths) -> tuple[Rows, Rows]:
-    """What a step of the reranker scores: each query once, and its candidates after it, the prompt included."""
+    """What a step of the reranker scores: each query once, and its candidates with the prompt after it."""
     candidates = 1 + rerank.num_negatives + rerank.num_easy_negatives
     prompt = len(rerank.prompt_sentence) / CHARACTERS_PER_TOKEN
     query = min(lengths.query, 0.75 * rerank.max_tokens)  # at most so much of a pair is its query
@@ -218,6 +219,13 @@ class Memory:
 
 
 EXCHANGED = 500_000_000  # numbers in DeepSpeed's gradient buffer, its default
+
+
+def exchanged(optimizer: OptimizerConfig, element: int) -> float:
+    """Bytes of that buffer; stage 0 has none, stage 3 one of its own of the same size."""
+    return float(EXCHANGED * element) if optimizer.zero_stage else 0.0
+
+
 FOUR_BIT = 0.52  # bytes of a weight in nf4 with doubly quantised scales
 
 
@@ -239,8 +247,8 @@ def layer_activations(shape: DecoderShape, lora: LoraConfig | None, element: int
     """Bytes per token that one layer keeps for its backward pass, attention by a flash kernel.
 
     Kept are: the state before either norm, in fp32, and what the norm makes of it; queries, keys, values and
-    the result of attention; gate, its activation, the other branch and their product; the narrow states of the
-    adapters, and with dropout a mask and a dropped copy of each input.
+    the result of attention; gate, its activation, the other branch and their product; the narrow states of
+    the adapters, and with dropout a mask and a dropped copy of each input.
     """
     own, keys = shape.heads * shape.head_width, shape.key_heads * shape.head_width
     inner = (4 if shape.is_gated else 2) * shape.inner
@@ -274,16 +282,38 @@ def held_tokens(train: TrainConfig, step_tokens: float) -> float:
     return min(train.batch_tokens, mine) if train.gradient_cache else mine
 
 
-def seconds_of(
-    flops: float, gpu: Gpu, gpus: int, *, mfu: float, weights: float = 0.0, passes: float = 0.0
-) -> float:
-    """How long so many operations take on some GPUs.
+@dataclass(frozen=True)
+class Machine:
+    """Some GPUs of one kind, and how well they are used.
 
-    Parameters
+    Attributes
+        gpu: its name in ``GPUS``.
         mfu: the part of the peak that is reached.
-        weights, passes: bytes of the model and how often each GPU reads them: a bound for small micro-batches.
     """
-    return max(flops / (gpus * gpu.tflops * 1e12 * mfu), passes * weights / (gpu.bandwidth * 1e9))
+
+    gpu: str = "H100"
+    gpus: int = 8
+    mfu: float = USED
+
+    @property
+    def sheet(self) -> Gpu:
+        """The GPU's figures.
+
+        Raises
+            ConfigError: we have none of it.
+        """
+        if self.gpu not in GPUS:
+            raise ConfigError(f"there is no data sheet of the GPU {self.gpu!r}; known are {', '.join(GPUS)}")
+        return GPUS[self.gpu]
+
+    def seconds(self, flops: float, *, weights: float = 0.0, passes: float = 0.0) -> float:
+        """How long so many operations take.
+
+        Parameters
+            weights, passes: bytes of the model and how often each GPU reads them: what bounds small batches.
+        """
+        moved = passes * weights / (self.sheet.bandwidth * 1e9)
+        return max(flops / (self.gpus * self.sheet.tflops * 1e12 * self.mfu), moved)
 
 
 def mean(values: Sequence[tuple[float, float]]) -> float:
