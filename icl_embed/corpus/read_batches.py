@@ -1,4 +1,4 @@
-"""FlagEmbedding's rows as record batches of one schema, from Parquet or JSON lines; a few rows in memory at a time.
+"""FlagEmbedding's rows as small record batches of one schema, from Parquet or JSON lines.
 
 What is not there is null: scores, ``category``, ``type`` and ``prompt`` may be absent.
 """
@@ -6,7 +6,7 @@ What is not there is null: scores, ``category``, ``type`` and ``prompt`` may be 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import batched
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -35,7 +35,7 @@ BATCH_ROWS = 256  # a row may hold two hundred long documents
 
 
 def read_batches(file: Fetched) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """(rows before it, batch) of every batch of a file; of a Parquet file only the columns of the schema are read.
+    """(rows before it, batch) of every batch; of a Parquet file only the columns of the schema are read.
 
     Raises
         DataError: not such a file, damaged, or a column is missing or of another type; names file and record.
@@ -80,10 +80,11 @@ def _conformed(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
 
 def _of_lines(file: Fetched) -> Iterator[tuple[int, pa.RecordBatch]]:
     start = 0
-    for records in batched(read_jsonl(file, Table(format="jsonl"), Tolerance(0.0, file.name)), BATCH_ROWS):
+    lines = read_jsonl(file, Table(format="jsonl"), Tolerance(0.0, file.name))
+    while records := list(islice(lines, BATCH_ROWS)):
         for record in records:
             _check_record(record, file.name)
-        yield start, pa.RecordBatch.from_pylist([*records], schema=SCHEMA)
+        yield start, pa.RecordBatch.from_pylist(records, schema=SCHEMA)
         start += len(records)
 
 

@@ -1,9 +1,9 @@
-"""The dataset stage for a split of a collection: from shards to ``rows.parquet`` in two passes over small batches.
+"""The dataset stage for a split of a collection: from shards to ``rows.parquet``, in two passes over batches.
 
 The first pass checks every row and keeps three numbers of each; from these follows which rows are kept. The
 second writes them, in the order of the files. Memory grows by 24 bytes a row, whatever the texts.
 
-What the pool does anyway is left to it: negatives that are a positive of the same query, rows that repeat a text.
+What the pool does anyway is left to it: negatives that are a positive of the same query, say.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 from icl_embed.config import LABEL_KINDS
 from icl_embed.corpus.read_batches import read_batches
 from icl_embed.corpus.records import fault
-from icl_embed.corpus.rows import stable_hash
-from icl_embed.corpus.written import CORPUS_FILE, PASSAGE_SCHEMA, RowWriter
+from icl_embed.corpus.rows import PAIR_KINDS, POSITIVE_SCORE, stable_hash
+from icl_embed.corpus.written import RowWriter, write_corpus
 from icl_embed.errors import DataError
 from icl_embed.progress import tell
 from icl_embed.sources.collection import KINDS, USUAL_TYPE, CollectionCard
@@ -31,9 +31,6 @@ from icl_embed.sources.shards import refuse_full_disk, shards_of
 from icl_embed.texts import compared_form
 
 logger = logging.getLogger(__name__)
-
-PAIR_KINDS = ("sts", "pair_classification")
-POSITIVE_SCORE = 1.0  # of a pair that its publisher calls positive without a gold score
 
 
 def build_streamed(
@@ -89,7 +86,7 @@ def _write(card: CollectionCard, shards: Sequence[Fetched], kept: np.ndarray, ou
     finally:
         writer.close()
     if card.kind == "retrieval":  # nothing is searched here: the pool takes passages from the rows
-        pa.parquet.write_table(PASSAGE_SCHEMA.empty_table(), output / CORPUS_FILE)
+        write_corpus({}, output)
     return writer.num_rows
 
 
@@ -163,7 +160,11 @@ def _true_where(column: pa.Array) -> np.ndarray:
 
 
 def _refuse_others(card: CollectionCard, batch: pa.RecordBatch, name: str, start: int) -> None:
-    """Every row must be of the split's type and have its prompt, unless the collection's card says them itself."""
+    """See that rows have the split's type and prompt, unless the collection's card says them itself.
+
+    Raises
+        DataError: one has another.
+    """
     split = card.name.partition("/")[2]
     for what, said, usual, setting in (
         ("type", card.type, USUAL_TYPE, f'kinds = {{ "{split}" = KIND }}'),
@@ -171,7 +172,9 @@ def _refuse_others(card: CollectionCard, batch: pa.RecordBatch, name: str, start
     ):
         column = pc.utf8_trim_whitespace(pc.fill_null(batch.column(what), ""))
         column = pc.if_else(pc.equal(column, ""), usual, column)
-        others = [] if said is None else np.flatnonzero(_true_where(pc.not_equal(column, said)))
+        if said is None:
+            continue
+        others = np.flatnonzero(_true_where(pc.not_equal(column, said)))
         if len(others):
             found = column[int(others[0])].as_py()
             unknown = what == "type" and found not in KINDS
@@ -179,8 +182,8 @@ def _refuse_others(card: CollectionCard, batch: pa.RecordBatch, name: str, start
             raise fault(
                 name,
                 start + int(others[0]) + 1,
-                f"its {what} is {found!r}{hint}; the first row of {card.name} has {said!r}, and a data set has one. "
-                f"To take all rows for the same, say in the collection's card: {setting}",
+                f"its {what} is {found!r}{hint}; the first row of {card.name} has {said!r}, and a data set "
+                f"has one. To take all rows for the same, say in the collection's card: {setting}",
             )
 
 
@@ -250,7 +253,7 @@ def _scored(
 
 
 def _lengths(lists: pa.ListArray) -> np.ndarray:
-    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False), np.int64)
 
 
 def _offsets(lengths: np.ndarray) -> pa.Array:

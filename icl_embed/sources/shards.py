@@ -1,4 +1,4 @@
-"""The shards of one data set of a collection: room for them, then one after the other, fetched and checked."""
+"""The shards of one data set of a collection: is there room for them, then each, fetched and checked."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def refuse_full_disk(card: CollectionCard, downloads: Path, output: Path | None 
         if total > free:
             raise SourceError(
                 f"{card.name} needs about {' and '.join(parts)}, and {_size(free)} are free there; "
-                "free space, set paths.downloads or paths.store to another disk, or take fewer shards (max_shards "
-                "in the collection's card). Nothing was fetched"
+                "free space, set paths.downloads or paths.store to another disk, or take fewer shards "
+                "(max_shards in the collection's card). Nothing was fetched"
             )
 
 
