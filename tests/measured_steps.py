@@ -19,7 +19,7 @@ from icl_embed.train.embedder.objective import EmbedderObjective
 from icl_embed.train.embedder.prepare import StepBuilder
 from icl_embed.train.job import EmbedderJob
 from icl_embed.train.loop import LossInParts
-from icl_embed.train.rows import read_taught_sets
+from icl_embed.train.rows import read_training_sets
 
 HERE = Place(0, 1, torch.device("cpu"), torch.float32)
 
@@ -46,7 +46,8 @@ def plain_products() -> Iterator[None]:
 
 def opened(job: EmbedderJob) -> tuple[EmbedderObjective, StepBuilder]:
     """The objective of a job, as its first rank has it."""
-    training_sets = read_taught_sets(job.rows_path, None)
+    job.work_dir.mkdir(parents=True, exist_ok=True)
+    training_sets = read_training_sets(job.rows_path, job.work_dir)
     embedder = load_for_training(job, HERE).embedder
     builder = StepBuilder(embedder.prompts, training_sets, job.train, seed=job.seed)
     return EmbedderObjective(embedder, builder.build, job.train), builder

@@ -11,9 +11,9 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import RANKING_KINDS, BaseModelConfig, Kind, OptimizerConfig, RunConfig
+from icl_embed.config import RANKING_KINDS, BaseModelConfig, Kind, OptimizerConfig, RunConfig, TemplateConfig
 from icl_embed.errors import ConfigError, ModelError
 from icl_embed.model.architectures import read_config
 from icl_embed.model.decoder_shape import DecoderShape
@@ -53,6 +53,7 @@ ASSUMED: Mapping[Kind, Lengths] = {
     "classification": Lengths(20, 60, 12, 8),
     "clustering": Lengths(20, 120, 120, 8),
 }
+Count = Callable[[Sequence[str]], float]  # mean tokens of texts
 SAMPLED = 200  # rows of a data set whose tokens are counted
 
 
@@ -350,7 +351,7 @@ def known_sets(run: Run) -> tuple[list[Trained], list[str]]:
     if is_there(run.store, negatives):
         base = run.store.path_of(keys.base_model.stage, keys.base_model.fingerprint)
         rows_path = run.store.path_of(negatives.stage, negatives.fingerprint) / "train.parquet"
-        return measured_sets(rows_path, base), []
+        return measured_sets(rows_path, base, run.config.model.template), []
     found, unknown = [], []
     for name in run.config.data.train:
         card, key = run.catalog[name], keys.datasets[name]
@@ -415,7 +416,7 @@ def without_index(preset: str, overrides: Sequence[str], machine: Machine) -> Es
     return estimate(config, sets, EVERYTHING, machine, unknown=unknown)
 
 
-def measured_sets(rows_path: Path, base: Path) -> list[Trained]:
+def measured_sets(rows_path: Path, base: Path, template: TemplateConfig) -> list[Trained]:
     """Rows and mean tokens of mined rows; texts are tokenised as the base model does, if it is there."""
     import pyarrow.parquet as pq
 
@@ -432,31 +433,34 @@ def measured_sets(rows_path: Path, base: Path) -> list[Trained]:
             kinds[name], rows[name] = kind, rows.get(name, 0) + 1
         batch = next(table.iter_batches(SAMPLED, row_groups=[group]), None)
         for name, records in _by_name(batch.to_pylist() if batch else []).items():
-            lengths.setdefault(name, _lengths(records, count))
+            lengths.setdefault(name, _lengths(records, count, template))
     return [Trained(name, kinds[name], rows[name], lengths.get(name, ASSUMED[kinds[name]])) for name in kinds]
 
 
-def _by_name(records: Sequence[Mapping[str, object]]) -> dict[str, list[Mapping[str, object]]]:
-    found: dict[str, list[Mapping[str, object]]] = {}
+def _by_name(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         found.setdefault(str(record["dataset"]), []).append(record)
     return found
 
 
-def _lengths(records: Sequence[Mapping[str, object]], count: Callable[[Sequence[str]], float]) -> Lengths:
-    negatives = [text for one in records for text in (one["negatives"] or ())]  # type: ignore[attr-defined]
+def _lengths(records: Sequence[Mapping[str, Any]], count: Count, template: TemplateConfig) -> Lengths:
+    """Mean tokens of some rows of a data set, with what the prompt puts around them."""
+    instruction = str(records[0]["instruction"])
+    if template.special_tokens:  # which a tokenizer that does not have them yet would take apart
+        head, suffix = 3 + count([instruction]), 3.0
+    else:
+        head, suffix = 1 + count([f"Instruct: {instruction}\nQuery:"]), 1 + count(["\nResponse:"])
+    passages = [text for one in records for text in (one["positive"], *(one["negatives"] or ()))]
     return Lengths(
-        instruction=MARKS + count([str(records[0]["instruction"])]),
-        query=MARKS + count([str(one["query"]) for one in records]),
-        passage=1 + count([*(str(one["positive"]) for one in records), *negatives]),
+        instruction=head,
+        query=suffix + count([str(one["query"]) for one in records]),
+        passage=1 + count(passages),
         label=1 + count([str(one["response"]) for one in records]),
     )
 
 
-MARKS = 3  # tokens that the prompt adds to either half of a query: beginning, line break, response mark, end
-
-
-def _counter(path: Path) -> Callable[[Sequence[str]], float]:
+def _counter(path: Path) -> Count:
     """Mean tokens of texts: by a tokenizer that is there, else a quarter of their characters."""
     if not path.is_file():
         return lambda texts: sum(map(len, texts)) / max(1, len(texts)) / cost.CHARACTERS_PER_TOKEN
