@@ -49,7 +49,7 @@ def build_streamed(
         SourceError: a shard cannot be had, or there is no room.
         DataError: a row is not what the card says; names file and record.
     """
-    refuse_full_disk(card, downloads, output)
+    refuse_full_disk(card, downloads, output, max_train_rows)
     rejected: Counter[str] = Counter()
     shards: list[Fetched] = []
     facts = [np.empty((0, 3), np.uint64)]

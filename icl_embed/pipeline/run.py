@@ -15,7 +15,7 @@ from icl_embed.errors import ConfigError
 from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys
 from icl_embed.pipeline.stages.base_model import refuse_unfit
 from icl_embed.sources.card import Card, load_catalog
-from icl_embed.sources.collection import Collection, chosen, load_collections
+from icl_embed.sources.collection import Collection, CollectionCard, chosen, load_collections
 from icl_embed.sources.collection_index import cards_of
 from icl_embed.store import Artefact, StageKey, Store
 
@@ -80,6 +80,7 @@ def open_run(preset: str = "demo", overrides: Sequence[str] = ()) -> Run:
         part: tuple(find_data_sets(getattr(config.data, part), catalog, collections, config.paths.downloads))
         for part in ("train", "evaluate")
     }
+    refuse_training_sets([catalog[name] for name in data["evaluate"]])
     config = config.model_copy(update={"data": config.data.model_copy(update=data)})
     return Run(config, catalog, preset, tuple(overrides))
 
@@ -128,6 +129,20 @@ def find_data_sets(
         found |= {one: cards[one] for one in chosen(collection, pattern or "*", cards)}
     catalog.update(found)
     return found
+
+
+def refuse_training_sets(evaluated: Iterable[Card]) -> None:
+    """See that nothing is evaluated on what has training rows only.
+
+    Raises
+        ConfigError: something is.
+    """
+    for card in evaluated:
+        if isinstance(card, CollectionCard):
+            raise ConfigError(
+                f"data.evaluate names {card.name}: the rows of a collection are all for training; "
+                "evaluate on cards with a test split, or on MTEB's and AIR-Bench's tasks (evaluate.tasks)"
+            )
 
 
 def find_card(catalog: Mapping[str, Card], name: str, collections: Iterable[str] = ()) -> Card:

@@ -185,7 +185,7 @@ def _told(repository: str, revision: str, kind: str, name: str = "") -> Iterator
         what = f"{name} of {repository}" if name else repository
         advice = _token_advice(error, f"{kind}s/{repository}" if kind == "dataset" else repository)
         raise kind_of_error(
-            f"cannot get {what} at {revision} from the hub: {reason}. "
+            f"cannot get {what} at {revision} from the hub: {reason.rstrip('.')}. "
             + (advice or "Without a network, download the files elsewhere and use a local source")
         ) from error
 

@@ -74,8 +74,10 @@ def _fault(path: Path, shard: Shard) -> str:
     return ""
 
 
-def refuse_full_disk(card: CollectionCard, downloads: Path, output: Path | None = None) -> None:
-    """See that there is room for the missing shards and, in ``output``, for the rows made of all of them.
+def refuse_full_disk(
+    card: CollectionCard, downloads: Path, output: Path | None = None, max_rows: int | None = None
+) -> None:
+    """See that there is room for the missing shards and, in ``output``, for the rows made of them.
 
     Raises
         SourceError: there is not.
@@ -85,7 +87,10 @@ def refuse_full_disk(card: CollectionCard, downloads: Path, output: Path | None 
         hub = HubDataset(card.source.repository, card.source.revision, downloads)
         missing = sum(shard.num_bytes for shard in card.shards if hub.cached(shard.name) is None)
     needs: dict[int, tuple[int, Path, list[str]]] = {}
-    wanted = [(downloads, missing, "shards"), *([(output, card.num_bytes, "rows")] if output else [])]
+    rows = card.num_bytes  # a row takes about as much as it takes in its shard
+    if max_rows and card.num_rows and card.num_rows > max_rows:
+        rows = rows * max_rows // card.num_rows
+    wanted = [(downloads, missing, "shards"), *([(output, rows, "rows")] if output else [])]
     for folder, num_bytes, what in wanted:
         place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         device = place.stat().st_dev

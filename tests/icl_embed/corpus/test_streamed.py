@@ -10,9 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from icl_embed.config import PoolConfig
 from icl_embed.corpus.dataset import build_dataset
 from icl_embed.corpus.streamed import _distinct
 from icl_embed.errors import ConfigError, DataError
+from icl_embed.pool.build import build_pool
+from icl_embed.pool.inputs import PoolInput
 from icl_embed.sources.collection import Collection
 from icl_embed.sources.collection_index import cards_of
 from tests.icl_embed.corpus.cards import build, write_card, write_jsonl
@@ -271,3 +274,28 @@ def test_memory_does_not_grow_with_the_texts(tmp_path):
         command = [sys.executable, "-c", PEAK, str(tmp_path), name]
         peaks[name] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert peaks["large"] - peaks["small"] < 130_000  # KiB; all rows as Python objects take more than 180,000
+
+
+def test_what_the_rows_give_reaches_the_training_rows_of_the_pool(tmp_path):
+    """Given negatives and scores of every type; of clusters the label alone, as the pool pairs a text with it."""
+    write_examples(tmp_path / "data", rows=40)
+    inputs = []
+    for name, card in cards_of(local(tmp_path), tmp_path).items():
+        built(card, tmp_path / name)
+        folder = tmp_path / name / "out"
+        inputs.append(PoolInput(name, card.kind, card.instruction, folder, trained=True, fingerprint=name))
+    (tmp_path / "pool").mkdir()
+    config = PoolConfig(near_duplicate_threshold=1.0, max_dropped_fraction=1.0)
+    counts = build_pool(inputs, config, tmp_path / "pool", seed=0)
+    assert set(counts["pairs"].values()) == {40}
+    rows = {one["pair_id"]: one for one in pq.read_table(tmp_path / "pool" / "train.parquet").to_pylist()}
+    reviews = rows["mine/AmazonClassification/train-000000/0"]
+    assert (reviews["positive"], reviews["negatives"]) == (
+        "This review has 0 stars.",
+        ["This review has 1 stars."],
+    )
+    assert len(rows["mine/sts/train-000000/0"]["negatives"]) == 20
+    inference = rows["mine/nli/train-000003/0"]
+    assert (inference["positive_score"], inference["negative_scores"]) == (94.5, [94.5])
+    cluster = rows["mine/arXiv_title/train-000000/0"]
+    assert (cluster["positive"], cluster["negatives"]) == ("cs.0 math.0", [])

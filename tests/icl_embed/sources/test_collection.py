@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from icl_embed.errors import ConfigError, SourceError
+from icl_embed.pipeline.run import open_run
 from icl_embed.sources.card_source import HubSource
 from icl_embed.sources.collection import Collection, by_split, chosen, load_collection, load_collections
 from icl_embed.sources.collection_index import cards_of
 from icl_embed.sources.shards import refuse_full_disk, shards_of
-from tests.icl_embed.corpus.published import FULL_DATA, PROMPTS, full_data, row
+from tests.icl_embed.corpus.published import FULL_DATA, PROMPTS, full_data, row, write_examples
 from tests.icl_embed.sources.hub_site import REVISION, parquet, part_of, publish, running_hub, shards
 from tests.icl_embed.sources.web import status
 
@@ -146,6 +147,10 @@ def test_only_the_first_shards_are_taken_if_the_card_says_so(hub, tmp_path):
     assert len(card.shards) == len(card.source.files) == 2
 
 
+def thousand_rows(card):
+    return tuple(shard.model_copy(update={"num_rows": 1_000}) for shard in card.shards)
+
+
 def test_a_disk_that_is_too_small_is_told_before_the_first_byte(hub, tmp_path, small_disk):
     noise = os.urandom(5 << 20).hex()
     publish(hub, REPOSITORY, shards("a", [row("normal", 1, query=noise)]))
@@ -158,6 +163,9 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_byte(hub, tmp_path, s
     with pytest.raises(SourceError, match="MB of rows in"):
         refuse_full_disk(card, tmp_path, small_disk / "out")
     assert not hub.requests
+    refuse_full_disk(
+        card.model_copy(update={"shards": thousand_rows(card)}), tmp_path, small_disk / "out", max_rows=10
+    )
     refuse_full_disk(card, tmp_path, tmp_path)
 
 
@@ -260,6 +268,29 @@ def test_a_mistake_in_a_collections_card_is_told(tmp_path, old, new, message):
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_collection(tmp_path / "mine.toml")
+
+
+def test_a_run_takes_what_names_and_patterns_mean(tmp_path):
+    write_examples(tmp_path / "rows")
+    (tmp_path / "ours.toml").write_text(
+        'name = "ours"\nlayout = "collection"\ntitle = "Ours"\nlicence = "x"\nhomepage = ""\n'
+        'source = { kind = "local", path = "rows" }\n'
+    )
+    paths = [f"paths.catalog={tmp_path}", f"paths.downloads={tmp_path / 'd'}"]
+    names = '["cwe-examples", "ours/*Classification", "ours/nli"]'
+    run = open_run("demo", [*paths, f"data.train={names}", 'data.evaluate=["sms-spam"]'])
+    classes = ("ours/AmazonClassification", "ours/Banking77Classification")
+    assert run.config.data.train == ("cwe-examples", *classes, "ours/nli")
+    assert run.keys.pool.settings["trained"] == sorted(run.config.data.train)
+    assert run.card("ours/nli").kind == "pair_classification"
+    with pytest.raises(ConfigError, match=r"ours/nlj: there is no such split; did you mean nli\?"):
+        open_run("demo", [*paths, 'data.train=["ours/nlj"]'])
+    with pytest.raises(ConfigError, match=r"no data card 'our'; did you mean ours\?"):
+        open_run("demo", [*paths, 'data.train=["our"]'])
+    with pytest.raises(
+        ConfigError, match="data.evaluate names ours/nli: the rows of a collection are all for training"
+    ):
+        open_run("demo", [*paths, 'data.evaluate=["ours/nli"]'])
 
 
 FETCH = """
