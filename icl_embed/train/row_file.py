@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from icl_embed.config import Count, Kind, Section
 from icl_embed.errors import StoreError, TrainingError
@@ -76,6 +77,13 @@ class AboutRows(Section):
 
     source: str
     data_sets: tuple[DataSetRows, ...]
+
+    @model_validator(mode="after")
+    def _one_after_the_other(self) -> AboutRows:
+        ends = accumulate((one.count for one in self.data_sets), initial=0)
+        if any(one.first != end for one, end in zip(self.data_sets, ends, strict=False)):
+            raise ValueError("the data sets do not lie one after the other")
+        return self
 
     @property
     def num_rows(self) -> int:
@@ -150,7 +158,9 @@ def copy_rows(rows_path: Path, path: Path, teacher_dir: Path | None) -> None:
         schema = SCHEMA.with_metadata({KEY: about.model_dump_json().encode()})
         join = None if teacher_dir is None else ScoreJoin(read_teacher_scores(teacher_dir))
         with written_atomically(path) as sink, pa.ipc.new_stream(sink, schema) as writer:
-            for batch in _told(_batches(rows_path, parquet), about.num_rows):
+            known = [name for name in SCHEMA.names if name in parquet.schema_arrow.names]
+            batches = _batches(rows_path, parquet, ["dataset", "kind", *known], BATCH_ROWS)
+            for batch in _told(batches, about.num_rows):
                 rows = prepared(batch)
                 writer.write_batch(rows if join is None else _taught(batch, rows, join))
             if join is not None:
@@ -191,15 +201,8 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
         yield parquet
 
 
-def _batches(
-    path: Path, parquet: pq.ParquetFile, columns: list[str] | None = None, size: int = BATCH_ROWS
-) -> Iterator[pa.RecordBatch]:
-    names = columns or [
-        "dataset",
-        "kind",
-        *(name for name in SCHEMA.names if name in parquet.schema_arrow.names),
-    ]
-    batches = parquet.iter_batches(size, columns=names, use_threads=False)
+def _batches(path: Path, parquet: pq.ParquetFile, columns: list[str], size: int) -> Iterator[pa.RecordBatch]:
+    batches = parquet.iter_batches(size, columns=columns, use_threads=False)
     while True:
         try:
             batch = next(batches, None)
