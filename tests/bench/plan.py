@@ -102,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--queries", type=int, default=16, help="of a step")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -110,7 +111,9 @@ def main() -> None:
         rows, shape = write_rows(folder / "train.parquet"), DecoderShape.of(read_config(model))
         peak, result, used = peak_flops(shape), {}, 0.0
         for name, way in WAYS.items():
-            job = make_job(folder / name, model, rows, batch_size=16, **way).model_copy(update={"seed": 5})
+            job = make_job(folder / name, model, rows, batch_size=options.queries, **way).model_copy(
+                update={"seed": 5}
+            )
             real, kinds = found(job, options.steps)
             lengths = {one.kind: one.lengths for one in measured_sets(rows, model, job.settings.template)}
             planned = said(job, shape, kinds, lengths)
@@ -121,7 +124,12 @@ def main() -> None:
             print(name, ratios, flush=True)
     content = {
         "machine": describe_machine(torch.get_num_threads()),
-        "setting": {"layers": options.layers, "width": 576, "steps": options.steps, "queries": 16},
+        "setting": {
+            "layers": options.layers,
+            "width": 576,
+            "steps": options.steps,
+            "queries": options.queries,
+        },
         "peak_gflop_per_second": round(peak / 1e9, 1),
         "used_of_peak": round(used, 3),
         "ways": result,

@@ -29,7 +29,7 @@ from icl_embed.train.plan import plan_steps
 from icl_embed.train.rows import read_training_sets
 from tests.flows.running import ROOT, flow_command, flow_environment
 from tests.icl_embed.evaluation.folders import sentence
-from tests.icl_embed.sources.hub_site import REVISION, part_of, publish, shards
+from tests.icl_embed.sources.hub_site import REVISION, publish, shards
 from tests.icl_embed.sources.web import Site, running_site
 from tests.tiny_models import WORDS, build_model
 from tests.tiny_project import fact, write_dataset
@@ -95,14 +95,13 @@ def publish_files(site: Site, kind: str, repository: str, folder: Path, revision
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    publish(site, repository, files, revision)
-    commit = revision if len(revision) == 40 else "0" * 40
-    prefix = "" if kind == "models" else f"/{kind}"
-    for name, data in files.items():
-        site.on(f"{prefix}/{repository}/resolve/{revision}/{name}", part_of(data, commit))
-        site.on(f"{prefix}/{repository}/resolve/{commit}/{name}", part_of(data, commit))
-    for path in [one for one in site.answers if one.startswith(f"/api/datasets/{repository}/")]:
-        site.answers[path.replace("/api/datasets/", f"/api/{kind}/")] = site.answers[path]
+    commit = revision if len(revision) == 40 else "a" * 40  # a branch stands for a commit
+    publish(site, repository, files, commit)
+    for path in [one for one in site.answers if f"/{repository}/" in one and commit in one]:
+        own = path.replace("/api/datasets/", "/api/models/").replace("/datasets/", "/")
+        home = own if kind == "models" else path
+        for asked in (home, home.replace(commit, revision)):
+            site.answers[asked] = site.answers[path]
 
 
 @pytest.fixture
