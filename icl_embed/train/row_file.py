@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 ROWS_NAME = "rows.arrow"
 BATCH_ROWS = 2048
+BATCHES_SEEN = 32  # before their pages are let go of
+READ_BYTES = 1 << 20  # of a column's compressed pages at a time
 SAY_EVERY_SECONDS = 10.0
 
 ABOUT_SET = ["dataset", "kind", "instruction", "weight"]
@@ -117,15 +119,26 @@ def open_rows(path: Path) -> RowFile:
     try:
         with path.open("rb") as handle:
             mapping = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        table = pa.ipc.open_stream(pa.BufferReader(pa.py_buffer(mapping))).read_all()
-        table.validate()
+        table = _table(mapping)
         about = AboutRows.model_validate_json((table.schema.metadata or {}).get(KEY, b""))
     except (OSError, ValueError, pa.ArrowException) as error:  # pydantic's and mmap's are ValueErrors
         raise _damaged(path, error) from error
     if not table.schema.remove_metadata().equals(SCHEMA) or table.num_rows != about.num_rows:
         raise _damaged(path, f"expected {about.num_rows} rows of {SCHEMA.names}, found {table.num_rows}")
-    mapping.madvise(mmap.MADV_RANDOM)  # rows are asked for in random order: what lies behind one is not
     return RowFile(path, about, table, mapping)
+
+
+def _table(mapping: mmap.mmap) -> pa.Table:
+    """The batches of a file, checked; the few pages that each takes are let go of again."""
+    mapping.madvise(mmap.MADV_RANDOM)  # rows are asked for in random order: what lies behind one is not
+    batches = []
+    with pa.ipc.open_stream(pa.BufferReader(pa.py_buffer(mapping))) as reader:
+        for batch in reader:
+            batch.validate()
+            batches.append(batch)
+            if not len(batches) % BATCHES_SEEN:
+                mapping.madvise(mmap.MADV_DONTNEED)
+        return pa.Table.from_batches(batches, reader.schema)
 
 
 def _damaged(path: Path, why: object) -> TrainingError:
@@ -188,7 +201,7 @@ def _fingerprint(rows_path: Path, teacher_dir: Path | None) -> str:
 @contextmanager
 def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        parquet = pq.ParquetFile(path, memory_map=True)
+        parquet = pq.ParquetFile(path, buffer_size=READ_BYTES)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
     with parquet:

@@ -128,6 +128,7 @@ class TrainingSet:
     def positions_by_label(self) -> Mapping[str, Numbers]:
         """Row numbers of every label, in the order in which labels appear; 4 bytes per row."""
         labels = self.rows.column("label").dictionary_encode().combine_chunks()
+        self.rows.release()
         codes = labels.indices.to_numpy()
         positions = np.argsort(codes, kind="stable").astype(np.int32)
         ends = np.cumsum(np.bincount(codes))
@@ -136,7 +137,9 @@ class TrainingSet:
     @property
     def num_with_negative(self) -> int:
         """Rows with a negative of their own that is neither blank nor the positive."""
-        return int(pc.sum(self.rows.column("has_negative")).as_py())
+        found = int(pc.sum(self.rows.column("has_negative")).as_py())
+        self.rows.release()
+        return found
 
     def with_negatives(self) -> TrainingSet:
         """The same without rows that have no negative."""

@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3, help="of the comparison with the older code")
     parser.add_argument("--before", default=BEFORE, help="the older commit")
-    parser.add_argument("--before-up-to", type=int, default=100_000, help="rows that it is given at most")
+    parser.add_argument(
+        "--before-sizes", type=int, nargs="*", default=[10_000, 100_000], help="that it can hold"
+    )
     parser.add_argument("--scratch", type=Path, help="folder on a disk with room for the largest size")
     parser.add_argument("--quick", action="store_true", help="write no result unless --out says where")
     parser.add_argument("--out", type=Path)
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         bench = RowsBenchmark(Path(scratch), options.steps, options.before, Announcer())
         curve = [
-            bench.measure(size, options.negatives, options.rounds if size <= options.before_up_to else 0)
+            bench.measure(size, options.negatives, options.rounds if size in options.before_sizes else 0)
             for size in options.sizes
         ]
     return write_result(

@@ -1,4 +1,4 @@
-"""The memory of a process and of its children, watched from outside while they live."""
+"""The memory of a process and of its batch workers, watched from outside while they live."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ POLL_SECONDS = 0.03
 
 
 class Watched:
-    """Peaks of a process, and of the largest of its children."""
+    """Peaks of a process, and of the largest of its batch workers."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -22,7 +22,7 @@ class Watched:
         """Watch; returns the peaks in MiB: resident as the kernel remembers it, and anonymous as it was seen."""
         while not is_over():
             self._look("", self.pid)
-            for child in children_of(self.pid):
+            for child in filter(_is_worker, children_of(self.pid)):
                 self._look("child_", child)
             time.sleep(POLL_SECONDS)
         return self.peaks
@@ -31,6 +31,14 @@ class Watched:
         found = memory_of(pid)
         for name, kind in (("peak_mib", "VmHWM"), ("peak_own_mib", "RssAnon")):
             self.peaks[prefix + name] = max(self.peaks.get(prefix + name, 0.0), found.get(kind, 0.0))
+
+
+def _is_worker(pid: int) -> bool:
+    """Whether a child is a batch worker: one that is only being started still shares its parent's memory."""
+    try:
+        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def memory_of(pid: int) -> dict[str, float]:
