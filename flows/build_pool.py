@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flows.declaring import Override, Preset, pipeline_flow
+from icl_embed.pipeline.estimate import refuse_no_room
 from icl_embed.pipeline.run import Run, open_run
 from tasks.stages import reference_of, run_stage, submit_stage
 
@@ -11,6 +12,7 @@ from tasks.stages import reference_of, run_stage, submit_stage
 def build_pool(preset: Preset = "demo", overrides: list[Override] | None = None) -> str:
     """Fetch the data sets of a preset, build the pool and mine hard negatives."""
     run = open_run(preset, overrides or [])
+    refuse_no_room(run, [*run.keys.datasets.values(), run.keys.pool, run.keys.negatives])
     if "base-model" in run.keys.negatives.inputs:
         run_stage(run, run.keys.base_model)
     prepare_pool(run)
@@ -18,8 +20,10 @@ def build_pool(preset: Preset = "demo", overrides: list[Override] | None = None)
 
 
 def prepare_data(run: Run) -> None:
-    """Base model and mined training rows; what cannot be trained is refused before any other work."""
-    run_stage(run, run.keys.base_model)
+    """Base model and mined training rows; what cannot be kept or trained is refused before other work."""
+    keys = run.keys
+    refuse_no_room(run, [keys.base_model, *keys.datasets.values(), keys.pool, keys.negatives, keys.embedder])
+    run_stage(run, keys.base_model)
     prepare_pool(run)
     run_stage(run, run.keys.negatives)
 

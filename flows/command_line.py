@@ -26,7 +26,7 @@ from icl_embed.cli.rerank_measuring import register as register_rerank_measuring
 from icl_embed.cli.results import register as register_results
 from icl_embed.cli.store import app as store_app
 from icl_embed.cli.study import app as study_app
-from icl_embed.errors import ConfigError, IclEmbedError
+from icl_embed.errors import ConfigError, IclEmbedError, SourceError
 
 app = typer.Typer(
     help="Few-shot text embedders: data, training and evaluation in one pipeline.",
@@ -131,13 +131,33 @@ def build_pool(preset: PresetOption = "demo", overrides: SetOption = []) -> None
 
 
 @app.command("plan", epilog="Example: icl-embed plan --preset demo --set train.optimizer.learning_rate=2e-4")
-def show_plan(preset: PresetOption = "demo", overrides: SetOption = []) -> None:  # noqa: B006
-    """Dry run: per stage CACHED or RUN, and which part of its key changed."""
+def show_plan(
+    preset: PresetOption = "demo",
+    overrides: SetOption = [],  # noqa: B006
+    gpu: Annotated[
+        str, typer.Option(help="hours are estimated for: A100-80, H100, H200, L4, RTX4090")
+    ] = "H100",
+    gpus: Annotated[int, typer.Option(min=1, help="how many of them")] = 8,
+    mfu: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="the part of their peak that is reached")
+    ] = 0.4,
+) -> None:
+    """Dry run: per stage CACHED or RUN, which part of its key changed, and what it would take."""
+    from icl_embed.cli.estimate import show_estimate
     from icl_embed.pipeline.benchmarks import planned_keys
+    from icl_embed.pipeline.estimate import estimate, known_sets, without_index
     from icl_embed.pipeline.plan import plan
     from icl_embed.pipeline.run import open_run
+    from icl_embed.train.cost import Machine
 
-    run = open_run(preset, overrides)
+    machine = Machine(gpu, gpus, mfu)
+    machine.sheet  # noqa: B018 - an unknown GPU is told before any work
+    try:
+        run = open_run(preset, overrides)
+    except SourceError as error:  # what a collection holds is not known here, and so no key
+        console.print(f"[yellow]no stage can be named:[/yellow] {escape(str(error))}", soft_wrap=True)
+        show_estimate(console, without_index(preset, overrides, machine), machine)
+        return
     stages = plan(run.store, planned_keys(run))
     for stage in stages:
         state = "[green]CACHED[/green]" if stage.is_cached else "[yellow]RUN   [/yellow]"
@@ -146,6 +166,9 @@ def show_plan(preset: PresetOption = "demo", overrides: SetOption = []) -> None:
             f"{state} {name} [dim]{stage.key.fingerprint}[/dim] {escape(stage.reason)}", soft_wrap=True
         )
     console.print(f"{sum(not stage.is_cached for stage in stages)} of {len(stages)} stages would run")
+    missing = {stage.key.stage for stage in stages if not stage.is_cached}
+    sets, unknown = known_sets(run)
+    show_estimate(console, estimate(run.config, sets, missing, machine, unknown=unknown), machine)
 
 
 @app.command("ui", epilog="Example: icl-embed ui --port 4201")

@@ -9,6 +9,7 @@ from flows.distill_reranker import distill, report
 from flows.evaluate_checkpoint import evaluate
 from flows.train_embedder import train
 from icl_embed.pipeline.benchmarks import models_of_run
+from icl_embed.pipeline.estimate import refuse_no_room
 from icl_embed.pipeline.run import open_run
 
 
@@ -21,6 +22,7 @@ def full_pipeline(preset: Preset = "demo", overrides: list[Override] | None = No
         overrides: settings on top of the preset, e.g. ``["train.optimizer.learning_rate=1e-4"]``.
     """
     run = open_run(preset, overrides or [])
+    refuse_no_room(run, run.keys)
     prepare_data(run)
     train(run)
     evaluate(run)

@@ -26,8 +26,13 @@ def train(run: Run) -> str:
 
 
 def teach(run: Run) -> None:
-    """The teacher's scores, if the run has a teacher; its own one is trained first."""
+    """The reranker's own base model, if it has one, and the teacher's scores, if the run has a teacher.
+
+    A teacher that is the run's own reranker is trained first.
+    """
     keys = run.keys
+    if keys.reranker_base:
+        run_stage(run, keys.reranker_base)
     if keys.own_reranker:
         run_stage(run, keys.own_reranker)
     if keys.teacher:

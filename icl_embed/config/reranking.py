@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from icl_embed.config.base import NO_RESULT, Count, CountOrZero, Section
+from icl_embed.config.base import ADDED_LATER, NO_RESULT, Count, CountOrZero, Section
+from icl_embed.config.model import BaseModelConfig
 from icl_embed.config.training import LaunchConfig, LoraConfig, OptimizerConfig
 
 
@@ -47,6 +48,9 @@ PromptPlace = Literal["after", "before"]
 class RerankConfig(Section):
     """The lightweight reranker: heads at several layers, passage tokens compressed (paper section 3.4)."""
 
+    base: Annotated[BaseModelConfig | None, ADDED_LATER] = Field(
+        None, description="a base model of its own; unset: the run's"
+    )
     num_layers: CountOrZero = Field(
         0, description="keep only so many of the base model's layers; 0 keeps those that the run keeps"
     )

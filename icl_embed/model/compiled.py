@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from icl_embed.config import CountOrZero, Section
 from icl_embed.errors import DataError, ModelError
 from icl_embed.examples import Example, ExampleSet
+from icl_embed.model.decoder_shape import DecoderShape
 from icl_embed.model.fingerprints import Fingerprints
 from icl_embed.model.packing import PrefixStates
 from icl_embed.model.settings import EmbedderSettings
@@ -106,9 +107,8 @@ class CompiledTask:
                 f"the task was compiled in {self.dtype}, but this embedder computes in {dtype}; "
                 f"load the embedder with dtype={self.dtype!r}, or compile the task again"
             )
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        expected = (config.num_hidden_layers, key_heads, width)
+        shape = DecoderShape.of(config)
+        expected = (shape.layers, shape.key_heads, shape.head_width)
         found = (len(states.keys), states.keys[0].shape[1], states.keys[0].shape[3])
         if found != expected:
             raise ModelError(f"the task's (layers, key heads, width) are {found}, the model's {expected}")

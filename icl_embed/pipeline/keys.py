@@ -54,13 +54,15 @@ class PipelineKeys:
     own_reranker: StageKey | None = None  # trained without a teacher, to be one
     teacher: StageKey | None = None
     imitated: StageKey | None = None  # the embedder that ours learns from
+    reranker_base: StageKey | None = None  # where the reranker starts from another base model
 
     def __iter__(self) -> Iterator[StageKey]:
         yield self.base_model
         yield from self.datasets.values()
         yield self.pool
         yield self.negatives
-        yield from (key for key in (self.own_reranker, self.teacher, self.imitated) if key)
+        made = (self.reranker_base, self.own_reranker, self.teacher, self.imitated)
+        yield from (key for key in made if key)
         yield self.embedder
         yield from (key for key in self.controls.values() if key != self.imitated)
         yield from self.all_scores()
@@ -114,7 +116,8 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
     datasets = {name: dataset_key(config, card) for name, card in cards.items()}
     pool = pool_key(config, cards, datasets)
     negatives = negatives_key(config, base, pool)
-    own, teacher = teacher_keys(config, base, negatives)
+    other = base_model_key(config, config.rerank.base) if config.rerank.base else None
+    own, teacher = teacher_keys(config, other or base, negatives)
     taught = teacher if config.teacher.embedder else None
     embedder = embedder_key(config, base, negatives, taught)
     controls = control_keys(config, base, negatives, taught)
@@ -125,7 +128,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         for name in config.data.evaluate
         if system != BM25 or cards[name].kind in RANKING_KINDS
     }
-    reranker = reranker_key(config, base, negatives, teacher if config.teacher.reranker else None)
+    reranker = reranker_key(config, other or base, negatives, teacher if config.teacher.reranker else None)
     tuning = {
         name: card_scores(config, name, datasets[name], pool, models[TRAINED], "dev")
         for name in tuning_sets(config, cards)
@@ -148,6 +151,7 @@ def pipeline_keys(config: RunConfig, catalog: Mapping[str, Card]) -> PipelineKey
         datasets=datasets,
         pool=pool,
         negatives=negatives,
+        reranker_base=None if other == base else other,
         own_reranker=own,
         teacher=teacher,
         imitated=public_embedder_key(config) if "teacher-model" in embedder.inputs else None,

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from icl_embed.errors import ConfigError
+from icl_embed.model.decoder_shape import DecoderShape
 from icl_embed.model.packing import buckets
 from icl_embed.rerank.decoder import part_of
 from icl_embed.rerank.model import Pooling
@@ -43,15 +44,14 @@ class Costs:
 
 def costs_of(decoder: Any, pooling: Pooling = "mean") -> Costs:
     """Read the costs off a decoder (adapters count while they are not merged)."""
-    config = decoder.config
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    # Two products (scores, weighted sum), two operations per multiply-add.
-    per_pair = 2 * 2 * config.num_attention_heads * head_width
+    shape = DecoderShape.of(decoder.config)
     layers = tuple(
-        LayerCost(2 * sum(part.weight.numel() for part in layer.modules() if _is_linear(part)), per_pair)
+        LayerCost(
+            2 * sum(part.weight.numel() for part in layer.modules() if _is_linear(part)), shape.per_pair
+        )
         for layer in part_of(decoder, "layers")
     )
-    return Costs(layers, 2 * config.hidden_size, pooling)
+    return Costs(layers, 2 * shape.width, pooling)
 
 
 def _is_linear(part: nn.Module) -> bool:

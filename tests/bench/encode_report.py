@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from icl_embed.experiments.overhead import DecoderFlops
+from icl_embed.model.decoder_shape import DecoderShape
 from tests.bench.material import Material
 from tests.bench.rounds import ratio, spread
 
@@ -90,7 +90,7 @@ def describe_setting(material: Material, lengths: Lengths) -> dict[str, Any]:
 
 
 def limits(
-    flops: DecoderFlops,
+    flops: DecoderShape,
     lengths: Lengths,
     seconds: Mapping[str, Sequence[float]],
     peaks: Mapping[str, float],

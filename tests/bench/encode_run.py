@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig
 
-from icl_embed.experiments.overhead import DecoderFlops
+from icl_embed.model.decoder_shape import DecoderShape
 from tests.bench.encode_report import Lengths, describe_setting, limits, summarise
 from tests.bench.equality import compare, cosine
 from tests.bench.material import Material
@@ -46,7 +46,7 @@ class EncodeBenchmark:
             "setting": {"rounds": rounds, **describe_setting(self.material, lengths)},
             "equality": equality,
             "flop_limits": limits(
-                DecoderFlops.of(AutoConfig.from_pretrained(self.material.model)),
+                DecoderShape.of(AutoConfig.from_pretrained(self.material.model)),
                 lengths,
                 seconds,
                 self.peaks(),

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from icl_embed.experiments.overhead import DecoderFlops
+from icl_embed.model.decoder_shape import DecoderShape
 from tests.bench.encode_report import KEYS, Lengths, common_beginning, limits, summarise
 from tests.bench.equality import compare
 from tests.bench.material import Count, choose_examples
@@ -31,7 +31,7 @@ def dressed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_linear_operations_are_those_that_torch_counts(dressed: Path) -> None:
-    flops = DecoderFlops.of(AutoConfig.from_pretrained(dressed))
+    flops = DecoderShape.of(AutoConfig.from_pretrained(dressed))
     length = 32
     model = AutoModel.from_pretrained(dressed, attn_implementation="eager").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -44,7 +44,7 @@ def test_linear_operations_are_those_that_torch_counts(dressed: Path) -> None:
 
 
 def test_a_shared_prefix_costs_what_the_whole_sequence_costs_when_it_has_one_row() -> None:
-    flops = DecoderFlops(layers=3, per_token=100, per_pair=7)
+    flops = DecoderShape(3, 8, 2, 2, 4, 16, 10)
     assert flops.shared(20, [5]) == flops.whole([25])
     assert flops.shared(20, [5, 5]) == 2 * flops.whole([25]) - flops.whole([20])
 
@@ -88,7 +88,7 @@ def test_a_figure_above_one_says_that_we_are_faster_and_few_over_zero_what_examp
 
 
 def test_limits_are_reached_by_whoever_runs_at_the_peak() -> None:
-    flops = DecoderFlops(layers=1, per_token=1000, per_pair=10)
+    flops = DecoderShape(1, 8, 2, 2, 4, 16, 10)
     lengths = Lengths(prefix=30, head=4, rows=(6, 8), passages=(5, 9))
     seconds = {"few ours float32": [flops.shared(30, [6, 8]) / 2e9], "passages ours auto": [1.0]}
     found = limits(flops, lengths, seconds, {"float32": 2.0, "bfloat16": 4.0}, "bfloat16")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import ModelConfig, RunConfig
+from icl_embed.config import BaseModelConfig, RunConfig
 from icl_embed.errors import ConfigError, ModelError
 from icl_embed.model.architectures import read_config, refuse_architecture, sliding_window
 from icl_embed.model.base import refuse_incomplete
@@ -26,21 +26,25 @@ READ_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}  # what tr
 OLD_WEIGHTS = ".bin"  # read where there are no others
 
 
-def base_model_key(config: RunConfig) -> StageKey:
-    """The key of the base model: of a package or the hub by its pin, of a folder by what is in it.
+def base_model_key(config: RunConfig, model: BaseModelConfig | None = None) -> StageKey:
+    """The key of a base model: of a package or the hub by its pin, of a folder by what is in it.
+
+    Parameters
+        model: the reranker's own; unset: the run's.
 
     Raises
         ConfigError: the folder does not exist.
         ModelError: it lacks what a model folder has.
     """
-    settings = config.model.model_dump(mode="json", exclude=USED_LATER)
-    name = config.model.name
-    if config.model.source == "local":
+    model = model or config.model
+    settings = model.model_dump(mode="json", exclude=USED_LATER)
+    name = model.name
+    if model.source == "local":
         folder = Path(name)
         settings = {
             "source": "local",
             "content": folder_content(folder, config.paths.store / DIGESTS_NAME),
-            "num_layers": config.model.num_layers,
+            "num_layers": model.num_layers,
         }
         name = folder.resolve().name
     return StageKey(STAGE, VERSION, settings, {}, name)
@@ -67,33 +71,36 @@ def _refuse_no_model(folder: Path) -> None:
     refuse_incomplete(folder)
 
 
-def settings_of(key: StageKey, mine: ModelConfig) -> ModelConfig:
-    """What to fetch: the key's settings; where a folder lies is this machine's business."""
-    settings = dict(key.settings)
-    if settings.pop("content", None) is not None:
-        settings["name"] = mine.name
-    return ModelConfig(**settings)
+def settings_of(key: StageKey, config: RunConfig) -> BaseModelConfig:
+    """What to fetch: the key's settings; where a folder lies is this machine's business.
+
+    Raises
+        ModelError: a folder is no longer what its key says.
+    """
+    if key.settings["source"] != "local":
+        return BaseModelConfig(**key.settings)
+    for model in (config.model, config.rerank.base):
+        if model is not None and base_model_key(config, model).settings == key.settings:
+            return model
+    raise ModelError(f"the model folder of {key.label} changed while the run read it; run again")
 
 
 def build_base_model(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
     """Fetch, verify and convert it."""
     from icl_embed.model.base import fetch_base_model
 
-    wanted = settings_of(key, run.config.model)
+    wanted = settings_of(key, run.config)
     counts = fetch_base_model(wanted, run.config.paths.downloads, out_dir)
-    refuse_changed(run.config, key)
-    refuse_unfit_folder(run.config, out_dir)
+    settings_of(key, run.config)  # once more: a folder may change while it is read
+    for model in models_of(run.config):
+        if base_model_key(run.config, model) == key:
+            refuse_unfit_folder(run.config, model, out_dir)
     return counts
 
 
-def refuse_changed(config: RunConfig, key: StageKey) -> None:
-    """Refuse a local folder that is no longer what its key says.
-
-    Raises
-        ModelError: it was changed since the run was planned, perhaps while it was read.
-    """
-    if key.settings["source"] == "local" and base_model_key(config).settings != key.settings:
-        raise ModelError(f"the model folder {config.model.name} changed while the run read it; run again")
+def models_of(config: RunConfig) -> list[BaseModelConfig]:
+    """The base models of a run: its own, and the reranker's where that is another."""
+    return [config.model, *([config.rerank.base] if config.rerank.base else [])]
 
 
 def refuse_unfit(config: RunConfig) -> None:
@@ -105,36 +112,41 @@ def refuse_unfit(config: RunConfig) -> None:
         ModelError: an architecture that is not supported.
         ConfigError: prompts longer than the model looks back.
     """
-    if config.model.source == "local":
-        _refuse_no_model(Path(config.model.name))
-        refuse_unfit_folder(config, Path(config.model.name))
-        return
-    key = base_model_key(config)
-    folder = Store(config.paths.store).path_of(key.stage, key.fingerprint)
-    if (folder / "config.json").is_file():
-        refuse_unfit_folder(config, folder)
+    for model in models_of(config):
+        if model.source == "local":
+            _refuse_no_model(Path(model.name))
+            refuse_unfit_folder(config, model, Path(model.name))
+            continue
+        key = base_model_key(config, model)
+        folder = Store(config.paths.store).path_of(key.stage, key.fingerprint)
+        if (folder / "config.json").is_file():
+            refuse_unfit_folder(config, model, folder)
 
 
-def refuse_unfit_folder(config: RunConfig, folder: Path) -> None:
+def refuse_unfit_folder(config: RunConfig, model: BaseModelConfig, folder: Path) -> None:
     """As ``refuse_unfit``, for a folder that is at hand."""
     description = read_config(folder)
-    refuse_architecture(description, config.model.name)
+    refuse_architecture(description, model.name)
     window = sliding_window(description)
-    too_long = [f"{name} = {length}" for name, length in _lengths(config) if window and length > window]
+    lengths = _lengths(config, model)
+    too_long = [f"{name} = {length}" for name, length in lengths if window and length > window]
     if too_long:
         raise ConfigError(
-            f"{config.model.name} only looks back {window} tokens in some layers (sliding_window), but the "
+            f"{model.name} only looks back {window} tokens in some layers (sliding_window), but the "
             f"config allows longer prompts: {', '.join(too_long)}. Set these to at most {window}, or choose "
             "a model without a sliding window"
         )
 
 
-def _lengths(config: RunConfig) -> Iterator[tuple[str, int]]:
-    """Every budget that bounds a sequence, by the name of its setting."""
+def _lengths(config: RunConfig, model: BaseModelConfig) -> Iterator[tuple[str, int]]:
+    """Every budget that bounds a sequence of a base model, by the name of its setting."""
+    if model is (config.rerank.base or config.model):
+        yield "rerank.max_tokens", config.rerank.max_tokens
+    if model is not config.model:
+        return
     prompts = {"model": config.model.prompt, "train": config.train.prompt, "evaluate": config.evaluate.prompt}
     for section, prompt in prompts.items():
         if section != "train" or config.train.examples.wanted:
             yield f"{section}.prompt.total_tokens", prompt.total_tokens
         yield f"{section}.prompt.query_tokens", prompt.query_tokens
         yield f"{section}.prompt.passage_tokens", prompt.passage_tokens
-    yield "rerank.max_tokens", config.rerank.max_tokens

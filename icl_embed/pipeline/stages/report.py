@@ -25,6 +25,7 @@ def report_key(config: RunConfig, made: Iterable[StageKey]) -> StageKey:
     """The page over some artefacts, and the config that it prints."""
     left_out: dict[str, Any] = {"paths": True, "teacher": {"folder"}, "model": _where(config)}
     left_out["train"] = untouched(config.train) | {"start_from"}
+    left_out["rerank"] = untouched(config.rerank) | {"base"}  # the base model's key knows what it is
     settings = {"config": config.model_dump(mode="json", exclude=left_out)}
     inputs = {_role(config, key): key.reference for key in made}
     return StageKey(STAGE, VERSION, settings, inputs, config.preset)

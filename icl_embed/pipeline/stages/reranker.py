@@ -22,9 +22,13 @@ STAGE, VERSION = "reranker", 2
 def reranker_key(
     config: RunConfig, base: StageKey, negatives: StageKey, teacher: StageKey | None = None
 ) -> StageKey:
-    """The reranker; with a teacher, distilled from its scores as well as from itself."""
+    """The reranker; with a teacher, distilled from its scores as well as from itself.
+
+    Parameters
+        base: the base model that it starts from, its own or the run's.
+    """
     settings = {
-        "rerank": identity(config.rerank, "top_k", "max_queries", "cutoff_layer", "tune"),
+        "rerank": identity(config.rerank, "base", "top_k", "max_queries", "cutoff_layer", "tune"),
         "dtype": name_dtype(config.model.dtype),
         "seed": config.seed,
     }

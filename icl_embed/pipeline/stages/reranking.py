@@ -65,7 +65,7 @@ def reranker_evaluation_key(
 
 def _measuring(config: RunConfig, *left_out: str) -> dict[str, Any]:
     return {
-        "rerank": identity(config.rerank, "lora", *left_out),
+        "rerank": identity(config.rerank, "lora", "base", *left_out),
         "evaluate": {name: getattr(config.evaluate, name) for name in ("bootstrap_resamples", "confidence")},
         "dtype": name_dtype(config.model.dtype),
         "seed": config.seed,

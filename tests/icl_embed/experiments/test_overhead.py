@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from icl_embed.errors import EvaluationError
 from icl_embed.examples import Example
 from icl_embed.experiments.overhead import (
-    DecoderFlops,
     OverheadPlan,
     describe_machine,
     measure_overhead,
     peak_bytes,
 )
+from icl_embed.model.decoder_shape import DecoderShape
 from icl_embed.model.embedder import Embedder
 from tests.tiny_models import WORDS
 
@@ -88,7 +88,7 @@ CONFIG = SimpleNamespace(
 
 @given(st.integers(0, 6), st.lists(st.integers(1, 5), min_size=1, max_size=3))
 def test_operations_agree_with_counting_every_token_and_every_pair(prefix, tails):
-    flops = DecoderFlops.of(CONFIG)
+    flops = DecoderShape.of(CONFIG)
 
     def counted(positions, first):
         seen = sum(position + 1 for position in range(first, positions))
@@ -105,7 +105,7 @@ def test_operations_per_token_are_twice_the_weights_of_the_layers_linear_maps(em
     plain = AutoModelForCausalLM.from_pretrained(embedder.folder)
     layer = plain.model.layers[0]
     weights = sum(part.weight.numel() for part in layer.modules() if isinstance(part, torch.nn.Linear))
-    assert DecoderFlops.of(plain.config).per_token == 2 * weights
+    assert DecoderShape.of(plain.config).per_token == 2 * weights
 
 
 def test_peak_memory_sees_what_was_held_even_if_it_is_freed_again():

@@ -135,7 +135,7 @@ def test_a_model_of_the_hub_is_looked_at_as_soon_as_it_is_there(tmp_path: Path) 
     run = open_run(str(preset), pinned)
     key = run.keys.base_model  # nothing is known yet
     with pytest.raises(ConfigError, match="looks back 128 tokens"):
-        refuse_unfit_folder(run.config, tmp_path / "model")
+        refuse_unfit_folder(run.config, run.config.model, tmp_path / "model")
 
     def copy(out: Path) -> dict[str, int]:
         shutil.copytree(tmp_path / "model", out, dirs_exist_ok=True)

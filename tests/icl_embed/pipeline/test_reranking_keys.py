@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from icl_embed.errors import ConfigError
+from icl_embed.pipeline.build import build
 from icl_embed.pipeline.run import Run, open_run
+from tests.tiny_models import build_model
 from tests.tiny_project import build_project
 
 
@@ -63,3 +66,29 @@ def test_a_limit_changes_the_choice_and_nothing_before_it(preset: Path) -> None:
     assert before.tuning_scores == after.tuning_scores
     assert before.reranker_choice != after.reranker_choice
     assert before.reranker_evaluation != after.reranker_evaluation
+
+
+def test_a_base_model_of_its_own_is_fetched_and_changes_the_reranker_alone(tmp_path: Path) -> None:
+    preset = str(build_project(tmp_path))
+    other = build_model(tmp_path / "other", "gemma2", layers=4)
+    own = ["rerank.base.source=local", f"rerank.base.name={other}"]
+    plain, based = open_run(preset), open_run(preset, own)
+    assert plain.keys.reranker_base is None
+    base = based.keys.reranker_base
+    assert base is not None and base != based.keys.base_model
+    assert (base.label, based.keys.reranker.inputs["base-model"]) == ("other", base.reference)
+    assert list(based.keys).index(base) < list(based.keys).index(based.keys.reranker)
+    assert based.keys.embedder == plain.keys.embedder
+    assert based.keys.reranker.settings == plain.keys.reranker.settings
+    same = open_run(preset, [own[0], f"rerank.base.name={tmp_path / 'model'}"])
+    assert same.keys.reranker_base is None and same.keys.reranker == plain.keys.reranker
+    build(based, base)
+    assert json.loads((based.artefact(base).path / "config.json").read_text())["model_type"] == "gemma2"
+
+
+def test_what_the_rerankers_base_cannot_do_is_told_before_any_work(tmp_path: Path) -> None:
+    preset = str(build_project(tmp_path))
+    other = build_model(tmp_path / "other", "gemma2", layers=4, sliding_window=64)
+    run = open_run(preset, ["rerank.base.source=local", f"rerank.base.name={other}"])
+    with pytest.raises(ConfigError, match=r"looks back 64 tokens .* longer prompts: rerank.max_tokens = 96"):
+        _ = run.keys
