@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from icl_embed.config.base import Count, CountOrZero, Fraction, LocalPath, Section
+from icl_embed.config.base import NO_RESULT, Count, CountOrZero, Fraction, LocalPath, Section
 
 
 class PathsConfig(Section):
@@ -46,6 +46,12 @@ class PoolConfig(Section):
         0.5, description="weight of a data set = rows ** t; 1 proportional, 0 uniform"
     )
     max_examples_per_task: Count = 512
+    memory_limit: Annotated[str, NO_RESULT] = Field(
+        "2GB",
+        pattern=r"^[1-9][0-9]*(MB|GB|TB|MiB|GiB|TiB)$",
+        description="of the database, e.g. 4GB; what needs more goes to disk, beside the artefact",
+    )
+    threads: Annotated[Count, NO_RESULT] = Field(2, description="that build the pool")
 
 
 class NegativesConfig(Section):

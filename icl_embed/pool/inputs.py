@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icl_embed.config import LABEL_KINDS, Kind
-from icl_embed.corpus.decontaminate import ngram_hashes, split_words
 from icl_embed.errors import DataError, PoolError
-from icl_embed.pool.database import Connection, arrow_input, fetch_all, fetch_count, run_script
-from icl_embed.texts import clean_texts, compared_column
-
-Progress = Callable[[str, int, int], None]  # (what is being done, how many are done, of how many)
+from icl_embed.pool.database import Connection, arrow_input, fetch_all, run_script
+from icl_embed.pool.pages import Progress
+from icl_embed.texts import clean_texts
 
 BATCH_ROWS = 32_768
 TEXTS = pa.list_(pa.string())
@@ -125,8 +122,6 @@ def _running_lengths(lists: pa.ListArray) -> list[int]:
     return list(pa.compute.cumulative_sum(lengths).to_pylist())
 
 
-PAGE_TEXTS = 32_768
-
 # What a row must be before anything is computed from it: (what is wrong, query for the first offender).
 _ROW_CHECKS = (
     ("row_id is missing", "SELECT dataset, coalesce(row_id, '?') FROM incoming_rows WHERE row_id IS NULL"),
@@ -180,37 +175,6 @@ def add_sources(connection: Connection, inputs: Sequence[PoolInput], progress: P
             with arrow_input(connection, "incoming_batch", batch):
                 run_script(connection, "add_passages", dataset=source.name)
     _check_rows(connection)
-
-
-def add_texts(connection: Connection, ngram: int, progress: Progress | None) -> None:
-    """Fill ``texts`` page by page, and find the texts that share an n-gram with an evaluated one."""
-    total = fetch_count(connection, "SELECT count(*) FROM numbered_texts")
-    for start in range(0, total, PAGE_TEXTS):
-        if progress:
-            progress("comparing texts", start, total)
-        page = read_page(connection, start, start + PAGE_TEXTS)
-        facts, ngrams = _page_facts(page, ngram)
-        with arrow_input(connection, "page_facts", facts), arrow_input(connection, "page_ngrams", ngrams):
-            run_script(connection, "add_facts")
-
-
-def read_page(connection: Connection, first: int, last: int) -> pa.Table:
-    """The texts numbered first ... last - 1, as columns ``number`` and ``text``."""
-    query = "SELECT number, text FROM numbered_texts WHERE number >= $first AND number < $last ORDER BY ALL"
-    return connection.sql(query, params={"first": first, "last": last}).to_arrow_table()
-
-
-def _page_facts(page: pa.Table, ngram: int) -> tuple[pa.Table, pa.Table]:
-    numbers = page.column("number").combine_chunks().to_numpy(zero_copy_only=False)
-    texts = page.column("text").combine_chunks()
-    words = split_words(texts)
-    text_of, hashes = ngram_hashes(words, ngram)
-    facts = {
-        "number": numbers,
-        "match_key": compared_column(texts),
-        "num_words": words.counts().astype(np.int32),
-    }
-    return pa.table(facts), pa.table({"number": numbers[text_of], "ngram": hashes})
 
 
 def _check_rows(connection: Connection) -> None:
