@@ -66,7 +66,7 @@ def build_pool(
         run_script(connection, "schema")
         run_script(connection, "incoming")
         longest = _settle_long_texts(connection, config)
-        add_sources(connection, inputs, progress)
+        add_sources(connection, inputs, config.threads, progress)
         run_script(connection, "evaluation")
         _add_texts(connection, config, progress)
         _make_pairs(connection, config, longest)

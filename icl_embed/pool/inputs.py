@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from icl_embed.config import LABEL_KINDS, Kind
 from icl_embed.errors import DataError, PoolError
 from icl_embed.pool.database import Connection, arrow_input, fetch_all, run_script
-from icl_embed.pool.pages import Progress
+from icl_embed.pool.pages import Progress, computed
 from icl_embed.texts import clean_texts
 
-BATCH_ROWS = 32_768
+BATCH_ROWS = 16_384
 TEXTS = pa.list_(pa.string())
 SCORES = pa.list_(pa.float64())
 ROW_SCHEMA = pa.schema(
@@ -55,32 +55,37 @@ class PoolInput:
     fingerprint: str
 
 
-def read_rows(source: PoolInput) -> Iterator[pa.Table]:
+def read_rows(source: PoolInput, threads: int = 1) -> Iterator[pa.Table]:
     """Batches of ``rows.parquet`` in file order, texts in their stored form.
 
     Raises
         DataError: the file is missing or damaged, or a column is missing or of another type.
     """
-    for batch in _read(source.folder / "rows.parquet", ROW_SCHEMA):
-        columns = {name: batch.column(name).combine_chunks() for name in ROW_SCHEMA.names}
-        columns["query"] = clean_texts(columns["query"])
-        for name in ("positives", "negatives"):
-            columns[name] = _clean_lists(columns[name])
-        columns["label"] = clean_texts(columns["label"])
-        yield pa.table(columns)
+    return computed(_clean_rows, _read(source.folder / "rows.parquet", ROW_SCHEMA), threads)
 
 
-def read_passages(source: PoolInput) -> Iterator[pa.Table]:
+def read_passages(source: PoolInput, threads: int = 1) -> Iterator[pa.Table]:
     """Batches of ``corpus.parquet``; nothing for kinds without a corpus.
 
     Raises
         DataError: as ``read_rows``.
     """
-    if source.kind != "retrieval":
-        return
-    for batch in _read(source.folder / "corpus.parquet", PASSAGE_SCHEMA):
-        text = clean_texts(batch.column("text").combine_chunks())
-        yield batch.set_column(batch.schema.get_field_index("text"), "text", text)
+    if source.kind == "retrieval":
+        yield from computed(_clean_passages, _read(source.folder / "corpus.parquet", PASSAGE_SCHEMA), threads)
+
+
+def _clean_rows(batch: pa.Table) -> pa.Table:
+    columns = {name: batch.column(name).combine_chunks() for name in ROW_SCHEMA.names}
+    columns["query"] = clean_texts(columns["query"])
+    for name in ("positives", "negatives"):
+        columns[name] = _clean_lists(columns[name])
+    columns["label"] = clean_texts(columns["label"])
+    return pa.table(columns)
+
+
+def _clean_passages(batch: pa.Table) -> pa.Table:
+    text = clean_texts(batch.column("text").combine_chunks())
+    return batch.set_column(batch.schema.get_field_index("text"), "text", text)
 
 
 def _read(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -149,7 +154,9 @@ _ROW_CHECKS = (
 )
 
 
-def add_sources(connection: Connection, inputs: Sequence[PoolInput], progress: Progress | None) -> None:
+def add_sources(
+    connection: Connection, inputs: Sequence[PoolInput], threads: int, progress: Progress | None
+) -> None:
     """Read every data set into the scratch tables.
 
     Raises
@@ -167,11 +174,11 @@ def add_sources(connection: Connection, inputs: Sequence[PoolInput], progress: P
             "INSERT INTO sources VALUES (?, ?, ?, ?, ?, NULL, NULL)",
             [source.name, source.kind, source.instruction, source.trained, source.fingerprint],
         )
-        for batch in read_rows(source):
+        for batch in read_rows(source, threads):
             with arrow_input(connection, "incoming_batch", batch):
                 has_labels = source.kind in LABEL_KINDS
                 run_script(connection, "add_rows", dataset=source.name, has_labels=has_labels)
-        for batch in read_passages(source):
+        for batch in read_passages(source, threads):
             with arrow_input(connection, "incoming_batch", batch):
                 run_script(connection, "add_passages", dataset=source.name)
     _check_rows(connection)
