@@ -100,14 +100,17 @@ def compared_column(texts: pa.Array) -> pa.Array:
         pc.ascii_is_printable(given), pc.match_substring_regex(given, pattern="^ |  | $|^$")
     )
     return _but_for(
-        pc.ascii_lower(given), is_plain, lambda rest: pa.array(compared_forms(rest.to_pylist()), pa.string()), given
+        pc.ascii_lower(given),
+        is_plain,
+        lambda rest: pa.array(compared_forms(rest.to_pylist()), pa.string()),
+        given,
     )
 
 
 def _but_for(
     done: pa.Array, is_done: pa.Array, change: Callable[[pa.Array], pa.Array], given: pa.Array | None = None
 ) -> pa.Array:
-    """``done`` where it is done, and what a slower function makes of the others: most texts need no change."""
+    """``done`` where it is done, and what a slower function makes of the others, which are few."""
     import pyarrow.compute as pc
 
     rest = pc.invert(is_done)

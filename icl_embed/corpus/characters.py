@@ -1,10 +1,12 @@
-"""The characters of many texts in one array: what shingles and words are computed from, a page at a time."""
+"""The characters of many texts in one array, and how they are hashed: for shingles and words of a page."""
 
 from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication is a bijection of 64-bit words
 
 
 def code_points(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -24,9 +26,19 @@ def mixed(words: np.ndarray) -> np.ndarray:
 
     This is the last step of MurmurHash3.
     """
-    found = words ^ (words >> np.uint64(33))
+    found: np.ndarray = words ^ (words >> np.uint64(33))
     found *= np.uint64(0xFF51AFD7ED558CCD)
     found ^= found >> np.uint64(33)
     found *= np.uint64(0xC4CEB9FE1A85EC53)
     found ^= found >> np.uint64(33)
+    return found
+
+
+def mixed_32(words: np.ndarray) -> np.ndarray:
+    """The same for 32-bit words."""
+    found: np.ndarray = words ^ (words >> np.uint32(16))
+    found *= np.uint32(0x85EBCA6B)
+    found ^= found >> np.uint32(13)
+    found *= np.uint32(0xC2B2AE35)
+    found ^= found >> np.uint32(16)
     return found

@@ -17,9 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icl_embed.corpus.characters import code_points, mixed
+from icl_embed.corpus.characters import MULTIPLIER, code_points, mixed
 
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication is a bijection of 64-bit words
 _BLOCK_TEXTS = 1024  # whose numbers stay in a core's cache
 
 
@@ -45,8 +44,8 @@ class Words:
 def split_words(keys: pa.Array) -> Words:
     """Split match keys (``icl_embed.texts.compared_column``) into words of letters, marks and digits.
 
-    A word's hash is a polynomial of its mixed characters, taken from running sums over all texts at once: equal
-    for equal words wherever they stand.
+    A word's hash is a polynomial of its mixed characters, taken from running sums over all texts at once, so
+    that equal words have equal hashes wherever they stand.
     """
     blocks = [_split(keys.slice(first, _BLOCK_TEXTS)) for first in range(0, len(keys), _BLOCK_TEXTS)]
     hashes = [np.empty(0, np.uint64), *(hashes for hashes, _ in blocks)]
@@ -55,7 +54,9 @@ def split_words(keys: pa.Array) -> Words:
 
 
 def _split(keys: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    codes, ends = code_points(pc.binary_join_element_wise(keys, " ", ""))  # so that no word goes on in the next text
+    codes, ends = code_points(
+        pc.binary_join_element_wise(keys, " ", "")
+    )  # so that no word goes on in the next text
     inside = _word_characters()[codes]
     edges = np.diff(inside.view(np.int8), prepend=np.int8(0))
     starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
@@ -79,7 +80,7 @@ def ngram_hashes(words: Words, size: int) -> tuple[np.ndarray, np.ndarray]:
     inside = words.text_of[:starts] == words.text_of[size - 1 :]
     runs = np.zeros(starts, np.uint64)
     for offset in range(size):
-        runs *= _MULTIPLIER
+        runs *= MULTIPLIER
         runs += words.hashes[offset : offset + starts]
     return words.text_of[:starts][inside], runs[inside]
 
@@ -106,7 +107,7 @@ class HashSieve:
         return held
 
     def _place(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        place = (hashes * _MULTIPLIER) >> self._shift
+        place = (hashes * MULTIPLIER) >> self._shift
         return (place >> np.uint64(3)).astype(np.int64), np.left_shift(1, place & np.uint64(7)).astype(
             np.uint8
         )
@@ -127,9 +128,9 @@ def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
     global _kept_powers  # noqa: PLW0603 - a table that only grows
     kept = _kept_powers
     if kept.shape[1] < count:
-        inverse = np.uint64(pow(int(_MULTIPLIER), -1, 1 << 64))
+        inverse = np.uint64(pow(int(MULTIPLIER), -1, 1 << 64))
         kept = np.ones((2, 2 * count), np.uint64)
-        np.cumprod(np.full(2 * count - 1, _MULTIPLIER), out=kept[0, 1:])
+        np.cumprod(np.full(2 * count - 1, MULTIPLIER), out=kept[0, 1:])
         np.cumprod(np.full(2 * count - 1, inverse), out=kept[1, 1:])
         _kept_powers = kept
     return kept[0, :count], kept[1, :count]

@@ -18,11 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icl_embed.corpus.characters import code_points, mixed
+from icl_embed.corpus.characters import MULTIPLIER, code_points, mixed, mixed_32
 
 SHINGLE_CHARACTERS = 5
 _MISSED_AT_THRESHOLD = 0.02
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK_SHINGLES = 1 << 15  # whose numbers stay in a core's own cache
 
 
@@ -44,7 +43,7 @@ class Shingles:
 
 
 def shingle_hashes(keys: pa.Array) -> Shingles:
-    """Shingles of match keys (``icl_embed.texts.compared_column``). A text shorter than a shingle is its own shingle."""
+    """Shingles of match keys (``icl_embed.texts.compared_column``). A shorter text is its own shingle."""
     codes, ends = code_points(pc.utf8_rpad(keys, SHINGLE_CHARACTERS, padding="\0"))
     if not len(codes):
         return Shingles(np.empty(0, np.uint32), np.zeros(1, np.int64))
@@ -53,7 +52,7 @@ def shingle_hashes(keys: pa.Array) -> Shingles:
     runs = np.zeros(num_runs, np.uint64)
     for offset in range(SHINGLE_CHARACTERS):
         runs += terms[offset : offset + num_runs]
-        runs *= _MULTIPLIER
+        runs *= MULTIPLIER
     within = np.ones(len(codes), bool)
     for offset in range(1, SHINGLE_CHARACTERS):  # these would go on in the next text
         within[ends - offset] = False
@@ -66,7 +65,7 @@ def signatures(shingles: Shingles, permutations: int) -> np.ndarray:
     factors, terms = _permutations(permutations)
     num_texts = len(shingles.starts) - 1
     found = np.empty((permutations, num_texts), np.uint32)
-    premixed = _finalised(shingles.hashes)
+    premixed = mixed_32(shingles.hashes)
     first = 0
     while first < num_texts:
         begin = shingles.starts[first]
@@ -92,15 +91,15 @@ def buckets(keys: pa.Array, threshold: float, permutations: int) -> tuple[np.nda
     values = signatures(shingles, permutations)[: bands * rows].reshape(bands, rows, -1)
     found = np.repeat(np.arange(bands, dtype=np.uint64)[:, None], values.shape[2], axis=1)
     for row in range(rows):
-        found = mixed(found * _MULTIPLIER + values[:, row])
+        found = mixed(found * MULTIPLIER + values[:, row])
     return np.ascontiguousarray(found.T), shingles
 
 
 class KeptTexts:
     """Walks through texts in order, and keeps the first of every group of near-duplicates.
 
-    Only texts that share a bucket are walked through. What is in memory is two numbers for each bucket of a text;
-    the shingles of kept texts lie in a file.
+    Only texts that share a bucket are walked through. What is in memory is a few numbers for each bucket of a
+    text; the shingles of kept texts lie in a file.
 
     Parameters
         threshold: Jaccard similarity of shingles from which two texts are near-duplicates.
@@ -215,13 +214,6 @@ def choose_bands(threshold: float, permutations: int) -> tuple[int, int]:
 @cache
 def _permutations(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Odd factors and terms of the maps h → a h + b among 32-bit words."""
-    rng = np.random.RandomState(1)  # noqa: NPY002 - the numbers of datasketch
+    rng = np.random.RandomState(1)
     factors = rng.randint(0, 1 << 31, count, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
     return factors, rng.randint(0, 1 << 32, count, dtype=np.uint32)
-
-
-def _finalised(hashes: np.ndarray) -> np.ndarray:
-    """MurmurHash3's last step: spreads hashes over all 32-bit words, one to one."""
-    hashes = (hashes ^ (hashes >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    hashes = (hashes ^ (hashes >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return hashes ^ (hashes >> np.uint32(16))

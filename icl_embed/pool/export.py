@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from icl_embed.pool.database import Connection, fetch_count, read_script, run_script
 
 ROW_GROUP_ROWS = 65_536
-PART_ROWS = 1 << 18  # of train, whose lists of negatives no limit of the database's memory holds back
+PART_ROWS = ROW_GROUP_ROWS  # of train, whose lists of negatives no limit of the database's memory holds back
 
 TEXTS = pa.list_(pa.string())
 SCORES = pa.list_(pa.float64())

@@ -1,7 +1,7 @@
-"""Near-duplicates among the units of every data set, in an order that does not depend on the order of the input.
+"""Near-duplicates among the units of every data set, whatever the order of the input.
 
-Buckets of all units go into the database, which finds those that two units share and may spill to disk. Only units
-with a shared bucket are then walked through; most have none, and are never compared with anything.
+Buckets of all units go into the database, which finds those that two units share and may spill to disk. Only
+units with a shared bucket are then walked through; most have none, and are never compared with anything.
 """
 
 from __future__ import annotations

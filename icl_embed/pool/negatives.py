@@ -37,7 +37,7 @@ from icl_embed.pool.candidates import (
     rank_candidates,
 )
 from icl_embed.pool.export import EXPORTS, ROW_GROUP_ROWS
-from icl_embed.pool.inputs import Progress
+from icl_embed.pool.pages import Progress
 
 NEAR_DUPLICATE_WORDS = 0.8  # Jaccard of word sets above which two passages say the same
 

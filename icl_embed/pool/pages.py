@@ -1,7 +1,7 @@
 """Tables read page by page, and what is computed from pages by several threads.
 
-A query's result that is read only in part would block its connection, so a page is a query of its own, over a range
-of numbers that lie together in the table.
+A query's result that is read only in part would block its connection, so a page is a query of its own, over a
+range of numbers that lie together in the table.
 """
 
 from __future__ import annotations
