@@ -24,7 +24,9 @@ class PathsConfig(Section):
 class DataConfig(Section):
     """Which cards are trained on, and which are only evaluated (their domain stays unseen)."""
 
-    train: tuple[str, ...] = ()
+    train: tuple[str, ...] = Field(
+        (), description="names of cards; of a collection its name, COLLECTION/SPLIT, or COLLECTION/PATTERN"
+    )
     evaluate: tuple[str, ...] = ()
     max_train_rows: Count = Field(20_000, description="per data set, sampled by row hash")
     max_test_queries: Count = Field(1_000, description="per data set and split, sampled by row hash")
