@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
     return {
         "what": "pools of made-up texts (tests/bench/pool_material.py): five to a row, and a tenth as many rows "
-        "of one labelled text; cpu_seconds count all processes and threads, and do not depend on the load",
+        "of one labelled text; cpu_seconds count all processes and threads, and depend less on the load than seconds do",
         "memory_limit": options.memory_limit,
         "largest": largest,
         "peak_rss_gb": max(found["peak_rss_gb"] for found in pools.values()),
