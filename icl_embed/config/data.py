@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from icl_embed.config.base import NO_RESULT, Count, CountOrZero, Fraction, LocalPath, Section
+from icl_embed.config.base import (
+    ADDED_LATER,
+    NO_RESULT,
+    Count,
+    CountOrZero,
+    Fraction,
+    LocalPath,
+    Section,
+)
 
 
 class PathsConfig(Section):
@@ -70,4 +78,13 @@ class NegativesConfig(Section):
     rank_to: Count = Field(100, description="candidates below this rank are not looked at")
     max_positive_ratio: float = Field(
         0.95, gt=0.0, description="drop candidates scoring above this fraction of the positive's score"
+    )
+    search: Annotated[Literal["exact", "faiss"], ADDED_LATER] = Field(
+        "exact", description="dense: all passages, or FAISS's nearest cells of large data sets (extra mine)"
+    )
+    faiss_from: Annotated[Count, ADDED_LATER] = Field(
+        2_000_000, description="passages of a data set from which on search = faiss takes effect"
+    )
+    shard_queries: Annotated[Count, NO_RESULT] = Field(
+        16_384, description="queries ranked between two writes: what a crash can cost"
     )
