@@ -184,7 +184,7 @@ EXTRAS = {
     "train": ("deepspeed", "peft"),
     "eval": ("mteb", "pytrec_eval"),
     "pipeline": (
-        *("bm25s", "datasets", "datasketch", "defusedxml", "duckdb", "gguf"),
+        *("bm25s", "datasets", "defusedxml", "duckdb", "gguf"),
         *("orjson", "prefect", "pyarrow", "pypi_simple", "requests"),
     ),
 }

@@ -49,7 +49,6 @@ DOORS = {
     "pypi_simple": ("icl_embed/sources/",),
     "huggingface_hub": ("icl_embed/sources/hub.py",),
     "bm25s": ("icl_embed/bm25.py",),
-    "datasketch": ("icl_embed/corpus/",),
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
 MAX_FILE_LINES = 600  # one idea per file, as long as the idea is

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from icl_embed.config.base import (
     ADDED_LATER,
@@ -40,6 +41,12 @@ class DataConfig(Section):
     max_test_passages: Count = Field(20_000, description="positives are kept; distractors sampled by hash")
 
 
+def _size(text: Any) -> Any:
+    if not isinstance(text, str) or not re.fullmatch(r"[1-9][0-9]{0,5}(MB|GB|TB|MiB|GiB|TiB)", text):
+        raise ValueError("expected a whole number and MB, GB, TB, MiB, GiB or TiB, such as 4GB")
+    return text
+
+
 class PoolConfig(Section):
     """How raw rows become clean, deduplicated, decontaminated training pairs and examples."""
 
@@ -56,6 +63,10 @@ class PoolConfig(Section):
         0.5, description="weight of a data set = rows ** t; 1 proportional, 0 uniform"
     )
     max_examples_per_task: Count = 512
+    memory_limit: Annotated[str, BeforeValidator(_size), NO_RESULT] = Field(
+        "2GB", description="of the database, e.g. 4GB; what needs more goes to disk, beside the artefact"
+    )
+    threads: Annotated[Count, NO_RESULT] = Field(2, description="that build the pool")
 
 
 class NegativesConfig(Section):

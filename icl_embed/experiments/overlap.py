@@ -215,8 +215,9 @@ class OverlapIndex:
     def of(cls, texts: Sequence[str], *, ngram: int = NGRAM) -> OverlapIndex:
         """Index texts by key and by n-gram."""
         array = pa.array(list(texts), pa.string())
-        encoded = pc.dictionary_encode(compared_column(array))
-        text_of, hashes = ngram_hashes(split_words(array), ngram)
+        keys = compared_column(array)
+        encoded = pc.dictionary_encode(keys)
+        text_of, hashes = ngram_hashes(split_words(keys), ngram)
         grams, numbers = np.unique(hashes, return_inverse=True)
         key_of = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         return cls(tuple(texts), encoded.dictionary, key_of, grams, text_of, numbers)
@@ -235,7 +236,7 @@ class OverlapIndex:
     def _look_for_ngrams(self, training: TrainingTexts, ngram: int) -> None:
         if not len(self.grams):
             return
-        rows, hashes = ngram_hashes(split_words(training.texts), ngram)
+        rows, hashes = ngram_hashes(split_words(compared_column(training.texts)), ngram)
         places = np.minimum(np.searchsorted(self.grams, hashes), len(self.grams) - 1)
         is_hit = self.grams[places] == hashes
         numbers, first = np.unique(places[is_hit], return_index=True)

@@ -12,25 +12,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from icl_embed.config import POSITIVE_SHARE, PoolConfig
-from icl_embed.corpus.deduplicate import NearDuplicates, find_near_duplicates
+from icl_embed.corpus.decontaminate import HashSieve, ngram_hashes, split_words
+from icl_embed.corpus.deduplicate import IndexedTexts
 from icl_embed.pool.database import (
     DATABASE_NAME,
     Connection,
     arrow_input,
     fetch_all,
-    fetch_count,
     open_for_build,
     read_script,
     record_lineage,
     run_script,
 )
 from icl_embed.pool.export import export_all
-from icl_embed.pool.inputs import PAGE_TEXTS, PoolInput, Progress, add_sources, add_texts, read_page
+from icl_embed.pool.inputs import PoolInput, add_sources
+from icl_embed.pool.near_duplicates import drop_near_duplicates
+from icl_embed.pool.pages import Progress, computed, match_keys, read_pages
 from icl_embed.pool.statistics import check_limits, collect, tell_long_texts
-from icl_embed.texts import compared_column
 
 NEGATIVE_SHARE = 0.2  # an sts pair up to this share of the scale's maximum is a negative
 MAX_EXAMPLE_WORDS = 200  # per side; longer ones would fill the prompt
@@ -59,14 +61,16 @@ def build_pool(
         PoolError: too much was rejected, nothing is left, or another process writes this pool.
         DataError: an input breaks the data set format.
     """
-    with open_for_build(out_dir / DATABASE_NAME) as connection:
+    path = out_dir / DATABASE_NAME
+    with open_for_build(path, memory_limit=config.memory_limit, threads=config.threads) as connection:
         run_script(connection, "schema")
         run_script(connection, "incoming")
         longest = _settle_long_texts(connection, config)
-        add_sources(connection, inputs, progress)
+        add_sources(connection, inputs, config.threads, progress)
         run_script(connection, "evaluation")
-        add_texts(connection, config.decontamination_ngram, progress)
-        _make_pairs(connection, config, longest, progress)
+        _add_texts(connection, config, progress)
+        _make_pairs(connection, config, longest)
+        drop_near_duplicates(connection, config, out_dir, progress)
         _set_weights(connection, config.sampling_temperature)
         run_script(connection, "passages", max_characters=longest)
         run_script(connection, "negatives", max_characters=longest, negative_share=NEGATIVE_SHARE)
@@ -93,7 +97,42 @@ def _settle_long_texts(connection: Connection, config: PoolConfig) -> int:
     return LONGEST if is_cut else config.max_characters
 
 
-def _make_pairs(connection: Connection, config: PoolConfig, longest: int, progress: Progress | None) -> None:
+def _add_texts(connection: Connection, config: PoolConfig, progress: Progress | None) -> None:
+    """Fill ``texts`` page by page, and find the texts that share an n-gram with an evaluated one."""
+    size, sieve = config.decontamination_ngram, HashSieve()
+    pages = read_pages(connection, "evaluated_texts", "text", "reading evaluated texts", progress)
+    for _, hashes in computed(
+        lambda page: ngram_hashes(split_words(match_keys(page)), size), pages, config.threads
+    ):
+        sieve.add(hashes)
+        with arrow_input(connection, "page_ngrams", pa.table({"ngram": hashes})):
+            connection.execute("INSERT INTO evaluation_ngrams SELECT ngram FROM page_ngrams")
+
+    def facts(page: pa.Table) -> tuple[pa.Table, pa.Table]:
+        keys = match_keys(page)
+        words = split_words(keys)
+        text_of, hashes = ngram_hashes(words, size)
+        held = sieve.may_hold(hashes)
+        found = page.append_column("match_key", keys)
+        found = found.append_column("num_words", pa.array(words.counts().astype(np.int32)))
+        return found, pa.table(
+            {"text_id": page.column("text_id").take(pa.array(text_of[held])), "ngram": hashes[held]}
+        )
+
+    connection.execute("BEGIN")  # or every page would be written twice: to the log, then to the table
+    is_first = "number IN (SELECT number FROM first_texts WHERE number >= $first AND number < $last)"
+    pages = read_pages(connection, "incoming_texts", "text_id, text", "comparing texts", progress, is_first)
+    for page_facts, page_ngrams in computed(facts, pages, config.threads):
+        with (
+            arrow_input(connection, "page_facts", page_facts),
+            arrow_input(connection, "page_ngrams", page_ngrams),
+        ):
+            run_script(connection, "add_facts")
+    connection.execute("COMMIT")
+    run_script(connection, "ngrams")
+
+
+def _make_pairs(connection: Connection, config: PoolConfig, longest: int) -> None:
     run_script(connection, "pairs", positive_share=POSITIVE_SHARE)
     run_script(
         connection,
@@ -103,19 +142,6 @@ def _make_pairs(connection: Connection, config: PoolConfig, longest: int, progre
         max_characters=longest,
     )
     run_script(connection, "exact_duplicates")
-    datasets = [row[0] for row in fetch_all(connection, "SELECT dataset FROM sources ORDER BY ALL")]
-    for done, dataset in enumerate(datasets):
-        if progress:
-            progress("looking for near-duplicates", done, len(datasets))
-        units = connection.sql(read_script("unit_texts"), params={"dataset": dataset}).to_arrow_table()
-        dropped = find_near_duplicates(
-            _named_keys(units, "pair_id"),
-            threshold=config.near_duplicate_threshold,
-            permutations=config.minhash_permutations,
-        )
-        found = {"pair_id": list(dropped), "kept_id": list(dropped.values())}
-        with arrow_input(connection, "found", _strings(found)):
-            run_script(connection, "near_duplicates")
 
 
 def _set_weights(connection: Connection, temperature: float) -> None:
@@ -146,34 +172,14 @@ def _make_examples(connection: Connection, config: PoolConfig, seed: int, progre
         num_candidates=SPARE_CANDIDATES * config.max_examples_per_task,
     )
     candidates = connection.sql(read_script("example_texts")).to_arrow_table()
-    index = NearDuplicates(config.near_duplicate_threshold, permutations=config.minhash_permutations)
-    for name, key in _named_keys(candidates, "name"):
-        index.add(name, key)
-    refused = {name.rpartition("#")[0] for name in _matches_of_evaluated(connection, index, progress)}
-    with arrow_input(connection, "found", _strings({"pair_id": sorted(refused)})):
+    index = IndexedTexts(match_keys(candidates), config.near_duplicate_threshold, config.minhash_permutations)
+    pages = read_pages(
+        connection, "evaluated_texts", "text", "keeping evaluated texts out of the examples", progress
+    )
+    found: set[int] = set()
+    for matched in computed(lambda page: index.matched_by(match_keys(page)), pages, config.threads):
+        found |= matched
+    names = candidates.column("name").take(pa.array(sorted(found), pa.int64())).to_pylist()
+    refused = sorted({name.rpartition("#")[0] for name in names})
+    with arrow_input(connection, "found", pa.table({"pair_id": pa.array(refused, pa.string())})):
         run_script(connection, "refuse_examples", max_examples=config.max_examples_per_task)
-
-
-def _matches_of_evaluated(
-    connection: Connection, index: NearDuplicates, progress: Progress | None
-) -> set[str]:
-    """Names in the index that nearly repeat any evaluated text. Evaluated texts have the lowest numbers."""
-    total = fetch_count(connection, "SELECT count(*) FROM numbered_texts WHERE evaluated")
-    found: set[str] = set()
-    for start in range(0, total, PAGE_TEXTS):
-        if progress:
-            progress("keeping evaluated texts out of the examples", start, total)
-        page = read_page(connection, start, min(start + PAGE_TEXTS, total))
-        for _, key in _named_keys(page, "number"):
-            found.update(index.find(key))
-    return found
-
-
-def _named_keys(table: pa.Table, name: str) -> list[tuple[str, str]]:
-    """(name, match key) of every row of a table with a ``text`` column."""
-    keys = compared_column(table.column("text").combine_chunks()).to_pylist()
-    return list(zip(table.column(name).to_pylist(), keys, strict=True))
-
-
-def _strings(columns: dict[str, list[str]]) -> pa.Table:
-    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})

@@ -161,6 +161,8 @@ def _explain(path: Path, message: str) -> str:
             f"{path} is open for writing in {holder[1].strip()}; wait until it has finished, or read the "
             "Parquet files of a published pool instead"
         )
+    if "Out of Memory" in message:
+        message += "; raise pool.memory_limit, or lower pool.threads"
     return f"{path}: {message}"
 
 

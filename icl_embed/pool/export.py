@@ -5,14 +5,16 @@ Order is fixed by the queries and row groups by this module, so equal content gi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from icl_embed.pool.database import Connection, read_script
+from icl_embed.pool.database import Connection, fetch_count, read_script, run_script
 
 ROW_GROUP_ROWS = 65_536
+PART_ROWS = ROW_GROUP_ROWS  # of train, whose lists of negatives no limit of the database's memory holds back
 
 TEXTS = pa.list_(pa.string())
 SCORES = pa.list_(pa.float64())
@@ -51,6 +53,7 @@ EXPORTS = {
 
 def export_all(connection: Connection, folder: Path) -> dict[str, int]:
     """Write every export; return its number of rows by name."""
+    run_script(connection, "export_pairs")
     return {name: _export(connection, name, folder / f"{name}.parquet") for name in EXPORTS}
 
 
@@ -58,14 +61,23 @@ def _export(connection: Connection, name: str, path: Path) -> int:
     schema, num_rows = EXPORTS[name], 0
     pending: list[pa.Table] = []
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        reader = connection.sql(read_script(f"export/{name}")).to_arrow_reader(ROW_GROUP_ROWS)
-        for batch in reader:
+        for batch in _batches(connection, name):
             pending.append(pa.table(batch).cast(schema))
             num_rows += batch.num_rows
             pending = _write_full_groups(writer, pending)
         rest = pa.concat_tables([*pending, schema.empty_table()])
         writer.write_table(rest.combine_chunks(), row_group_size=ROW_GROUP_ROWS)
     return num_rows
+
+
+def _batches(connection: Connection, name: str) -> Iterator[pa.RecordBatch]:
+    query = read_script(f"export/{name}")
+    parts: list[dict[str, int]] = [{}]
+    if name == "train":
+        total = fetch_count(connection, "SELECT count(*) FROM export_pairs")
+        parts = [{"first": row, "last": row + PART_ROWS} for row in range(0, total, PART_ROWS)]
+    for part in parts:
+        yield from connection.sql(query, params=part).to_arrow_reader(ROW_GROUP_ROWS)
 
 
 def _write_full_groups(writer: pq.ParquetWriter, pending: list[pa.Table]) -> list[pa.Table]:

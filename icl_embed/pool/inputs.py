@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icl_embed.config import LABEL_KINDS, Kind
-from icl_embed.corpus.decontaminate import ngram_hashes, split_words
 from icl_embed.errors import DataError, PoolError
-from icl_embed.pool.database import Connection, arrow_input, fetch_all, fetch_count, run_script
-from icl_embed.texts import clean_texts, compared_column
+from icl_embed.pool.database import Connection, arrow_input, fetch_all, run_script
+from icl_embed.pool.pages import Progress, computed
+from icl_embed.texts import clean_texts
 
-Progress = Callable[[str, int, int], None]  # (what is being done, how many are done, of how many)
-
-BATCH_ROWS = 32_768
+BATCH_ROWS = 16_384
 TEXTS = pa.list_(pa.string())
 SCORES = pa.list_(pa.float64())
 ROW_SCHEMA = pa.schema(
@@ -58,32 +55,37 @@ class PoolInput:
     fingerprint: str
 
 
-def read_rows(source: PoolInput) -> Iterator[pa.Table]:
+def read_rows(source: PoolInput, threads: int = 1) -> Iterator[pa.Table]:
     """Batches of ``rows.parquet`` in file order, texts in their stored form.
 
     Raises
         DataError: the file is missing or damaged, or a column is missing or of another type.
     """
-    for batch in _read(source.folder / "rows.parquet", ROW_SCHEMA):
-        columns = {name: batch.column(name).combine_chunks() for name in ROW_SCHEMA.names}
-        columns["query"] = clean_texts(columns["query"])
-        for name in ("positives", "negatives"):
-            columns[name] = _clean_lists(columns[name])
-        columns["label"] = clean_texts(columns["label"])
-        yield pa.table(columns)
+    return computed(_clean_rows, _read(source.folder / "rows.parquet", ROW_SCHEMA), threads)
 
 
-def read_passages(source: PoolInput) -> Iterator[pa.Table]:
+def read_passages(source: PoolInput, threads: int = 1) -> Iterator[pa.Table]:
     """Batches of ``corpus.parquet``; nothing for kinds without a corpus.
 
     Raises
         DataError: as ``read_rows``.
     """
-    if source.kind != "retrieval":
-        return
-    for batch in _read(source.folder / "corpus.parquet", PASSAGE_SCHEMA):
-        text = clean_texts(batch.column("text").combine_chunks())
-        yield batch.set_column(batch.schema.get_field_index("text"), "text", text)
+    if source.kind == "retrieval":
+        yield from computed(_clean_passages, _read(source.folder / "corpus.parquet", PASSAGE_SCHEMA), threads)
+
+
+def _clean_rows(batch: pa.Table) -> pa.Table:
+    columns = {name: batch.column(name).combine_chunks() for name in ROW_SCHEMA.names}
+    columns["query"] = clean_texts(columns["query"])
+    for name in ("positives", "negatives"):
+        columns[name] = _clean_lists(columns[name])
+    columns["label"] = clean_texts(columns["label"])
+    return pa.table(columns)
+
+
+def _clean_passages(batch: pa.Table) -> pa.Table:
+    text = clean_texts(batch.column("text").combine_chunks())
+    return batch.set_column(batch.schema.get_field_index("text"), "text", text)
 
 
 def _read(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -125,8 +127,6 @@ def _running_lengths(lists: pa.ListArray) -> list[int]:
     return list(pa.compute.cumulative_sum(lengths).to_pylist())
 
 
-PAGE_TEXTS = 32_768
-
 # What a row must be before anything is computed from it: (what is wrong, query for the first offender).
 _ROW_CHECKS = (
     ("row_id is missing", "SELECT dataset, coalesce(row_id, '?') FROM incoming_rows WHERE row_id IS NULL"),
@@ -154,7 +154,9 @@ _ROW_CHECKS = (
 )
 
 
-def add_sources(connection: Connection, inputs: Sequence[PoolInput], progress: Progress | None) -> None:
+def add_sources(
+    connection: Connection, inputs: Sequence[PoolInput], threads: int, progress: Progress | None
+) -> None:
     """Read every data set into the scratch tables.
 
     Raises
@@ -172,45 +174,14 @@ def add_sources(connection: Connection, inputs: Sequence[PoolInput], progress: P
             "INSERT INTO sources VALUES (?, ?, ?, ?, ?, NULL, NULL)",
             [source.name, source.kind, source.instruction, source.trained, source.fingerprint],
         )
-        for batch in read_rows(source):
+        for batch in read_rows(source, threads):
             with arrow_input(connection, "incoming_batch", batch):
                 has_labels = source.kind in LABEL_KINDS
                 run_script(connection, "add_rows", dataset=source.name, has_labels=has_labels)
-        for batch in read_passages(source):
+        for batch in read_passages(source, threads):
             with arrow_input(connection, "incoming_batch", batch):
                 run_script(connection, "add_passages", dataset=source.name)
     _check_rows(connection)
-
-
-def add_texts(connection: Connection, ngram: int, progress: Progress | None) -> None:
-    """Fill ``texts`` page by page, and find the texts that share an n-gram with an evaluated one."""
-    total = fetch_count(connection, "SELECT count(*) FROM numbered_texts")
-    for start in range(0, total, PAGE_TEXTS):
-        if progress:
-            progress("comparing texts", start, total)
-        page = read_page(connection, start, start + PAGE_TEXTS)
-        facts, ngrams = _page_facts(page, ngram)
-        with arrow_input(connection, "page_facts", facts), arrow_input(connection, "page_ngrams", ngrams):
-            run_script(connection, "add_facts")
-
-
-def read_page(connection: Connection, first: int, last: int) -> pa.Table:
-    """The texts numbered first ... last - 1, as columns ``number`` and ``text``."""
-    query = "SELECT number, text FROM numbered_texts WHERE number >= $first AND number < $last ORDER BY ALL"
-    return connection.sql(query, params={"first": first, "last": last}).to_arrow_table()
-
-
-def _page_facts(page: pa.Table, ngram: int) -> tuple[pa.Table, pa.Table]:
-    numbers = page.column("number").combine_chunks().to_numpy(zero_copy_only=False)
-    texts = page.column("text").combine_chunks()
-    words = split_words(texts)
-    text_of, hashes = ngram_hashes(words, ngram)
-    facts = {
-        "number": numbers,
-        "match_key": compared_column(texts),
-        "num_words": words.counts().astype(np.int32),
-    }
-    return pa.table(facts), pa.table({"number": numbers[text_of], "ngram": hashes})
 
 
 def _check_rows(connection: Connection) -> None:

@@ -4,6 +4,7 @@ from icl_embed.config import (
     DevConfig,
     LaunchConfig,
     OptimizerConfig,
+    PoolConfig,
     RerankConfig,
     TrainConfig,
     identity,
@@ -39,6 +40,7 @@ def test_settings_that_change_no_result_change_no_key():
         launch=LaunchConfig(processes=4, trackers=()),
         optimizer=OptimizerConfig(save_every=1, keep_checkpoints=9),
     )
+    assert identity(PoolConfig(memory_limit="7GB", threads=9)) == identity(PoolConfig())
     assert identity(other) == identity(TrainConfig())
     assert identity(TrainConfig(temperature=0.5)) != identity(TrainConfig())
 

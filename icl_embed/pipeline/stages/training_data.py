@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import PoolConfig, RunConfig, identity, restored
+from icl_embed.config import RunConfig, identity, restored
 from icl_embed.sources.card import Card
 from icl_embed.store import StageKey
 
@@ -36,7 +36,7 @@ def build_dataset(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
 def pool_key(config: RunConfig, cards: Mapping[str, Card], datasets: Mapping[str, StageKey]) -> StageKey:
     """The pool: every data set, which of them are trained on, and the cleaning rules."""
     trained = sorted(name for name in cards if name in config.data.train)
-    settings = {"pool": config.pool.model_dump(mode="json"), "trained": trained, "seed": config.seed}
+    settings = {"pool": identity(config.pool), "trained": trained, "seed": config.seed}
     inputs = {name: key.reference for name, key in datasets.items()}
     return StageKey(POOL, VERSIONS[POOL], settings, inputs, config.preset)
 
@@ -59,7 +59,8 @@ def build_pool(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
                 fingerprint=artefact.fingerprint,
             )
         )
-    return build_pool(inputs, PoolConfig(**key.settings["pool"]), out_dir, seed=key.settings["seed"])
+    config = restored(key.settings["pool"], run.config.pool)
+    return build_pool(inputs, config, out_dir, seed=key.settings["seed"])
 
 
 def negatives_key(config: RunConfig, base: StageKey, pool: StageKey) -> StageKey:

@@ -7,10 +7,10 @@ SELECT $dataset, row_id, split, id_of(query),
 FROM incoming_batch;
 
 INSERT INTO incoming_texts
-SELECT DISTINCT id_of(t), t
+SELECT nextval('text_numbers'), id_of(t), t
 FROM (
     SELECT query AS t FROM incoming_batch
-    UNION ALL SELECT unnest(positives) FROM incoming_batch
-    UNION ALL SELECT unnest(negatives) FROM incoming_batch
-    UNION ALL SELECT label FROM incoming_batch WHERE $has_labels
+    UNION SELECT unnest(positives) FROM incoming_batch
+    UNION SELECT unnest(negatives) FROM incoming_batch
+    UNION SELECT label FROM incoming_batch WHERE $has_labels
 );

@@ -14,13 +14,13 @@ SELECT DISTINCT * FROM (
 WHERE text_id <> id_of('')
 ORDER BY ALL;
 
--- Texts are worked through in pages of consecutive numbers, evaluated ones first: the n-grams of the others are
--- looked up among theirs.
-CREATE OR REPLACE TEMP TABLE numbered_texts AS
-SELECT row_number() OVER (ORDER BY evaluated DESC, text_id) - 1 AS number, text_id, text, evaluated
-FROM (
-    SELECT text_id, any_value(text) AS text, text_id IN (SELECT text_id FROM evaluation_texts) AS evaluated
-    FROM incoming_texts GROUP BY text_id
-)
+-- Every distinct text where it came first: what is worked through, page by page. N-grams are looked up among those of
+-- evaluated texts, so there is a table of these.
+CREATE OR REPLACE TEMP TABLE first_texts AS
+SELECT min(number) AS number, text_id FROM incoming_texts GROUP BY text_id ORDER BY number;
+
+CREATE OR REPLACE TEMP TABLE evaluated_texts AS
+SELECT row_number() OVER (ORDER BY number) - 1 AS number, text
+FROM incoming_texts
+WHERE number IN (SELECT number FROM first_texts WHERE text_id IN (SELECT text_id FROM evaluation_texts))
 ORDER BY number;
-DROP TABLE incoming_texts;

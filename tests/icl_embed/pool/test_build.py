@@ -1,5 +1,6 @@
 import hashlib
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,10 +8,12 @@ import pytest
 
 from icl_embed.config import NegativesConfig, PoolConfig
 from icl_embed.errors import DataError, PoolError
+from icl_embed.pool import export, pages
 from icl_embed.pool.database import open_pool
 from icl_embed.pool.mining import Miner, mine_negatives
 from icl_embed.report.facts import pool_table
 from tests.icl_embed.pool.datasets import (
+    LENIENT,
     build,
     labelled_rows,
     passage,
@@ -183,6 +186,54 @@ def test_two_builds_write_the_same_bytes_whatever_the_order_of_the_inputs(tmp_pa
     assert digests[0] == digests[1]
     other = build(tmp_path, *inputs, seed=8)
     assert read(other, "examples") != read(folder, "examples"), "the seed must matter"
+
+
+@pytest.mark.parametrize("other", [{"memory_limit": "64MB"}, {"threads": 1}, {"threads": 5}])
+def test_memory_and_threads_change_no_byte(tmp_path, monkeypatch, other):
+    monkeypatch.setattr(pages, "PAGE_TEXTS", 37)
+    monkeypatch.setattr(export, "PART_ROWS", 100)
+    rows = [retrieval_row(n, negatives=[passage(n + 900), passage(n + 1)]) for n in range(300)]
+    rows += [retrieval_row(1000 + n, query=sentence(n) + ".") for n in range(0, 60, 3)]
+    rows += [retrieval_row(n, "test", query=sentence(n) + " and more") for n in range(200, 240)]
+    source = write_dataset(tmp_path / "data", rows)
+    first = build(tmp_path, source)
+    monkeypatch.undo()
+    second = build(tmp_path, source, config=LENIENT.model_copy(update=other))
+    assert statistics(first, "data")["rejected"]["near_duplicate"] >= 15
+    assert len(read(first, "train")) > 200
+    for name in EXPORTS:
+        assert (first / f"{name}.parquet").read_bytes() == (second / f"{name}.parquet").read_bytes(), name
+
+
+def test_near_duplicates_are_those_of_comparing_every_query_with_all_kept_ones(tmp_path):
+    rng = random.Random(4)
+    queries = []
+    for number in range(400):
+        query = sentence(rng.randrange(90), 12) if number % 3 else sentence(number + 500, 12)
+        queries.append(query + rng.choice(["", "!", " x", "?"]))
+    rows = [retrieval_row(n, query=query) for n, query in enumerate(queries)]
+    other = [retrieval_row(n, query=query + ".") for n, query in enumerate(queries[:50])]
+    sources = [write_dataset(tmp_path / "data", rows), write_dataset(tmp_path / "other", other)]
+    with open_pool(build(tmp_path, *sources)) as connection:
+        query = "SELECT row_id, reason, duplicate_of FROM pairs WHERE dataset = 'data' ORDER BY row_id"
+        found = connection.execute(query).fetchall()
+    kept: dict[str, set[str]] = {}  # pair of a kept query -> its shingles
+    verdicts: dict[str, tuple[str | None, str | None]] = {}  # pairs of one query go together
+    for (row_id, *verdict), text in zip(found, queries, strict=True):
+        if text not in verdicts:
+            mine = {text[i : i + 5] for i in range(len(text) - 4)}
+            same = [name for name, other in kept.items() if len(mine & other) >= 0.9 * len(mine | other)]
+            verdicts[text] = ("near_duplicate", min(same)) if same else (None, None)
+            if not same:
+                kept[f"data/{row_id}/0"] = mine
+        assert tuple(verdict) == verdicts[text]
+    assert sum(reason == "near_duplicate" for _, reason, _ in found) > 50
+
+
+def test_a_limit_that_even_a_small_pool_exceeds_is_named(tmp_path):
+    source = write_dataset(tmp_path / "data", [retrieval_row(n) for n in range(3000)])
+    with pytest.raises(PoolError, match=r"raise pool\.memory_limit"):
+        build(tmp_path, source, config=LENIENT.model_copy(update={"memory_limit": "1MB"}))
 
 
 def test_too_much_rejected_stops_the_build_and_names_the_reasons(tmp_path):
