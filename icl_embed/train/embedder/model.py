@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from icl_embed.errors import TrainingError
 from icl_embed.model.backbone import load_backbone
 from icl_embed.model.cpu.adapted import join_adapters
@@ -102,7 +104,7 @@ class TrainedModel:
             if instead is not None:
                 load_adapter(model, instead)
             save_adapter(model, job.out_dir / ADAPTER_FOLDER)
-            model = merge(self._on_full_base(place) if job.train.four_bit_base else model)
+            model = merge(self._on_full_base(place.dtype) if job.train.four_bit_base else model)
         if job.settings.template.demonstrations:
             take_demonstrations(model, job.out_dir)
         model.save_pretrained(job.out_dir)
@@ -111,9 +113,9 @@ class TrainedModel:
         if (job.work_dir / SNAPSHOTS).is_dir():
             shutil.copytree(job.work_dir / SNAPSHOTS, job.out_dir / SNAPSHOTS)
 
-    def _on_full_base(self, place: Place) -> Any:
-        """The adapters learned on the 4-bit base, on the base they will be used with."""
-        base, tokenizer = load_backbone(self.job.model_dir, device=place.device, dtype=place.dtype)
+    def _on_full_base(self, dtype: torch.dtype) -> Any:
+        """The adapters learned on the 4-bit base, on the base they will be used with; no GPU need hold it."""
+        base, tokenizer = load_backbone(self.job.model_dir, device=torch.device("cpu"), dtype=dtype)
         if self.trained_tokens:
             add_special_tokens(base, tokenizer)
         return move_adapter(
