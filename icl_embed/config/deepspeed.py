@@ -113,8 +113,9 @@ def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]
     for name, value in theirs.items():
         before = result.get(name)
         if isinstance(value, Mapping) and isinstance(before, Mapping):
-            value = merged(before, value)
-        result[name] = value
+            result[name] = merged(before, value)
+        else:
+            result[name] = value
     return result
 
 
