@@ -109,16 +109,50 @@ class Engine:
 
 
 @contextmanager
-def whole_weights(model: torch.nn.Module) -> Iterator[None]:
-    """Give every rank all weights of a trained model while the block runs; every rank must enter it.
+def whole_weights(
+    model: torch.nn.Module, *, only_trained: bool = False, changed: bool = False
+) -> Iterator[None]:
+    """Give every rank all weights of a model while the block runs; every rank must enter it.
 
     Only ZeRO 3 spreads weights over ranks; otherwise this does nothing.
+
+    Parameters
+        only_trained: leave the frozen ones, which may be more than a device holds, where they are.
+        changed: keep what the first rank writes into them.
     """
     import deepspeed
 
-    parameters = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
-    with deepspeed.zero.GatheredParameters(parameters, enabled=bool(parameters)):
+    parameters = [
+        parameter
+        for parameter in model.parameters()
+        if hasattr(parameter, "ds_id") and (parameter.requires_grad or not only_trained)
+    ]
+    with deepspeed.zero.GatheredParameters(
+        parameters, modifier_rank=0 if changed else None, enabled=bool(parameters)
+    ):
         yield
+
+
+@contextmanager
+def partitioned_loading(config: OptimizerConfig, place: Place) -> Iterator[bool]:
+    """Under ZeRO 3, spread a model over the ranks while it is read, so that it may be larger than a device.
+
+    Yields whether that is so.
+    """
+    if config.zero_stage != 3:
+        yield False
+        return
+    _settle_environment(place)
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    told = HfDeepSpeedConfig(
+        engine_settings(config, place.dtype)
+    )  # transformers holds it by a weak reference
+    try:
+        yield bool(told)
+    finally:
+        unset_hf_deepspeed_config()
 
 
 def _by_rate(model: torch.nn.Module, rates: Mapping[str, float]) -> dict[float, list[torch.nn.Parameter]]:
