@@ -12,6 +12,7 @@ import importlib.metadata
 import logging
 import re
 import sys
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,9 +90,22 @@ SHORTEST_WORD = 2
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports every index it builds
 
 
-def empty_index() -> Any:
-    """An index of bm25s without texts."""
-    return bm25s.BM25(k1=1.5, b=0.75, method="lucene")
+def index_texts(texts: Iterable[str], *, shortest: int = 1) -> Any:
+    """A retriever of bm25s over texts, or None if not one has a word: it cannot index those.
+
+    Words become numbers at once, 4 bytes each: as texts they would take many times the room of the texts.
+    """
+    numbers: dict[str, int] = {}
+    found = [
+        array("i", [numbers.setdefault(word, len(numbers)) for word in words])
+        for text in texts
+        for words in bm25_tokens([text], shortest=shortest)
+    ]
+    if not numbers:
+        return None
+    retriever = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
+    retriever.index((found, numbers), show_progress=False)
+    return retriever
 
 
 @dataclass(frozen=True)
@@ -110,12 +124,7 @@ class Bm25Index:
         """
         if not passages:
             raise EvaluationError("BM25 needs at least one passage, found none")
-        tokens = bm25_tokens(passages, shortest=SHORTEST_WORD)
-        if not any(tokens):  # bm25s cannot index a corpus without a single word
-            return cls(None, len(passages))
-        retriever = empty_index()
-        retriever.index(tokens, show_progress=False)
-        return cls(retriever, len(passages))
+        return cls(index_texts(passages, shortest=SHORTEST_WORD), len(passages))
 
     def known_words(self, query: str) -> list[str]:
         """The words of a query that some passage has."""

@@ -44,14 +44,15 @@ def export(
     from icl_embed.export.folder import published, write_model
     from icl_embed.export.reranker import is_reranker
     from icl_embed.export.task_prompts import read_task_prompt
-    from icl_embed.sources import load_catalog
+    from icl_embed.sources import Card, Collection, load_catalog, load_collections
     from icl_embed.store import Store
     from icl_embed.store.models import EMBEDDERS, RERANKERS, find_model
 
     prompts = {name: read_task_prompt(path) for name, path in map(split_task, tasks)}
     found = find_model(Store(store), model, (*EMBEDDERS, *RERANKERS))
     folder = found.path
-    facts = gather_facts(found.store, found.artefact, load_catalog([catalog])) if found.artefact else None
+    cards: dict[str, Card | Collection] = {**load_catalog([catalog]), **load_collections([catalog])}
+    facts = gather_facts(found.store, found.artefact, cards) if found.artefact else None
     if is_reranker(folder):
         if prompts or adapter:
             raise ConfigError(f"{model} is a reranker: it has no task prompts and is exported whole")

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from icl_embed.config.base import Count, CountOrZero, Fraction, LocalPath, Section
+from icl_embed.config.base import (
+    ADDED_LATER,
+    NO_RESULT,
+    Count,
+    CountOrZero,
+    Fraction,
+    LocalPath,
+    Section,
+)
 
 
 class PathsConfig(Section):
@@ -23,7 +31,9 @@ class PathsConfig(Section):
 class DataConfig(Section):
     """Which cards are trained on, and which are only evaluated (their domain stays unseen)."""
 
-    train: tuple[str, ...] = ()
+    train: tuple[str, ...] = Field(
+        (), description="names of cards; of a collection its name, COLLECTION/SPLIT, or COLLECTION/PATTERN"
+    )
     evaluate: tuple[str, ...] = ()
     max_train_rows: Count = Field(20_000, description="per data set, sampled by row hash")
     max_test_queries: Count = Field(1_000, description="per data set and split, sampled by row hash")
@@ -57,4 +67,13 @@ class NegativesConfig(Section):
     rank_to: Count = Field(100, description="candidates below this rank are not looked at")
     max_positive_ratio: float = Field(
         0.95, gt=0.0, description="drop candidates scoring above this fraction of the positive's score"
+    )
+    search: Annotated[Literal["exact", "faiss"], ADDED_LATER] = Field(
+        "exact", description="dense: all passages, or FAISS's nearest cells of large data sets (extra mine)"
+    )
+    faiss_from: Annotated[Count, ADDED_LATER] = Field(
+        2_000_000, description="passages of a data set from which on search = faiss takes effect"
+    )
+    shard_queries: Annotated[Count, NO_RESULT] = Field(
+        16_384, description="queries ranked between two writes: what a crash can cost"
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from icl_embed.corpus.layouts import Mapping, mapping_of
 from icl_embed.corpus.read import read_table
 from icl_embed.corpus.records import Record, where
-from icl_embed.corpus.rows import Collected, Passage, Row, checked_by_kind, stable_hash
+from icl_embed.corpus.rows import POSITIVE_SCORE, Collected, Passage, Row, checked_by_kind, stable_hash
 from icl_embed.corpus.templates import (
     exploded,
     fulfils,
@@ -73,18 +73,26 @@ class _Collector:
         negatives, negative_scores = scored_texts_of(
             "negative", rows.negatives, rows.negative_scores, record, rejected
         )
+        is_unscored = (
+            self.card.layout == "flagembedding" and bool(rows.score) and not record.get("pos_scores")
+        )
         row = Row(
             query=text_of(rows.query, record),
             positives=positives,
             negatives=negatives,
             label=rows.labels.get(label, label) or None,
-            score=number_of(rows.score, record),
+            score=None if is_unscored else number_of(rows.score, record),
             positive_scores=positive_scores,
             negative_scores=negative_scores,
             groups=tuple(texts_of(splits.group, record)) if splits.method == "hash" else (),
             split=splits.split_of(text_of(splits.value, record)) if splits.method == "given" else None,
             place=where(record),
         )
+        if is_unscored:
+            given = tuple(
+                texts_of("{neg?}", record)
+            )  # a positive pair with negatives, as in STS and NLI triples
+            row = replace(row, score=POSITIVE_SCORE, negatives=given)
         return row, texts_of(mapping.negatives.same, record) if mapping.negatives is not None else []
 
     def _passages(self, mapping: Mapping, tables: dict[str, list[Record]], main: str) -> list[Passage]:

@@ -1,6 +1,7 @@
 """The dataset stage: one card → ``rows.parquet`` (and ``corpus.parquet`` for retrieval), verified and capped.
 
-A pure function of the card, its files and the caps: the same bytes on every machine.
+A pure function of the card, its files and the caps: the same bytes on every machine. The data sets of a
+collection, which may be larger than memory, go through ``streamed``.
 """
 
 from __future__ import annotations
@@ -13,17 +14,15 @@ from icl_embed.corpus.collect import collect
 from icl_embed.corpus.layouts import mapping_of
 from icl_embed.corpus.rows import Passage, stable_hash
 from icl_embed.corpus.splits import SHARED_SPLIT, Split, check_disjoint, split_data
-from icl_embed.errors import DataError
+from icl_embed.corpus.written import write_corpus, write_rows
 from icl_embed.sources.card import Card
 from icl_embed.sources.card_rows import SPLIT_NAMES
+from icl_embed.sources.collection import CollectionCard
 from icl_embed.sources.fetch import fetch
 from icl_embed.sources.fetched import Progress
 from icl_embed.texts import compared_form, compared_forms
 
 logger = logging.getLogger(__name__)
-
-ROWS_FILE = "rows.parquet"
-CORPUS_FILE = "corpus.parquet"
 
 
 def build_dataset(
@@ -48,6 +47,10 @@ def build_dataset(
         SourceError: the files cannot be had.
         DataError: they are not what the card says.
     """
+    if isinstance(card, CollectionCard):
+        from icl_embed.corpus.streamed import build_streamed
+
+        return build_streamed(card, downloads, output, max_train_rows=max_train_rows, progress=progress)
     files = fetch(card, downloads, progress=progress)
     collected = collect(card, files)
     mapping = mapping_of(card)
@@ -62,8 +65,8 @@ def build_dataset(
     if card.kind == "retrieval":
         split.passages = _corpus(split, max_test_passages, shared=shared)
         check_disjoint(split, shared_corpus=shared)
-        _write_corpus(split, output)
-    _write_rows(split, output)
+        write_corpus(split.passages, output)
+    write_rows(split.rows, output)
     counts: dict[str, Any] = {
         "rows": {name: len(rows) for name, rows in split.rows.items()},
         "available": available,
@@ -99,61 +102,3 @@ def _texts_of_others(split: Split, name: str) -> frozenset[str]:
     parts = [part for part in SPLIT_NAMES if part != name]
     passages = [passage.text for part in parts for passage in split.passages.get(part, ())]
     return frozenset(compared_forms([*texts, *passages]))
-
-
-def _write_rows(split: Split, output: Path) -> None:
-    import pyarrow as pa
-
-    schema = pa.schema(
-        [
-            pa.field("row_id", pa.string(), nullable=False),
-            pa.field("split", pa.string(), nullable=False),
-            pa.field("query", pa.string(), nullable=False),
-            pa.field("positives", pa.list_(pa.string()), nullable=False),
-            pa.field("negatives", pa.list_(pa.string()), nullable=False),
-            ("label", pa.string()),
-            ("score", pa.float64()),
-            ("positive_scores", pa.list_(pa.float64())),
-            ("negative_scores", pa.list_(pa.float64())),
-        ]
-    )
-    records = [
-        {
-            "row_id": f"{name}-{number:06d}",
-            "split": name,
-            "query": row.query,
-            "positives": row.positives,
-            "negatives": row.negatives,
-            "label": row.label,
-            "score": row.score,
-            "positive_scores": row.positive_scores,
-            "negative_scores": row.negative_scores,
-        }
-        for name in SPLIT_NAMES
-        for number, row in enumerate(split.rows[name])
-    ]
-    _write(pa.Table.from_pylist(records, schema=schema), output / ROWS_FILE)
-
-
-def _write_corpus(split: Split, output: Path) -> None:
-    import pyarrow as pa
-
-    schema = pa.schema(
-        [pa.field(name, pa.string(), nullable=False) for name in ("passage_id", "split", "text")]
-    )
-    records = [
-        {"passage_id": f"{name}-p{number:06d}", "split": name, "text": passage.text}
-        for name, passages in split.passages.items()
-        for number, passage in enumerate(passages)
-    ]
-    _write(pa.Table.from_pylist(records, schema=schema), output / CORPUS_FILE)
-
-
-def _write(table: Any, path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, path, compression="zstd")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error

@@ -6,6 +6,7 @@ import codecs
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import PurePosixPath
 
 from icl_embed.corpus.html_text import html_text
@@ -88,6 +89,19 @@ def read_table(files: Sequence[Fetched], table: Table) -> tuple[list[Record], in
         tolerance.settle()
         malformed += tolerance.malformed
     return records, malformed
+
+
+def first_records(file: Fetched, table: Table, count: int) -> list[Record]:
+    """The first records of a file, to see what it holds.
+
+    Raises
+        DataError, SourceError: as ``read_table``.
+    """
+    with file.open() as handle:
+        head = handle.read(HEAD_BYTES)
+    chosen = _format(file.name, table, head)
+    _refuse_other_content(file.name, chosen, head, table)
+    return list(islice(READERS[chosen](file, table, Tolerance(table.max_malformed, file.name)), count))
 
 
 def _fits(name: str, pattern: str) -> bool:

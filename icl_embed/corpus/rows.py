@@ -11,6 +11,9 @@ from icl_embed.errors import DataError
 from icl_embed.sources.card_rows import SplitName
 from icl_embed.texts import compared_form
 
+PAIR_KINDS = ("sts", "pair_classification")
+POSITIVE_SCORE = 1.0  # of a pair that its publisher calls positive without a gold score
+
 
 def stable_hash(text: str) -> int:
     """64 bits that are the same on every machine and in every run."""
@@ -93,12 +96,13 @@ def _why_useless(kind: str, row: Row) -> str:
         return "" if row.label else "no label"
     if not row.positives:
         return "no positive"
-    pair = kind in ("sts", "pair_classification")
+    pair = kind in PAIR_KINDS
     if pair and row.score is None:
         return "no score"
     if kind == "pair_classification" and row.score not in (0.0, 1.0):
         raise DataError(
-            f"{row.place}: a pair's score must be 0 or 1, found {row.score} for {row.query[:60]!r}"
+            f"{row.place}: a pair's score must be 0 or 1, found {row.score} for {row.query[:60]!r}; if it "
+            'is of a teacher, the card needs layout = "collection"'
         )
     same = {compared_form(row.query)} >= {compared_form(text) for text in row.positives}
     return "query equals its positive" if same and not pair else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from icl_embed.evaluation.scores import STAGE, EvaluationScores, SettingScore, read_scores
 from icl_embed.few_shot.settings import CLEAN, ZERO_SHOT
-from icl_embed.sources import Card
+from icl_embed.sources import Card, Collection
 from icl_embed.store import Artefact, Store
 from icl_embed.store.key import canonical_json
 from icl_embed.store.lineage import ancestors, sources_of, trained_datasets
@@ -58,7 +58,7 @@ class ModelFacts:
     recipe: Sequence[tuple[str, str]]
 
 
-def gather_facts(store: Store, artefact: Artefact, catalog: Mapping[str, Card]) -> ModelFacts:
+def gather_facts(store: Store, artefact: Artefact, catalog: Mapping[str, Card | Collection]) -> ModelFacts:
     """Walk the lineage of a model.
 
     Raises
@@ -77,7 +77,7 @@ def gather_facts(store: Store, artefact: Artefact, catalog: Mapping[str, Card]) 
         base=base.key["settings"] if base else {},
         base_source="; ".join(sources_of(base)) if base else "",
         datasets=[
-            _dataset(manifest, catalog.get(name), is_trained_on=name in trained)
+            _dataset(manifest, catalog.get(name.partition("/")[0]), is_trained_on=name in trained)
             for name, manifest in sorted(manifests.items())
         ],
         scores=_scores(store, artefact.reference, f"base-model/{base.fingerprint}" if base else ""),
@@ -85,7 +85,7 @@ def gather_facts(store: Store, artefact: Artefact, catalog: Mapping[str, Card]) 
     )
 
 
-def _dataset(manifest: Manifest, card: Card | None, *, is_trained_on: bool) -> DatasetFact:
+def _dataset(manifest: Manifest, card: Card | Collection | None, *, is_trained_on: bool) -> DatasetFact:
     said = manifest.key["settings"].get("card", {})
     source = said.get("source", {})
     return DatasetFact(

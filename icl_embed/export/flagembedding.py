@@ -52,7 +52,8 @@ def write_training_rows(source: Path, out_dir: Path) -> dict[str, int]:
                 continue
             if name not in files:
                 suffix = "-no_in_batch_neg" if row["kind"] in LABEL_KINDS else ""
-                files[name] = (out_dir / f"{name}{suffix}.jsonl").open("w", encoding="utf-8")
+                plain = name.replace("/", "-")  # of a collection: COLLECTION/SPLIT
+                files[name] = (out_dir / f"{plain}{suffix}.jsonl").open("w", encoding="utf-8")
             files[name].write(json.dumps(flag_row(row), ensure_ascii=False) + "\n")
             counts[name] = counts.get(name, 0) + 1
     finally:

@@ -92,8 +92,8 @@ class Shelf(Protocol):
     def blocks(self) -> Iterable[tuple[Sequence[bytes], Vectors]]:
         """Everything kept: digests of texts [N] and their vectors [N, D], block by block."""
 
-    def add(self, digests: Sequence[bytes], vectors: Vectors) -> None:
-        """Keep vectors [N, D] of texts; all of them or none survive a crash."""
+    def add(self, digests: Sequence[bytes], vectors: Vectors) -> Vectors:
+        """Keep vectors [N, D] of texts, all or none survive a crash; returns them as they are kept."""
 
 
 class VectorStore(Protocol):
@@ -126,6 +126,10 @@ class CachingEncoder:
 
     def passages(self, texts: Sequence[str]) -> Vectors:
         """Vectors [N, D] of passages."""
+        return self.stored_passages(texts)[:]
+
+    def stored_passages(self, texts: Sequence[str]) -> StoredVectors:
+        """The same, to be read a part at a time: with a store they need not fit the memory."""
 
         def encode(new: Sequence[str]) -> Vectors:
             started = time.perf_counter()
@@ -136,7 +140,7 @@ class CachingEncoder:
             self.effort.passages += len(new)
             return vectors
 
-        return self._lookup(("passage",), texts, encode, store=self.store)
+        return self._stored(("passage",), texts, encode, store=self.store)
 
     def queries(self, texts: Sequence[str], setting: Setting) -> Vectors:
         """Vectors [N, D] of queries under a setting; those with the same examples are encoded together."""
@@ -145,12 +149,16 @@ class CachingEncoder:
         store = self.store if len(groups) <= MAX_KEPT_SETS else None
         for examples, rows in groups:
             mine = [texts[row] for row in rows]
-            vectors[rows] = self._queries(mine, setting.instruction, examples, store=store)
+            vectors[rows] = self._queries(mine, setting.instruction, examples, store=store)[:]
         return vectors
+
+    def stored_queries(self, texts: Sequence[str], instruction: str) -> StoredVectors:
+        """Queries without examples, as ``stored_passages``."""
+        return self._queries(texts, instruction, (), store=self.store)
 
     def _queries(
         self, texts: Sequence[str], instruction: str, examples: ExampleSet, *, store: VectorStore | None
-    ) -> Vectors:
+    ) -> StoredVectors:
         def encode(new: Sequence[str]) -> Vectors:
             started = time.perf_counter()
             vectors = self.encoder.encode_queries(
@@ -164,16 +172,16 @@ class CachingEncoder:
             self.effort.queries += len(new)
             return vectors
 
-        return self._lookup(("query", instruction, examples), texts, encode, store=store)
+        return self._stored(("query", instruction, examples), texts, encode, store=store)
 
-    def _lookup(
+    def _stored(
         self,
         role: Role,
         texts: Sequence[str],
         encode: Callable[[Sequence[str]], Vectors],
         *,
         store: VectorStore | None,
-    ) -> Vectors:
+    ) -> StoredVectors:
         shelf = store.shelf(role) if store else None
         table = self._table(role, shelf)
         digests = list(map(digest_of, texts))
@@ -182,10 +190,8 @@ class CachingEncoder:
         for chunk in batched(new.items(), step):
             names, mine = [digest for digest, _ in chunk], [texts[row] for _, row in chunk]
             vectors = checked_vectors(encode(mine), mine, self.encoder.dimension)
-            if shelf:
-                shelf.add(names, vectors)
-            table.add(names, vectors)
-        return table.take(digests)
+            table.add(names, shelf.add(names, vectors) if shelf else vectors)
+        return StoredVectors(table, table.rows_of(digests))
 
     def _table(self, role: Role, shelf: Shelf | None) -> VectorTable:
         if role not in self._tables:
@@ -261,12 +267,32 @@ class VectorTable:
         self._blocks.append(vectors)
         self._starts.append(start + len(vectors))
 
-    def take(self, digests: Sequence[bytes]) -> Vectors:
-        """The vectors [N, D] of texts that are all here."""
-        rows = np.fromiter((self._rows[digest] for digest in digests), np.int64, len(digests))
-        found = np.empty((len(digests), self.dimension), np.float32)
+    def rows_of(self, digests: Sequence[bytes]) -> NDArray[np.int64]:
+        """Where the vectors of texts that are all here stand."""
+        return np.fromiter((self._rows[digest] for digest in digests), np.int64, len(digests))
+
+    def take(self, rows: NDArray[np.int64]) -> Vectors:
+        """The vectors [N, D] that stand in these rows."""
+        found = np.empty((len(rows), self.dimension), np.float32)
         block_of = np.searchsorted(self._starts, rows, side="right") - 1
         for number in np.unique(block_of):
             mine = np.flatnonzero(block_of == number)
             found[mine] = self._blocks[number][rows[mine] - self._starts[number]]
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class StoredVectors:
+    """The vectors of a list of texts, read from where they are kept when rows are asked for."""
+
+    _table: VectorTable
+    _rows: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number and length of the vectors."""
+        return len(self._rows), self._table.dimension
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Vectors:
+        """The vectors of some of the texts, in float32."""
+        return self._table.take(self._rows[rows])

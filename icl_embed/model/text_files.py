@@ -24,9 +24,15 @@ def read_texts(path: Path) -> list[str]:
     Raises
         DataError: the file cannot be read, or a line is not what it should be; names the line.
     """
+    return list(stream_texts(path))
+
+
+def stream_texts(path: Path) -> Iterator[str]:
+    """The same, one at a time."""
     if path.suffix == ".jsonl":
-        return list(_parsed_lines(path, _text_of))
-    return [line.removesuffix("\r") for line in _lines(path)]
+        yield from _parsed_lines(path, _text_of)
+    else:
+        yield from (line.removesuffix("\r") for line in _lines(path))
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -70,29 +76,38 @@ def refuse_output_name(path: Path, *, num_arrays: int = 1) -> None:
         raise DataError("int8 vectors need their scales beside them; let --output end in .safetensors")
 
 
-def _lines(path: Path) -> list[str]:
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The number, from 1, and the value of each line.
+
+    Raises
+        DataError: the file cannot be read, or a line is not JSON in UTF-8; names the line.
+    """
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    number = 0
     try:
-        data = path.read_bytes()
+        with path.open("rb") as handle:  # in bytes: a line of texts may hold rare line ends inside a text
+            for number, line in enumerate(handle, start=1):
+                yield line.removesuffix(b"\n").decode("utf-8-sig" if number == 1 else "utf-8")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    try:
-        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
-    lines = text.split("\n")  # splitlines would also cut at rare characters inside a text
-    return lines if lines[-1] else lines[:-1]
 
 
 def _parsed_lines(path: Path, parse: Callable[[Any], Parsed | None]) -> Iterator[Parsed]:
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            found = parse(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+    for number, value in read_json_lines(path):
+        found = parse(value)
         if found is None:
             wanted = '{"query": …, "response": …}' if parse is example_of else 'a text or {"text": …}'
-            raise DataError(f"{path}, line {number}: expected {wanted}, found {line[:60]}")
+            shown = json.dumps(value, ensure_ascii=False)[:60]
+            raise DataError(f"{path}, line {number}: expected {wanted}, found {shown}")
         yield found
 
 

@@ -4,7 +4,8 @@
 decides a vector besides the text (model, number format, budgets, and for queries the instruction and the
 examples), written out in ``about.json``; so another model or another example can never be served. A shard is
 a safetensors file (``vectors`` [N, D] and ``digests`` [N, 16] of the texts) whose name is the hash of its
-bytes: it is published by one rename, and one that was cut off or changed is not read.
+bytes: it is published by one rename, and one that was cut off or changed is not read. Vectors are kept as
+they were made (float32), or in half the room (float16) where millions are searched.
 
 The folder is a cache: deleting any of it costs time, never a result.
 """
@@ -18,7 +19,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +33,7 @@ VERSION = 1  # raise it when the same model, prompt and text give another vector
 FOLDER_NAME = "vectors"  # below the store's root
 ABOUT_NAME = "about.json"
 HASH_LENGTH = 32
+DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8}
 HEADER_BYTES = 8  # safetensors: the length of its JSON header, little endian
 
 
@@ -43,18 +45,22 @@ class ShardedVectors:
         root: folder of all shelves, of all models.
         identity: JSON-able; whatever decides a vector besides role and text.
         budgets: JSON-able, per first word of a role: the lengths that its texts are cut to.
+        stored_as: the number format on disk.
     """
 
     root: Path
     identity: Mapping[str, Any]
     budgets: Mapping[str, Any] = field(default_factory=dict)
+    stored_as: Literal["float32", "float16"] = "float32"
 
     def shelf(self, role: Role) -> ShardedShelf:
         """The folder of a role."""
         about = {"version": VERSION, "model": dict(self.identity), **_describe(role)}
         about["budgets"] = self.budgets.get(about["role"])
+        if self.stored_as != "float32":
+            about["stored_as"] = self.stored_as
         name = hashlib.sha256(canonical_json(about).encode()).hexdigest()[:HASH_LENGTH]
-        return ShardedShelf(self.root / name, about)
+        return ShardedShelf(self.root / name, about, np.dtype(self.stored_as))
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class ShardedShelf:
 
     folder: Path
     about: Mapping[str, Any]
+    stored_as: np.dtype[Any]
 
     def blocks(self) -> Iterator[tuple[list[bytes], Vectors]]:
         """Every whole shard, memory-mapped; a damaged one is skipped with a warning."""
@@ -74,8 +81,8 @@ class ShardedShelf:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 logger.warning("%s is damaged (%s); its texts are encoded again", path, error)
 
-    def add(self, digests: Sequence[bytes], vectors: Vectors) -> None:
-        """Publish a shard.
+    def add(self, digests: Sequence[bytes], vectors: Vectors) -> Vectors:
+        """Publish a shard; returns its vectors, memory-mapped.
 
         Raises
             StoreError: the disk refused.
@@ -86,9 +93,11 @@ class ShardedShelf:
             text = json.dumps(self.about, indent=1, ensure_ascii=False)
             write_atomically(self.folder / ABOUT_NAME, text.encode("utf-8", "replace"))
         names = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), DIGEST_BYTES)
-        data = save({"digests": names, "vectors": np.ascontiguousarray(vectors, np.float32)})
-        name = hashlib.sha256(data).hexdigest()[:HASH_LENGTH]
-        write_atomically(self.folder / f"{name}.safetensors", data)
+        data = save({"digests": names, "vectors": np.ascontiguousarray(vectors, self.stored_as)})
+        path = self.folder / f"{hashlib.sha256(data).hexdigest()[:HASH_LENGTH]}.safetensors"
+        write_atomically(path, data)
+        kept: Vectors = _mapped(path)["vectors"]
+        return kept
 
 
 @dataclass(frozen=True)
@@ -136,20 +145,24 @@ def _read_shard(path: Path) -> tuple[list[bytes], Vectors]:
     """
     if not sha256_of(path).startswith(path.stem):
         raise ValueError("its hash is not its name")
+    parts = _mapped(path)
+    return [row.tobytes() for row in parts["digests"]], parts["vectors"]
+
+
+def _mapped(path: Path) -> dict[str, Any]:
     with path.open("rb") as handle:
         length = int.from_bytes(handle.read(HEADER_BYTES), "little")
         header = json.loads(handle.read(length))
-    parts = {
+    return {
         name: np.memmap(
             path,
-            dtype=np.float32 if name == "vectors" else np.uint8,
+            dtype=DTYPES[header[name]["dtype"]],
             mode="r",
             offset=HEADER_BYTES + length + header[name]["data_offsets"][0],
             shape=tuple(header[name]["shape"]),
         )
         for name in ("digests", "vectors")
     }
-    return [row.tobytes() for row in parts["digests"]], parts["vectors"]
 
 
 def _shelves(root: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,8 @@ from icl_embed.errors import ConfigError
 from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys
 from icl_embed.pipeline.stages.base_model import refuse_unfit
 from icl_embed.sources.card import Card, load_catalog
+from icl_embed.sources.collection import Collection, CollectionCard, chosen, load_collections
+from icl_embed.sources.collection_index import cards_of
 from icl_embed.store import Artefact, StageKey, Store
 
 PRESETS_DIR = Path(__file__).resolve().parents[1] / "config" / "presets"
@@ -73,8 +75,13 @@ def open_run(preset: str = "demo", overrides: Sequence[str] = ()) -> Run:
     """
     config = load_config(find_preset(preset), overrides)
     catalog = load_catalog([config.paths.catalog])
-    for name in (*config.data.train, *config.data.evaluate):
-        find_card(catalog, name)
+    collections = load_collections([config.paths.catalog])
+    data = {
+        part: tuple(find_data_sets(getattr(config.data, part), catalog, collections, config.paths.downloads))
+        for part in ("train", "evaluate")
+    }
+    refuse_training_sets([catalog[name] for name in data["evaluate"]])
+    config = config.model_copy(update={"data": config.data.model_copy(update=data)})
     return Run(config, catalog, preset, tuple(overrides))
 
 
@@ -101,10 +108,51 @@ def known_presets() -> list[str]:
     return sorted(path.stem for path in PRESETS_DIR.glob("*.toml"))
 
 
-def find_card(catalog: dict[str, Card], name: str) -> Card:
-    """A card by name, or an error that suggests near names."""
+def find_data_sets(
+    names: Sequence[str], catalog: dict[str, Card], collections: Mapping[str, Collection], downloads: Path
+) -> dict[str, Card]:
+    """The cards that names mean, in order; those of collections are added to the catalog.
+
+    ``bge-full-data`` means all its splits, ``bge-full-data/fever`` one, ``bge-full-data/*_title`` some.
+
+    Raises
+        ConfigError: there is no such card or split.
+        SourceError: what a collection holds cannot be read.
+    """
+    found: dict[str, Card] = {}
+    for name in names:
+        collection, _, pattern = name.partition("/")
+        if collection not in collections or name in catalog:
+            found[name] = find_card(catalog, name, collections)
+            continue
+        cards = cards_of(collections[collection], downloads)
+        found |= {one: cards[one] for one in chosen(collection, pattern or "*", cards)}
+    catalog.update(found)
+    return found
+
+
+def refuse_training_sets(evaluated: Iterable[Card]) -> None:
+    """See that nothing is evaluated on what has training rows only.
+
+    Raises
+        ConfigError: something is.
+    """
+    for card in evaluated:
+        if isinstance(card, CollectionCard):
+            raise ConfigError(
+                f"data.evaluate names {card.name}: the rows of a collection are all for training; "
+                "evaluate on cards with a test split, or on MTEB's and AIR-Bench's tasks (evaluate.tasks)"
+            )
+
+
+def find_card(catalog: Mapping[str, Card], name: str, collections: Iterable[str] = ()) -> Card:
+    """A card by name, or an error that suggests near names, those of collections among them."""
     if name in catalog:
         return catalog[name]
-    near = difflib.get_close_matches(name, catalog, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(catalog))}"
+    near = difflib.get_close_matches(name, [*catalog, *collections], n=3)
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"known are {', '.join(sorted([*catalog, *collections]))}"
+    )
     raise ConfigError(f"there is no data card {name!r}; {hint}")

@@ -8,9 +8,9 @@ the parts.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
@@ -21,7 +21,8 @@ from icl_embed.sources.card_rows import Corpus, Encoding, FieldName, Negatives, 
 from icl_embed.sources.card_source import LocalSource, Part, Source
 
 CardName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-Layout = Literal["records", "folder", "flagembedding"]
+Layout = Literal["records", "folder", "flagembedding", "collection"]
+COLLECTION: Layout = "collection"  # a card of many data sets, and each of them: see ``collection``
 NOT_CONTENT = {"title", "description", "licence", "homepage", "folder"}
 
 
@@ -30,7 +31,7 @@ class Card(Part):
 
     ``layout`` is ``records`` for data described by ``tables`` and ``rows``; ``folder`` (corpus.jsonl,
     queries.jsonl, qrels/*.tsv, or <split>.jsonl) and ``flagembedding`` (query, pos, neg, … lines) are known
-    formats that need neither.
+    formats that need neither; a ``collection`` is a card of its own.
     """
 
     name: CardName
@@ -127,16 +128,30 @@ def load_card(path: Path) -> Card:
     Raises
         ConfigError: unreadable, not TOML, an unknown key (the nearest valid one is suggested), a wrong value.
     """
+    tree = read_toml(path)
+    if tree.get("layout") == COLLECTION:
+        raise ConfigError(
+            f"{path} is the card of a collection: its data sets are called {tree.get('name')}/SPLIT"
+        )
+    try:
+        return Card.model_validate({**tree, "folder": path.parent.absolute()})
+    except ValidationError as error:
+        raise ConfigError(f"the card {path} is not valid:\n  " + "\n  ".join(explain(error, Card))) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The text of a card, whatever it is a card of.
+
+    Raises
+        ConfigError: unreadable, not TOML, or it says where it lies.
+    """
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot read the card {path}: {error}") from error
     if "folder" in tree:
         raise ConfigError(f"the card {path} is not valid:\n  folder: unknown key")
-    try:
-        return Card.model_validate({**tree, "folder": path.parent.absolute()})
-    except ValidationError as error:
-        raise ConfigError(f"the card {path} is not valid:\n  " + "\n  ".join(explain(error, Card))) from error
+    return tree
 
 
 def built_in_catalog() -> Path:
@@ -153,22 +168,43 @@ def load_catalog(folders: Iterable[Path | None] = ()) -> dict[str, Card]:
     Raises
         ConfigError: a folder does not exist, a card is not valid, or a folder names a data set twice.
     """
-    catalog: dict[str, Card] = {}
+    return load_folders(
+        folders, lambda path, tree: load_card(path) if tree.get("layout") != COLLECTION else None
+    )
+
+
+AnyCard = TypeVar("AnyCard")
+
+
+def load_folders(
+    folders: Iterable[Path | None], load: Callable[[Path, Mapping[str, Any]], AnyCard | None]
+) -> dict[str, AnyCard]:
+    """What ``load`` makes of the cards of the catalog's folders, by name; None where it is not asked for.
+
+    Raises
+        ConfigError: a folder does not exist, or names something twice.
+    """
+    catalog: dict[str, AnyCard] = {}
     for folder in [built_in_catalog(), *(Path(folder) for folder in folders if folder is not None)]:
-        catalog.update(_load_folder(folder))
+        catalog.update(_load_folder(folder, load))
     return dict(sorted(catalog.items()))
 
 
-def _load_folder(folder: Path) -> dict[str, Card]:
+def _load_folder(
+    folder: Path, load: Callable[[Path, Mapping[str, Any]], AnyCard | None]
+) -> dict[str, AnyCard]:
     if not folder.is_dir():
         raise ConfigError(f"the catalog folder {folder} does not exist; expected a folder of *.toml cards")
     found: dict[str, Path] = {}
-    cards: dict[str, Card] = {}
+    cards: dict[str, AnyCard] = {}
     for path in sorted(folder.glob("*.toml")):
-        card = load_card(path)
-        if card.name in found:
+        tree = read_toml(path)
+        card, name = load(path, tree), str(tree.get("name"))
+        if name in found:
             raise ConfigError(
-                f'two cards of one folder are called "{card.name}": {found[card.name]} and {path}; rename one'
+                f'two cards of one folder are called "{name}": {found[name]} and {path}; rename one'
             )
-        found[card.name], cards[card.name] = path, card
+        found[name] = path
+        if card is not None:
+            cards[name] = card
     return cards

@@ -28,7 +28,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     return lines
 
 
-SOURCE_KINDS = ("pypi", "hub", "http", "local")  # pydantic puts the union's tag into the location
+SOURCE_KINDS = ("pypi", "hub", "unpinned", "http", "local")  # pydantic puts the union's tag into the location
 
 
 def _suggestion(name: str, valid: list[str]) -> str:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+!-]*$", max_length=255)]
+REPOSITORY = r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$"
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
@@ -60,7 +61,7 @@ class HubSource(Part):
     """Files of a data set repository on the Hugging Face hub, at one commit."""
 
     kind: Literal["hub"]
-    repository: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+    repository: str = Field(pattern=REPOSITORY)
     revision: str = Field(
         pattern=r"^[0-9a-f]{40}$", description="a full commit id; a branch or tag may change and is refused"
     )
@@ -70,6 +71,22 @@ class HubSource(Part):
     def shown(self) -> str:
         """Where it comes from, in a few words."""
         return f"{self.repository} @ {self.revision[:8]}"
+
+
+class UnpinnedSource(Part):
+    """A repository on the hub at no commit that anybody verified: it can be listed, and not used.
+
+    To use it is to write ``kind = "hub"`` with the ``revision`` that one has looked at.
+    """
+
+    kind: Literal["unpinned"]
+    repository: str = Field(pattern=REPOSITORY)
+    files: InnerNames = Field(min_length=1, description="names in the repository; globs allowed")
+
+    @property
+    def shown(self) -> str:
+        """Where it comes from, in a few words."""
+        return f"{self.repository} @ no commit yet"
 
 
 class HttpSource(Part):

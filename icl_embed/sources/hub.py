@@ -5,8 +5,11 @@ Works without a network if the commit is already in the cache (ours, or the one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any, cast
 
 from icl_embed.errors import SourceError, SourceUnreachableError
 from icl_embed.sources.archive import matches
@@ -14,6 +17,8 @@ from icl_embed.sources.card_source import HubSource
 from icl_embed.sources.fetched import Fetched
 from icl_embed.sources.http import may_pass
 from icl_embed.sources.local import fetch_local
+
+RANGE_BYTES = 1 << 18  # fetched at once of a file that is only looked into: a footer, the head of a row group
 
 # Weights as safetensors, tokenizer and settings: never pickles, never code.
 MODEL_FILES = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt")
@@ -79,15 +84,127 @@ def _snapshot(
             continue
         if any(matches(file.relative_to(path).as_posix(), p) for file in path.rglob("*") for p in files):
             return path, folder
-    try:
+    with _told(repository, revision, kind):
         return snapshot(cache, offline=False), cache
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository as the hub lists it; ``sha256`` is empty for small files kept in git itself."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+class HubDataset:
+    """A data set repository at one commit, looked at from afar: lists, ranges of bytes, file by file."""
+
+    def __init__(self, repository: str, revision: str, downloads: Path) -> None:
+        self.repository, self.revision = repository, revision
+        self._cache = downloads / "hub"
+        self._system: Any = None
+
+    def files(self) -> list[HubFile]:
+        """Every file there is.
+
+        Raises
+            SourceError: as ``fetch_hub``.
+        """
+        with _told(self.repository, self.revision, "dataset"):
+            found = self._files().find(self._root, detail=True)
+        prefix = f"{self._root}/"
+        return [
+            HubFile(path.removeprefix(prefix), entry["size"], entry["lfs"].sha256 if entry["lfs"] else "")
+            for path, entry in sorted(found.items())
+        ]
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[IO[bytes]]:
+        """A file from afar: what is read of it is fetched, and no more.
+
+        Raises
+            SourceError: as ``fetch_hub``, also while it is read.
+        """
+        with (
+            _told(self.repository, self.revision, "dataset", name),
+            self._files().open(f"{self._root}/{name}", block_size=RANGE_BYTES) as handle,
+        ):
+            yield cast("IO[bytes]", handle)
+
+    def cached(self, name: str) -> Path | None:
+        """Where a file lies that was fetched before; None if it was not."""
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        for folder in (self._cache, Path(constants.HF_HUB_CACHE)):
+            path = try_to_load_from_cache(
+                self.repository, name, cache_dir=folder, revision=self.revision, repo_type="dataset"
+            )
+            if isinstance(path, str):
+                return Path(path)
+        return None
+
+    def fetch(self, name: str) -> Path:
+        """The path of a file, fetched if it is not there; what arrived of an earlier attempt is continued.
+
+        Raises
+            SourceError: as ``fetch_hub``.
+        """
+        from huggingface_hub import hf_hub_download
+
+        with _told(self.repository, self.revision, "dataset", name):
+            return self.cached(name) or Path(
+                hf_hub_download(
+                    self.repository, name, repo_type="dataset", revision=self.revision, cache_dir=self._cache
+                )
+            )
+
+    @property
+    def _root(self) -> str:
+        return f"datasets/{self.repository}@{self.revision}"
+
+    def _files(self) -> Any:
+        from huggingface_hub import HfFileSystem
+
+        self._system = self._system or HfFileSystem(skip_instance_cache=True)
+        return self._system
+
+
+@contextmanager
+def _told(repository: str, revision: str, kind: str, name: str = "") -> Iterator[None]:
+    """The hub's errors as ours.
+
+    Raises
+        SourceError: whatever the hub says; a SourceUnreachableError where waiting can help.
+    """
+    try:
+        yield
     except (_client_error(), OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         kind_of_error = SourceUnreachableError if _may_pass(error) else SourceError
+        what = f"{name} of {repository}" if name else repository
+        advice = _token_advice(error, f"{kind}s/{repository}" if kind == "dataset" else repository)
         raise kind_of_error(
-            f"cannot get {repository} at {revision} from the hub: {reason}. Without a network, "
-            "download the files elsewhere and use a local source"
+            f"cannot get {what} at {revision} from the hub: {reason.rstrip('.')}. "
+            + (advice or "Without a network, download the files elsewhere and use a local source")
         ) from error
+
+
+def _token_advice(error: BaseException | None, page: str) -> str:
+    """What to do if the hub wants to know who asks; empty if that is not the trouble."""
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    while error is not None and not isinstance(error, HfHubHTTPError):
+        error = error.__cause__
+    if error is None or not (
+        isinstance(error, RepositoryNotFoundError) or error.response.status_code in (401, 403)
+    ):
+        return ""
+    return (
+        "If it is gated or private, the hub wants a token: accept the terms at "
+        f"https://huggingface.co/{page}, make a token that may read at "
+        "https://huggingface.co/settings/tokens, and set HF_TOKEN to it"
+    )
 
 
 def _client_error() -> type[Exception]:

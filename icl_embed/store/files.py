@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from icl_embed.errors import StoreError
 
@@ -55,18 +56,31 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises
         StoreError: the disk refused (full, read-only); the old content is still there.
     """
+    with replacing(path) as handle:
+        handle.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, part by part, that takes the place of another when all is written.
+
+    Raises
+        StoreError: as ``write_atomically``.
+    """
     temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as handle:
-            handle.write(data)
+            yield handle
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
         fsync_path(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # what refused the file may refuse this too
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise StoreError(f"cannot write {path}: {refusal(error, kept='nothing was changed')}") from error
 
 

@@ -1,4 +1,4 @@
-"""Exact search over a corpus taken in portions, and AIR-Bench's metrics of what was found."""
+"""Exact search over a corpus, and AIR-Bench's metrics of what was found."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytrec_eval
-from numpy.typing import NDArray
 
 from icl_embed.bm25 import Bm25Index
 from icl_embed.evaluation.air_bench.data import Relevance
-from icl_embed.model.cached_encoding import CachingEncoder, Setting, Vectors
-from icl_embed.model.search import best_passages
+from icl_embed.model.cached_encoding import CachingEncoder, Setting
+from icl_embed.model.search import UnitRows, best_passages
 
 Ranking = dict[str, dict[str, float]]
 """query -> passage -> score, best first."""
 
 SEARCH_TOP_K = 1000  # AIR-Bench's own default
-PASSAGES_AT_ONCE = 50_000
 
 
 def search(
@@ -27,28 +25,24 @@ def search(
     queries: Mapping[str, str],
     passages: Mapping[str, str],
     top_k: int = SEARCH_TOP_K,
-    passages_at_once: int = PASSAGES_AT_ONCE,
 ) -> Ranking:
     """The ``top_k`` passages of each query; of equal scores, the first in the order of the corpus.
-
-    At most (queries x ``passages_at_once``) scores exist at a time, and the portions of ``best_passages``
-    within that.
 
     Raises
         EvaluationError: a vector cannot be compared.
         ConfigError: ``top_k`` is not positive.
     """
-    asked = _unit(encoder.queries(list(queries.values()), setting))
-    ids, texts = list(passages), list(passages.values())
-    rows = np.zeros((len(asked), 0), np.int64)
-    scores = np.zeros((len(asked), 0), np.float32)
-    for start in range(0, len(texts), passages_at_once):
-        found = best_passages(
-            asked, _unit(encoder.passages(texts[start : start + passages_at_once])), top_k=top_k
-        )
-        rows, scores = _merged((rows, scores), (found.indices + start, found.scores), top_k)
+    ids = list(passages)
+    found = best_passages(
+        UnitRows(encoder.queries(list(queries.values()), setting))[:],
+        UnitRows(encoder.stored_passages(list(passages.values()))),
+        top_k=top_k,
+    )
     return {
-        query: {ids[row]: float(score) for row, score in zip(rows[number], scores[number], strict=True)}
+        query: {
+            ids[row]: float(score)
+            for row, score in zip(found.indices[number], found.scores[number], strict=True)
+        }
         for number, query in enumerate(queries)
     }
 
@@ -67,23 +61,6 @@ def search_bm25(
     return {
         query: {ids[row]: score for row, score in index.best(text, top_k)} for query, text in queries.items()
     }
-
-
-def _merged(
-    first: tuple[NDArray[np.int64], NDArray[np.float32]],
-    second: tuple[NDArray[np.int64], NDArray[np.float32]],
-    top_k: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The best of two sorted lists per query; a stable sort keeps earlier passages first among equals."""
-    rows = np.concatenate([first[0], second[0]], axis=1)
-    scores = np.concatenate([first[1], second[1]], axis=1)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
-    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
 
 
 K_VALUES = (1, 3, 5, 10, 100, 1000)

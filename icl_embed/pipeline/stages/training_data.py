@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import NegativesConfig, PoolConfig, RunConfig
+from icl_embed.config import PoolConfig, RunConfig, identity, restored
 from icl_embed.sources.card import Card
 from icl_embed.store import StageKey
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DATASET, POOL, NEGATIVES = "dataset", "pool", "negatives"
 VERSIONS = {DATASET: 3, POOL: 3, NEGATIVES: 3}
+VECTORS = "float16"  # how vectors lie on disk while they are searched
 
 
 def dataset_key(config: RunConfig, card: Card) -> StageKey:
@@ -64,28 +65,33 @@ def build_pool(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
 def negatives_key(config: RunConfig, base: StageKey, pool: StageKey) -> StageKey:
     """Mined negatives; the base model is an input only when it is used."""
     inputs = {"pool": pool.reference}
+    settings: dict[str, Any] = {"negatives": identity(config.negatives), "seed": config.seed}
     if "dense" in config.negatives.methods:
         inputs["base-model"] = base.reference
-    settings = {"negatives": config.negatives.model_dump(mode="json"), "seed": config.seed}
+        settings["vectors"] = VECTORS
     return StageKey(NEGATIVES, VERSIONS[NEGATIVES], settings, inputs, config.preset)
 
 
 def build_negatives(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]:
-    """Mine hard negatives for every training pair."""
-    from icl_embed.pool.negatives import mine_negatives
+    """Mine hard negatives for every training pair; a killed run goes on in its work folder."""
+    from icl_embed.pool.mining import Miner, mine_negatives
 
-    embed = None
-    if "base-model" in key.inputs:
-        from icl_embed.model.embedder import Embedder
+    config = restored(key.settings["negatives"], run.config.negatives)
+    pool, work = run.input(key, "pool").path, run.store.work_dir(key)
+    if "base-model" not in key.inputs:
+        return mine_negatives(pool, out_dir, Miner(config, key.settings["seed"], work_dir=work))
+    from icl_embed.model.embedder import Embedder
+    from icl_embed.model.stored_search import embed_to, search_of
 
-        embedder = Embedder.load(run.input(key, "base-model").path)
-
-        def embed(texts: Sequence[str], instruction: str | None) -> Any:
-            if instruction is None:
-                return embedder.encode_passages(texts)
-            return embedder.encode_queries(texts, instruction=instruction)
-
-    config = NegativesConfig(**key.settings["negatives"])
-    return mine_negatives(
-        run.input(key, "pool").path, out_dir, config, seed=key.settings["seed"], embed=embed
+    base = run.input(key, "base-model")
+    embedder = Embedder.load(base.path)
+    miner = Miner(
+        config,
+        key.settings["seed"],
+        # another number format makes other vectors: a resumed run may find itself on another machine
+        embed=embed_to(work, embedder, {"fingerprint": base.fingerprint, "dtype": embedder.dtype}),
+        search=search_of(config.search, config.faiss_from, embedder.device),
+        work_dir=work,
+        identity=embedder.dtype,
     )
+    return mine_negatives(pool, out_dir, miner)

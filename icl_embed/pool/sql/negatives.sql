@@ -12,7 +12,7 @@ listed AS (
     SELECT k.*, unnest(r.negative_ids) AS text_id, generate_subscripts(r.negative_ids, 1) - 1 AS position,
            r.negative_scores[position + 1] AS score, 'source' AS origin
     FROM kept_rows AS k JOIN incoming_rows AS r USING (dataset, row_id)
-    WHERE NOT has_labels(k.kind)
+    WHERE k.kind <> 'clustering' -- whose given negatives are texts, and the positive a label
 ),
 scored AS (
     SELECT k.*, o.positive_id AS text_id, 1000000 + row_number() OVER (

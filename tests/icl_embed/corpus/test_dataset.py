@@ -523,3 +523,24 @@ def test_split_names_that_the_source_does_not_have_are_told_with_those_it_has(tm
         DataError, match=rf"split called {asked}; the source has: 'part1' \(3 rows\), 'part2' \(3 rows\)"
     ):
         build(write_card(tmp_path, "classification", body), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["sts", "pair_classification"])
+def test_flagembedding_pairs_without_scores_are_positives_with_their_negatives(tmp_path, kind):
+    records = [
+        {"query": f"q{i}", "pos": [f"p{i}"], "neg": ["n", f"m{i}"], "pos_scores": []} for i in range(9)
+    ]
+    del records[0]["pos_scores"]
+    write_jsonl(tmp_path / "data" / "a.jsonl", records)
+    body = "[splits]\ntrain = 1.0\ntest = 0.0\n"
+    _, rows = build(write_card(tmp_path, kind, body, layout="flagembedding"), tmp_path)
+    assert len(rows) == 9
+    for row in rows:
+        number = row["query"].removeprefix("q")
+        assert (row["score"], row["negatives"]) == (1.0, ["n", f"m{number}"])
+
+
+def test_a_teachers_score_is_no_label_of_a_pair(tmp_path):
+    write_jsonl(tmp_path / "data" / "a.jsonl", [{"query": "q", "pos": ["p"], "pos_scores": [98.2]}])
+    with pytest.raises(DataError, match=r'must be 0 or 1, found 98\.2.*layout = "collection"'):
+        build(write_card(tmp_path, "pair_classification", layout="flagembedding"), tmp_path)

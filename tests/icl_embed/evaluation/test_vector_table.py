@@ -15,9 +15,11 @@ def test_it_finds_what_a_dictionary_finds():
         for text, vector in zip(texts, vectors, strict=True):
             plain.setdefault(text, vector)
     asked = [f"text {n}" for n in rng.integers(0, 60, size=200) if f"text {n}" in plain]
-    assert np.array_equal(table.take(list(map(digest_of, asked))), [plain[text] for text in asked])
+    assert np.array_equal(
+        table.take(table.rows_of(list(map(digest_of, asked)))), [plain[text] for text in asked]
+    )
     assert all((digest_of(f"text {n}") in table) == (f"text {n}" in plain) for n in range(60))
-    assert table.take([]).shape == (0, 3)
+    assert table.take(table.rows_of([])).shape == (0, 3)
 
 
 def test_texts_that_differ_in_anything_have_other_digests():

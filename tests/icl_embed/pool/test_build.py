@@ -8,7 +8,7 @@ import pytest
 from icl_embed.config import NegativesConfig, PoolConfig
 from icl_embed.errors import DataError, PoolError
 from icl_embed.pool.database import open_pool
-from icl_embed.pool.negatives import mine_negatives
+from icl_embed.pool.mining import Miner, mine_negatives
 from icl_embed.report.facts import pool_table
 from tests.icl_embed.pool.datasets import (
     build,
@@ -359,7 +359,9 @@ def test_long_texts_are_dropped_or_cut_and_counted_in_the_log_and_for_the_report
         assert not any(text.startswith("an evaluated answer") for text in texts), "compared before it is cut"
     out = tmp_path / "negatives"
     out.mkdir()
-    mine_negatives(folder, out, NegativesConfig(per_query=2), seed=1)  # every positive is among the passages
+    mine_negatives(
+        folder, out, Miner(NegativesConfig(per_query=2), 1)
+    )  # every positive is among the passages
 
 
 def test_a_pool_is_the_same_whatever_happens_to_long_texts_if_there_are_none(tmp_path):

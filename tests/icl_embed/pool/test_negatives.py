@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icl_embed.config import NegativesConfig, PoolConfig
-from icl_embed.errors import ConfigError, PoolError
+from icl_embed.errors import ConfigError, ModelError, PoolError
 from icl_embed.pool.candidates import Bm25Scorer
-from icl_embed.pool.negatives import mine_negatives
+from icl_embed.pool.mining import Miner, mine_negatives
 from icl_embed.texts import compared_form
 from tests.icl_embed.pool.datasets import (
     build,
@@ -28,7 +28,7 @@ WIDE = {"rank_from": 0, "rank_to": 100, "max_positive_ratio": 100.0}
 def mine(pool, seed=7, embed=None, **settings):
     out = pool.parent / f"negatives-{len(list(pool.parent.glob('negatives-*')))}"
     out.mkdir()
-    counts = mine_negatives(pool, out, NegativesConfig(**settings), seed=seed, embed=embed)
+    counts = mine_negatives(pool, out, Miner(NegativesConfig(**settings), seed, embed))
     assert json.loads((out / "mining.json").read_text()) == counts
     return {item["query"]: item for item in read(out, "train")}, counts, out
 
@@ -67,16 +67,15 @@ def test_hardest_first_and_never_what_answers_the_query(boats):
     assert dropped["near_duplicate_of_positive"] == 2
 
 
-def test_poisoned_vectors_are_counted_and_a_broken_embedder_is_refused(boats):
+@pytest.mark.parametrize(("text", "what"), [("red carpet", "passage"), ("blue boat", "query")])
+def test_a_vector_that_is_not_finite_is_refused(boats, text, what):
     def poisoned(texts, instruction):
         vectors = np.ones((len(texts), 3), np.float32)
-        vectors[[text == "red carpet" for text in texts]] = np.nan
+        vectors[[found == text for found in texts]] = np.nan
         return vectors
 
-    _, counts, _ = mine(boats, embed=poisoned, methods=("dense",), per_query=2, **WIDE)
-    assert counts["boats"]["dropped"]["non_finite"] == 3  # one passage, three queries
-    with pytest.raises(PoolError, match="embedder is broken"):
-        mine(boats, embed=lambda texts, _: np.full((len(texts), 3), np.nan), methods=("dense",))
+    with pytest.raises(ModelError, match=f"the vector of {what} . is not finite \\(1 of"):
+        mine(boats, embed=poisoned, methods=("dense",), per_query=2, **WIDE)
 
 
 def test_vectors_of_two_widths_are_refused(boats):

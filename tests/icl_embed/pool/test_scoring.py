@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icl_embed.pool.candidates import Bm25Scorer, DenseScorer, LabelScorer, rank_candidates, top_ranked
+from icl_embed.errors import ModelError
+from icl_embed.pool.candidates import Bm25Scorer, DenseScorer, LabelScorer, top_ranked
 
 
 def test_bm25_scores_rank_as_the_formula_says():
@@ -33,14 +34,13 @@ def test_top_ranked_equals_a_full_sort(values, depth):
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_a_score_that_is_not_finite_never_ranks(poison):
-    passages = np.eye(4, dtype=np.float32)
-    passages[2] = poison
-    scorer = DenseScorer(np.eye(4, dtype=np.float32)[:2], passages)
-    ranking = rank_candidates(scorer, depth=4, pair_query=np.array([0, 1]), pair_positive=np.array([0, 1]))
-    assert 2 not in ranking.passages
-    assert ranking.num_non_finite == 2
-    assert ranking.passages[:, 0].tolist() == [0, 1]
+def test_a_vector_that_is_not_finite_is_refused_by_its_number(poison):
+    good, bad = np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)
+    bad[2] = poison
+    with pytest.raises(ModelError, match="the vector of passage 2 is not finite"):
+        DenseScorer(good, bad)
+    with pytest.raises(ModelError, match="the vector of query 2 is not finite"):
+        DenseScorer(bad, good).score(1, 3)
 
 
 def test_label_scores_are_those_of_the_most_similar_text():

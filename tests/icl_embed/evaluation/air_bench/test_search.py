@@ -28,7 +28,8 @@ def slow_ranking(encoder, queries, passages, top_k):
 
 @pytest.mark.parametrize("at_once", [1, 7, 1000])
 @pytest.mark.parametrize("top_k", [1, 5, 100])
-def test_search_in_portions_finds_what_comparing_one_by_one_finds(encoder, toy, at_once, top_k):
+def test_search_in_portions_finds_what_comparing_one_by_one_finds(encoder, toy, monkeypatch, at_once, top_k):
+    monkeypatch.setattr("icl_embed.model.search.BLOCK_PASSAGES", at_once)
     queries, passages = toy["queries"], toy["passages"]
     found = search(
         CachingEncoder(encoder),
@@ -36,7 +37,6 @@ def test_search_in_portions_finds_what_comparing_one_by_one_finds(encoder, toy, 
         queries=queries,
         passages=passages,
         top_k=top_k,
-        passages_at_once=at_once,
     )
     expected = slow_ranking(encoder, queries, passages, top_k)
     for query, ranked in found.items():
@@ -51,17 +51,17 @@ class OneHot(HashEncoder):
         return np.eye(1, self.dimension, dtype=np.float32).repeat(len(texts), axis=0)
 
 
-def test_equal_scores_keep_the_order_of_the_corpus_across_portions(prompts):
+def test_equal_scores_keep_the_order_of_the_corpus_across_portions(prompts, monkeypatch):
     encoder = OneHot(prompts)
     passages = {f"p{n}": f"text {n}" for n in range(9)}
     for at_once in (2, 4, 9):
+        monkeypatch.setattr("icl_embed.model.search.BLOCK_PASSAGES", at_once)
         found = search(
             CachingEncoder(encoder),
             SETTING,
             queries={"q": "text"},
             passages=passages,
             top_k=5,
-            passages_at_once=at_once,
         )
         assert list(found["q"]) == ["p0", "p1", "p2", "p3", "p4"]
 
