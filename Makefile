@@ -18,7 +18,7 @@ PARALLEL := --numprocesses $(JOBS) --dist loadfile
 BENCH_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo laptop plan test check slow faults bench bench-encode bench-train bench-rerank bench-mine bench-venv gpu-check ui clean
+.PHONY: help install demo laptop plan test check slow faults bench bench-encode bench-train bench-rerank bench-mine bench-rows bench-venv gpu-check ui clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -70,6 +70,9 @@ bench-rerank: install  ## reranking: the lightweight way against full depth and 
 
 bench-mine: install  ## hard negatives: numpy, FlagEmbedding's hn_mine, sentence-transformers; BENCH_ARGS='--rows … --model …'
 	$(BIN)/python -m tests.bench.mine $(BENCH_ARGS)
+
+bench-rows: install  ## memory of training from 10 thousand to 2 million rows (7 GB of disk for a while)
+	$(BIN)/python -m tests.bench.rows $(BENCH_ARGS)
 
 bench-venv: $(if $(filter $(OWN_BENCH_VENV),$(BENCH_VENV)),$(OWN_BENCH_VENV)/.installed)  ## the peers' environment
 

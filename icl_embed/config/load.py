@@ -17,7 +17,7 @@ from icl_embed.errors import ConfigError
 LIKENESS = 0.75  # of difflib: a letter or two wrong
 
 # What other trainers call a thing -> the end of our setting's path ("": there is none), and what differs.
-_STEPS = "training is counted in steps of train.batch_size queries, so steps = epochs × rows / batch size"
+_EPOCHS = "in epochs data sets count by their rows; set optimizer.steps = 0 beside it"
 _BATCH = (
     "train.batch_size counts the queries of one update over all ranks; it is cut into forward passes of "
     "batch_tokens, and with train.gradient_cache the memory is that of one of them"
@@ -32,7 +32,9 @@ DEEPSPEED = (
 )
 _RESUME = "a killed run goes on from its last checkpoint by itself when it is started again"
 FOREIGN: Mapping[str, tuple[str, str]] = {
-    **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs", "max_epochs"), ("optimizer.steps", _STEPS)),
+    **dict.fromkeys(
+        ("epochs", "num_epochs", "num_train_epochs", "max_epochs"), ("optimizer.epochs", _EPOCHS)
+    ),
     **dict.fromkeys(("max_steps", "num_steps", "train_steps", "total_steps"), ("optimizer.steps", "")),
     **dict.fromkeys(
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -85,7 +85,12 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(0.0, ge=0.0)
     warmup_steps: CountOrZero = 10
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    steps: Count = 100
+    steps: CountOrZero = Field(100, description="0: as many as there are in epochs")
+    epochs: Annotated[float, ADDED_LATER] = Field(
+        0.0,
+        ge=0.0,
+        description="passes over all rows, every data set counting by its rows (paper: 1); needs steps = 0",
+    )
     max_grad_norm: float = Field(1.0, gt=0.0)
     zero_stage: Literal[0, 1, 2, 3] = 1
     save_every: Annotated[Count, NO_RESULT] = Field(50, description="steps between checkpoints")
@@ -100,6 +105,19 @@ class OptimizerConfig(Section):
     def _file_agrees(self) -> OptimizerConfig:
         refuse_conflicts(self.deepspeed, zero_stage=self.zero_stage, max_grad_norm=self.max_grad_norm)
         return self
+
+    @model_validator(mode="after")
+    def _one_says_how_long(self) -> OptimizerConfig:
+        if bool(self.steps) == bool(self.epochs):
+            raise ValueError(
+                f"found steps = {self.steps} and epochs = {self.epochs:g}; expected one of them: set the "
+                "other to 0"
+            )
+        return self
+
+    def counted(self, steps: int) -> OptimizerConfig:
+        """With the steps that the epochs are, once the rows are known."""
+        return self.model_copy(update={"steps": steps})
 
 
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
@@ -240,6 +258,10 @@ class TrainConfig(Section):
         rule = self.kinds.get(kind, KindRule())
         return self.batch_size if rule.batch_size is None else rule.batch_size
 
+    def batch_sizes_of(self, kinds: Iterable[Kind]) -> list[int]:
+        """Queries per step of data sets of these kinds."""
+        return list(map(self.batch_size_of, kinds))
+
     def label_target_of(self, kind: Kind) -> LabelTarget:
         """What the positive of a label task is."""
         rule = self.kinds.get(kind, KindRule())
@@ -283,20 +305,25 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _average_has_parts(self) -> TrainConfig:
-        wanted = self.average_last
-        found = 1 + (self.optimizer.steps - 1) // self.snapshot_every if self.snapshot_every else 1
-        if wanted and not 1 < wanted <= found:
-            raise ValueError(
-                f"average_last = {wanted} needs at least 2 and so many sets of weights; snapshot_every = "
-                f"{self.snapshot_every} gives {found} in {self.optimizer.steps} steps, the last included: "
-                "snapshot more often, or average fewer"
-            )
-        if wanted and (self.tuning == "full" or self.dev.keep == "best"):
+        if self.optimizer.steps:  # epochs are counted when the rows are known
+            self.refuse_average(self.optimizer.steps)
+        if self.average_last and (self.tuning == "full" or self.dev.keep == "best"):
             raise ValueError(
                 "average_last averages adapters and publishes the mean; use it with tuning = 'lora' and "
                 f"dev.keep = 'last', found {self.tuning!r} and {self.dev.keep!r}"
             )
         return self
+
+    def refuse_average(self, steps: int) -> None:
+        """Raise a ValueError if so many steps leave fewer weights than are to be averaged."""
+        wanted = self.average_last
+        found = 1 + (steps - 1) // self.snapshot_every if self.snapshot_every else 1
+        if wanted and not 1 < wanted <= found:
+            raise ValueError(
+                f"average_last = {wanted} needs at least 2 and so many sets of weights; snapshot_every = "
+                f"{self.snapshot_every} gives {found} in {steps} steps, the last included: "
+                "snapshot more often, or average fewer"
+            )
 
     @model_validator(mode="after")
     def _dimensions_are_distinct(self) -> TrainConfig:

@@ -34,7 +34,8 @@ class Checkpoint:
 def checkpoints_of(run: Run) -> list[Checkpoint]:
     """Every checkpoint that a run's training keeps, and the published one.
 
-    Where dev scores decide, training may have ended early, and the trained embedder must exist.
+    Where dev scores decide, training may have ended early, and epochs are counted by it; the trained embedder
+    must then exist.
 
     Raises
         ConfigError: training keeps none but the last.
@@ -43,16 +44,16 @@ def checkpoints_of(run: Run) -> list[Checkpoint]:
     from icl_embed.train.embedder.snapshots import snapshot_steps
 
     train = run.config.train
-    steps = snapshot_steps(train)
+    last = published = train.optimizer.steps
+    if train.snapshot_every and (train.dev.changes_result or train.optimizer.epochs):
+        counts = run.artefact(run.keys.embedder).manifest.counts
+        last, published = counts["steps"], counts.get("published_step", counts["steps"])
+    steps = snapshot_steps(train, train.optimizer.steps or last)
     if not steps:
         raise ConfigError(
             "there is nothing to choose from: training keeps the last step alone; "
-            f"set train.snapshot_every, e.g. to {max(1, train.optimizer.steps // 4)}"
+            f"set train.snapshot_every, e.g. to {max(1, last // 4)}"
         )
-    last = published = train.optimizer.steps
-    if train.dev.changes_result:
-        counts = run.artefact(run.keys.embedder).manifest.counts
-        last, published = counts["steps"], counts["published_step"]
     earlier = [step for step in steps if step < last and step != published]
     return [
         *(Checkpoint(step, checkpoint_key(run, step)) for step in earlier),

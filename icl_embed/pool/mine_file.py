@@ -21,7 +21,7 @@ from icl_embed.errors import DataError
 from icl_embed.model.text_files import read_json_lines, stream_texts
 from icl_embed.pool.mining import Miner
 from icl_embed.pool.mining_task import BATCH_ROWS, Lists, Task, Texts, make_task
-from icl_embed.store.files import replacing
+from icl_embed.store.files import written_atomically
 from icl_embed.texts import compared_form
 
 NAMES = {"query": ("query", "anchor"), "pos": ("pos", "positive"), "neg": ("neg", "negative")}
@@ -95,7 +95,7 @@ def mine_file(
     """
     task = read_task(rows_path, corpus, keep_given=keep_given, instruction=instruction)
     mined, counts = miner.mine(task)
-    with replacing(output) as handle:
+    with written_atomically(output) as handle:
         for row, places in zip(read_rows(rows_path), mined, strict=True):
             given = row.negatives if keep_given else []
             negatives = given + [task.passages[place] for place in places[places >= 0]]

@@ -50,24 +50,14 @@ def refusal(error: OSError, path: Path | None = None, *, kept: str = "") -> str:
     return "; ".join(part for part in (reason, kept, cure + place) if part)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part.
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write; a reader of ``path`` sees the old content or the new, never a part.
 
     Raises
         StoreError: the disk refused (full, read-only); the old content is still there.
     """
-    with replacing(path) as handle:
-        handle.write(data)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, part by part, that takes the place of another when all is written.
-
-    Raises
-        StoreError: as ``write_atomically``.
-    """
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    temporary = path.with_name(f"{partial_of(path)}{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as handle:
@@ -76,12 +66,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(handle.fileno())
         temporary.replace(path)
         fsync_path(path.parent)
-    except BaseException as error:
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {refusal(error, kept='nothing was changed')}") from error
+    finally:
         with contextlib.suppress(OSError):  # what refused the file may refuse this too
             temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        raise StoreError(f"cannot write {path}: {refusal(error, kept='nothing was changed')}") from error
+
+
+def partial_of(path: Path) -> str:
+    """How the name of a file begins that is on its way to ``path``; its writer's number follows."""
+    return f".{path.name}.partial-"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a small file; otherwise as ``written_atomically``."""
+    with written_atomically(path) as handle:
+        handle.write(data)
 
 
 def sync_files(folder: Path) -> None:

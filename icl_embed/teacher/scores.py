@@ -119,25 +119,58 @@ class TeacherScores:
         """The scores [N] of all pairs of a training set, which may repeat.
 
         Raises
-            DataError: a pair has no score, or a score belongs to none of the pairs.
+            DataError: as ``ScoreJoin``.
         """
-        spots = np.searchsorted(self._keys, keys)
-        found = spots < len(self)
-        found[found] = self._keys[spots[found]] == keys[found]
+        joined = ScoreJoin(self)
+        found = joined.take(keys)
+        joined.finish()
+        return found
+
+
+class ScoreJoin:
+    """The scores of pairs that come piece by piece; a byte of memory per score."""
+
+    def __init__(self, scores: TeacherScores) -> None:
+        """Nothing was taken yet."""
+        self._table = scores
+        self._used = np.zeros(len(scores), bool)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of tasks whose pairs have scores."""
+        return self._table.kinds
+
+    def take(self, keys: Keys) -> Scores:
+        """The scores [N] of some pairs, which may repeat.
+
+        Raises
+            DataError: a pair has no score.
+        """
+        table = self._table
+        spots = np.searchsorted(table._keys, keys)
+        found = spots < len(table)
+        found[found] = table._keys[spots[found]] == keys[found]
         if not found.all():
             raise DataError(
-                f"{self.teacher} gave no score to {_named(keys[~found])} ({int((~found).sum())} of "
+                f"{table.teacher} gave no score to {_named(keys[~found])} ({int((~found).sum())} of "
                 f"{len(keys)} pairs); the scores are of other rows: {AGAIN}"
             )
-        used = np.zeros(len(self), bool)
-        used[spots] = True
-        if not used.all():
-            raise DataError(
-                f"{self.teacher} scored {_named(self._keys[~used])}, which is no training pair "
-                f"({int((~used).sum())} of {len(self)} scores); the scores are of other rows: {AGAIN}"
-            )
-        scores: Scores = self._scores[spots]
+        self._used[spots] = True
+        scores: Scores = table._scores[spots]
         return scores
+
+    def finish(self) -> None:
+        """Say that there are no more pairs.
+
+        Raises
+            DataError: a score belongs to none of them.
+        """
+        if not self._used.all():
+            table, left = self._table, ~self._used
+            raise DataError(
+                f"{table.teacher} scored {_named(table._keys[left])}, which is no training pair "
+                f"({int(left.sum())} of {len(table)} scores); the scores are of other rows: {AGAIN}"
+            )
 
 
 def write_shard(path: Path, teacher: str, keys: Keys, scores: Scores) -> None:

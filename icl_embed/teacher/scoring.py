@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,6 +19,7 @@ from icl_embed.teacher.scores import (
     SHARD_NAME,
     Keys,
     Pair,
+    ScoreJoin,
     Scores,
     TeacherScores,
     TeacherTable,
@@ -33,6 +34,8 @@ from icl_embed.teacher.scores import (
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+ROWS_JOINED = 4096  # at a time
 ScorePairs = Callable[[Sequence[Pair]], ArrayLike]  # (query, passage) pairs -> scores [N], higher is better
 
 
@@ -103,17 +106,19 @@ def verify(scores: TeacherScores, rows_path: Path) -> dict[str, Any]:
     Raises
         DataError: a pair without a score, or a score without a pair.
     """
-    rows = list(map(keys_of, read_row_pairs(rows_path, scores.kinds)))
-    found = scores.join(np.concatenate(rows)) if rows else np.empty(0, np.float32)
-    ends = np.cumsum([len(row) for row in rows])
-    by_row = np.split(found, ends[:-1]) if rows else []
-    ranked = [row for row in by_row if len(row) > 1]
-    first = sum(bool(row[0] > row[1:].max()) for row in ranked)
-    return {"rows": len(rows), "positive_first": round(first / max(1, len(ranked)), 4)}
+    join, num_rows, ranked, first = ScoreJoin(scores), 0, 0, 0
+    for rows in _chunks(map(keys_of, read_row_pairs(rows_path, scores.kinds)), ROWS_JOINED):
+        found = join.take(np.concatenate(rows))
+        for row in np.split(found, np.cumsum([len(row) for row in rows])[:-1]):
+            num_rows += 1
+            ranked += len(row) > 1
+            first += bool(len(row) > 1 and row[0] > row[1:].max())
+    join.finish()
+    return {"rows": num_rows, "positive_first": round(first / max(1, ranked), 4)}
 
 
-def _chunks(pairs: Iterator[Pair], size: int) -> Iterator[list[Pair]]:
-    while chunk := list(islice(pairs, size)):
+def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    while chunk := list(islice(items, size)):
         yield chunk
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,8 @@ from torch._C._distributed_c10d import FileStore, HashStore, Store  # dist expor
 from icl_embed.config import LaunchConfig
 from icl_embed.launch.worker import MEETING, beat
 from icl_embed.model.dtype import resolve_device, resolve_dtype
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,15 @@ class Place:
             return rows
         gathered: Tensor = _Gather.apply(rows, self)  # type: ignore[no-untyped-call]
         return gathered
+
+    def first_then_all(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` gives, the first rank going first: it leaves files that the others find.
+
+        The work folder is one that all nodes see.
+        """
+        found = [work()] if self.is_first else []
+        self.wait()
+        return found[0] if found else work()
 
     def wait(self) -> None:
         """Wait until every rank is here."""

@@ -59,6 +59,19 @@ class EmbedderJob(Job):
     teacher: TeacherConfig = TeacherConfig()
     dev_sources: tuple[DevSource, ...] = ()
 
+    def counted(self, steps: int) -> EmbedderJob:
+        """This job now that its rows are known, and with them the steps that ``optimizer.epochs`` are.
+
+        Raises
+            TrainingError: they are too few for ``train.average_last``.
+        """
+        train = self.train.model_copy(update={"optimizer": self.train.optimizer.counted(steps)})
+        try:
+            train.refuse_average(steps)
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
+        return self.model_copy(update={"train": train})
+
 
 JobType = TypeVar("JobType", bound=Job)
 

@@ -1,20 +1,27 @@
-"""The training rows: what mining wrote, with a teacher's scores where there are any, joined by id."""
+"""The training rows by number: what mining wrote, with a teacher's scores where there are any.
+
+A row is made from the mapped file when it is asked for. What is kept of a data set is where its rows lie.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from icl_embed.config import Kind
 from icl_embed.errors import TrainingError
-from icl_embed.teacher.scores import keys_of, read_teacher_scores, row_pairs
+from icl_embed.train.row_file import ROWS_NAME, SCHEMA, RowFile, copy_rows, open_rows
+
+Numbers = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,83 @@ class Row:
     negative_scores: tuple[float | None, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Rows(Sequence[Row]):
+    """Some rows of a mapped file.
+
+    Attributes
+        file: where they lie.
+        numbers: of each, its number in the file: 4 bytes per row where they do not lie side by side.
+    """
+
+    file: RowFile
+    numbers: range | Numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, number: int) -> Row: ...
+    @overload
+    def __getitem__(self, number: slice) -> Rows: ...
+    def __getitem__(self, number: int | slice) -> Row | Rows:
+        if isinstance(number, slice):
+            return self.select(np.arange(len(self), dtype=np.int32)[number])
+        read, place = self._read, int(self.numbers[number])
+        return Row(
+            query=read("query", place),
+            positive=read("positive", place),
+            response=read("response", place),
+            label=read("label", place),
+            negatives=tuple(read("negatives", place) or ()),
+            positive_score=read("positive_score", place),
+            negative_scores=tuple(read("negative_scores", place) or ()),
+        )
+
+    def query(self, number: int) -> str:
+        """The query of a row, which costs a tenth of the row."""
+        return str(self._read("query", int(self.numbers[number])))
+
+    def label(self, number: int) -> str:
+        """The label of a row, at the same price."""
+        return str(self._read("label", int(self.numbers[number])))
+
+    def select(self, numbers: Numbers) -> Rows:
+        """The rows with these numbers among these."""
+        if isinstance(self.numbers, range):
+            return Rows(self.file, (self.numbers.start + numbers).astype(np.int32))
+        return Rows(self.file, self.numbers[numbers])
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of all these rows; only what is small should be asked for."""
+        column = self.file.table.column(name)
+        if isinstance(self.numbers, range):
+            return column.slice(self.numbers.start, len(self.numbers))
+        return column.take(pa.array(self.numbers))
+
+    def release(self) -> None:
+        """Let go of what was read, so that a process does not seem to hold all rows that it has ever seen."""
+        self.file.release()
+
+    def _read(self, name: str, place: int) -> Any:
+        column = self._columns.get(name)
+        try:
+            return None if column is None else column[place].as_py()
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise TrainingError(
+                f"row {place} of {self.file.path} is damaged ({error}); delete the file and run again"
+            ) from error
+
+    @cached_property
+    def _columns(self) -> Mapping[str, pa.ChunkedArray]:
+        """Those that hold something: a page of nothing costs as much as any other."""
+        columns = zip(SCHEMA.names, self.file.table.columns, strict=True)
+        return {name: column for name, column in columns if column.null_count < len(column)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rows, (self.file, self.numbers)
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """The rows of one data set."""
@@ -41,55 +125,60 @@ class TrainingSet:
     kind: Kind
     instruction: str
     weight: float
-    rows: Sequence[Row]
+    rows: Rows
 
     @cached_property
-    def positions_by_label(self) -> Mapping[str, Sequence[int]]:
-        """Row numbers of every label."""
-        positions: dict[str, list[int]] = {}
-        for position, row in enumerate(self.rows):
-            positions.setdefault(row.label, []).append(position)
-        return positions
+    def positions_by_label(self) -> Mapping[str, Numbers]:
+        """Row numbers of every label, in the order in which labels appear; 4 bytes per row."""
+        labels = self.rows.column("label").dictionary_encode().combine_chunks()
+        self.rows.release()
+        codes = labels.indices.to_numpy()
+        positions = np.argsort(codes, kind="stable").astype(np.int32)
+        ends = np.cumsum(np.bincount(codes))
+        return dict(zip(labels.dictionary.to_pylist(), np.split(positions, ends[:-1]), strict=True))
+
+    @property
+    def num_with_negative(self) -> int:
+        """Rows with a negative of their own that is neither blank nor the positive."""
+        found = int(pc.sum(self.rows.column("has_negative")).as_py())
+        self.rows.release()
+        return found
+
+    def with_negatives(self) -> TrainingSet:
+        """The same without rows that have no negative."""
+        kept = np.flatnonzero(self.rows.column("has_negative").to_numpy()).astype(np.int32)
+        return replace(self, rows=self.rows.select(kept))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # without what was worked out
+        return TrainingSet, (self.name, self.kind, self.instruction, self.weight, self.rows)
 
 
-def read_training_sets(path: Path) -> list[TrainingSet]:
-    """Read ``train.parquet``, in data-set order.
+def read_training_sets(rows_path: Path, work_dir: Path, teacher_dir: Path | None = None) -> list[TrainingSet]:
+    """The data sets of ``train.parquet`` by name, mapped from a copy in the work folder, made if need be.
+
+    Several processes may have the same work folder, but one of them must be done before the others call.
+
+    Parameters
+        teacher_dir: a table of teacher scores; None when there is no teacher.
 
     Raises
-        TrainingError: no rows at all, or scores that are not aligned with their negatives.
+        TrainingError: no rows at all, or rows that cannot be trained on.
+        DataError: the table is damaged, lacks a pair of these rows, or scores a pair that they do not have.
+        StoreError: the disk has too little room, or refused.
     """
-    from pyarrow import parquet
-
-    by_name: dict[str, list[dict[str, Any]]] = {}
-    for record in parquet.read_table(path).to_pylist():
-        by_name.setdefault(record["dataset"], []).append(record)
-    if not by_name:
-        raise TrainingError(f"{path} has no training rows; check data.train and the pool's statistics")
-    return [_training_set(name, records) for name, records in sorted(by_name.items())]
-
-
-def _training_set(name: str, records: list[dict[str, Any]]) -> TrainingSet:
-    first = records[0]
-    rows = [_row(name, record) for record in records]
-    return TrainingSet(name, first["kind"], str(first["instruction"]), float(first["weight"]), rows)
-
-
-def _row(name: str, record: Mapping[str, Any]) -> Row:
-    negatives, scores = tuple(record["negatives"] or ()), tuple(record.get("negative_scores") or ())
-    if scores and len(scores) != len(negatives):
-        raise TrainingError(
-            f"data set {name} has {len(scores)} teacher scores for {len(negatives)} negatives of the query "
-            f"{record['query'][:60]!r}; build the negatives again"
+    path = work_dir / ROWS_NAME
+    copy_rows(rows_path, path, teacher_dir)
+    file = open_rows(path)
+    return [
+        TrainingSet(
+            one.name,
+            one.kind,
+            one.instruction,
+            one.weight,
+            Rows(file, range(one.first, one.first + one.count)),
         )
-    return Row(
-        query=str(record["query"]),
-        positive=str(record["positive"]),
-        response=str(record["response"]),
-        label=str(record["label"] or ""),
-        negatives=negatives,
-        positive_score=record.get("positive_score"),
-        negative_scores=scores,
-    )
+        for one in sorted(file.about.data_sets, key=lambda one: one.name)
+    ]
 
 
 def text_hash(text: str) -> int:
@@ -97,44 +186,3 @@ def text_hash(text: str) -> int:
     if not text:
         return 0
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def read_taught_sets(rows_path: Path, teacher_dir: Path | None) -> list[TrainingSet]:
-    """Read ``train.parquet``; the scores of the teacher take the place of those that came with the data.
-
-    Rows of kinds that the teacher did not score keep what they have.
-
-    Parameters
-        teacher_dir: a table of teacher scores; None when there is no teacher.
-
-    Raises
-        TrainingError: as ``read_training_sets``.
-        DataError: the table is damaged, lacks a pair of these rows, or scores a pair that they do not have.
-    """
-    training_sets = read_training_sets(rows_path)
-    if teacher_dir is None:
-        return training_sets
-    scores = read_teacher_scores(teacher_dir)
-    taught = [one for one in training_sets if one.kind in scores.kinds]
-    pairs = [row_pairs(row.query, row.positive, row.negatives) for one in taught for row in one.rows]
-    found = scores.join(keys_of([pair for row in pairs for pair in row])).tolist()
-    ends = np.cumsum([len(row) for row in pairs]).tolist()
-    by_passage = [
-        {passage: score for (_, passage), score in zip(row, found[end - len(row) : end], strict=True)}
-        for row, end in zip(pairs, ends, strict=True)
-    ]
-    remaining = iter(by_passage)
-    return [
-        _taught(one, [next(remaining) for _ in one.rows]) if one.kind in scores.kinds else one
-        for one in training_sets
-    ]
-
-
-def _taught(training_set: TrainingSet, scores: Sequence[Mapping[str, float]]) -> TrainingSet:
-    rows = [_with_scores(row, mine) for row, mine in zip(training_set.rows, scores, strict=True)]
-    return dataclasses.replace(training_set, rows=rows)
-
-
-def _with_scores(row: Row, scores: Mapping[str, float]) -> Row:
-    negatives = tuple(scores.get(text) for text in row.negatives)  # None: a blank one, which nobody scores
-    return dataclasses.replace(row, positive_score=scores[row.positive], negative_scores=negatives)

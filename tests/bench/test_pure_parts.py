@@ -145,7 +145,7 @@ def test_both_trainers_get_the_same_rows(tmp_path: Path) -> None:
     from icl_embed.train.rows import read_training_sets
 
     data = TrainingData("set", "find it", tuple((f"q{n}", f"p{n}", (f"n{n}",)) for n in range(20))).draw(8, 1)
-    [ours] = read_training_sets(data.write_parquet(tmp_path / "train.parquet"))
+    [ours] = read_training_sets(data.write_parquet(tmp_path / "train.parquet"), tmp_path)
     theirs = [
         json.loads(line) for line in data.write_jsonl(tmp_path / "train.jsonl").read_text().splitlines()
     ]

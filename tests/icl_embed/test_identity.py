@@ -27,6 +27,9 @@ def test_a_key_holds_what_decides_a_result_and_nothing_else():
         "seed",
     }  # a key names its seed
     assert set(whole) - set(found) == unnamed
+    assert "epochs" not in found["optimizer"]
+    by_rows = identity(OptimizerConfig(steps=0, epochs=1.0))
+    assert (by_rows["steps"], by_rows["epochs"]) == (0, 1.0)
     assert "top_k" not in identity(RerankConfig(), "top_k")
 
 

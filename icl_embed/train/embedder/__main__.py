@@ -24,7 +24,8 @@ from icl_embed.train.embedder.snapshots import BEST, snapshot_folder
 from icl_embed.train.embedder.teacher import EmbedderTeacher
 from icl_embed.train.job import EmbedderJob, read_job
 from icl_embed.train.loop import run_training
-from icl_embed.train.rows import TrainingSet, read_taught_sets
+from icl_embed.train.plan import count_steps
+from icl_embed.train.rows import TrainingSet, read_training_sets
 from icl_embed.train.trackers import open_trackers
 
 
@@ -38,7 +39,11 @@ def train(job: EmbedderJob) -> bool:
     """Run this rank's part of the job; returns whether the last step is done."""
     with enter(job.train.launch, dtype=job.dtype) as place:
         logging.basicConfig(level=logging.INFO if place.is_first else logging.WARNING, format="%(message)s")
-        training_sets = read_taught_sets(job.rows_path, job.teacher_dir)
+        training_sets = place.first_then_all(
+            lambda: read_training_sets(job.rows_path, job.work_dir, job.teacher_dir)
+        )
+        batch_sizes = job.train.batch_sizes_of(one.kind for one in training_sets)
+        job = job.counted(count_steps(training_sets, job.train.optimizer, batch_sizes))
         refuse_nothing_to_learn(training_sets, job.train)
         dev_sets = _dev_sets(job, training_sets)
         model = load_for_training(job, place)

@@ -1,9 +1,4 @@
-"""Which rows meet in a step, and against what: pure functions of the seed.
-
-One data set per step (paper section 3.3; reference code AbsDataset): all passages of a batch then come from
-the same distribution and in-batch negatives are informative. The plan of every step is fixed before training,
-so resuming is looking up a number.
-"""
+"""What the rows of a step are, and against what they stand: pure functions of the seed."""
 
 from __future__ import annotations
 
@@ -16,6 +11,7 @@ from string import ascii_uppercase
 from icl_embed.config import LABEL_KINDS, RANKING_KINDS, Kind, KindRule, TrainConfig
 from icl_embed.config.training import MIN_EXPLAINED
 from icl_embed.errors import TrainingError
+from icl_embed.train.plan import Planned
 from icl_embed.train.rows import Row, TrainingSet
 
 logger = logging.getLogger(__name__)
@@ -70,7 +66,7 @@ def refuse_unusable(training_sets: Sequence[TrainingSet], config: TrainConfig) -
                 f"data set {training_set.name} has {found} training rows, all in every batch: none is left "
                 "to be a shared example; lower train.batch_size or use examples.sharing = per_query"
             )
-        if training_set.kind in LABEL_KINDS and not all(row.label for row in training_set.rows):
+        if training_set.kind in LABEL_KINDS and "" in training_set.positions_by_label:
             raise TrainingError(
                 f"data set {training_set.name} is of the kind {training_set.kind}, but has rows without "
                 "a label; map a label in its card or give it another kind"
@@ -110,11 +106,9 @@ def _rows_without_negative(training_set: TrainingSet, config: TrainConfig) -> in
     rule = rule_of(config, training_set.kind, targets_labels=is_labelled)
     targets_texts = is_labelled and config.label_target_of(training_set.kind) == "text"
     uses_given = rule.num_negatives > 0 and not targets_texts
-    others = not is_labelled and rule.in_batch_negatives and _batch_has_others(training_set, config)
-    return sum(
-        not (others or (uses_given and any(text.strip() and text != row.positive for text in row.negatives)))
-        for row in training_set.rows
-    )
+    if not is_labelled and rule.in_batch_negatives and _batch_has_others(training_set, config):
+        return 0
+    return len(training_set.rows) - (training_set.num_with_negative if uses_given else 0)
 
 
 def _batch_has_others(training_set: TrainingSet, config: TrainConfig) -> bool:
@@ -162,41 +156,9 @@ class Batch:
         return self.training_set.kind in LABEL_KINDS and not self.targets_labels
 
 
-def plan_steps(
-    training_sets: Sequence[TrainingSet], *, steps: int, batch_sizes: Sequence[int], seed: int
-) -> list[tuple[int, tuple[int, ...]]]:
-    """For each step, the data set and its row numbers.
-
-    Data sets are drawn by weight; each runs through its rows in an order shuffled anew every epoch, dropping
-    what does not fill a batch.
-
-    Parameters
-        batch_sizes: rows per step of each data set, over all ranks.
-    """
-    chooser = random.Random(f"{seed}:datasets")
-    queues: list[list[int]] = [[] for _ in training_sets]
-    epochs = [0] * len(training_sets)
-    plan = []
-    for _ in range(steps):
-        [chosen] = chooser.choices(range(len(training_sets)), [one.weight for one in training_sets])
-        size = batch_sizes[chosen]
-        if len(queues[chosen]) < size:
-            queues[chosen] = _epoch_order(training_sets[chosen], epochs[chosen], seed)
-            epochs[chosen] += 1
-        plan.append((chosen, tuple(queues[chosen][:size])))
-        del queues[chosen][:size]
-    return plan
-
-
-def _epoch_order(training_set: TrainingSet, epoch: int, seed: int) -> list[int]:
-    order = list(range(len(training_set.rows)))
-    random.Random(f"{seed}:{training_set.name}:{epoch}").shuffle(order)
-    return order
-
-
 def make_batch(
     training_sets: Sequence[TrainingSet],
-    planned: tuple[int, tuple[int, ...]],
+    planned: Planned,
     *,
     step: int,
     config: TrainConfig,
@@ -288,7 +250,7 @@ def draw_same_label(training_set: TrainingSet, row: Row, *, seed: int, step: int
     rng = random.Random(f"{seed}:{step}:{row.query}")
     positions = training_set.positions_by_label[row.label]
     for number in in_random_order(rng, len(positions)):
-        text = training_set.rows[positions[number]].query
+        text = training_set.rows.query(positions[number])
         if text != row.query:
             return text
     return row.query
@@ -303,11 +265,11 @@ def _given_negatives(row: Row, rng: random.Random) -> list[Candidate]:
 
 def _texts_of_other_labels(training_set: TrainingSet, row: Row, count: int, rng: random.Random) -> list[str]:
     texts: list[str] = []
-    places = in_random_order(rng, len(training_set.rows))
+    rows = training_set.rows
+    places = in_random_order(rng, len(rows))
     while len(texts) < count and (place := next(places, None)) is not None:
-        other = training_set.rows[place]
-        if other.label != row.label and other.query != row.query:
-            texts.append(other.query)
+        if rows.label(place) != row.label and (text := rows.query(place)) != row.query:
+            texts.append(text)
     return texts
 
 

@@ -7,11 +7,14 @@ do when the finished model is used, and show nothing that is measured.
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from icl_embed.config import LABEL_KINDS, POSITIVE_SHARE, RANKING_KINDS, DevConfig, Kind
 from icl_embed.errors import TrainingError
@@ -20,6 +23,9 @@ from icl_embed.texts import compared_form, compared_forms
 from icl_embed.train.job import DevSource
 from icl_embed.train.rows import Row, TrainingSet
 
+ROWS_NAME = "rows.parquet"
+BATCH_ROWS = 8192
+AGAIN = "build the data set again"
 ROW_COLUMNS = ["split", "query", "positives", "negatives", "label", "score"]
 SHARED = "all"  # the split of a corpus that all splits share
 
@@ -59,9 +65,9 @@ def read_dev_sets(
     rows_of = {one.name: one for one in training_sets}
     found = []
     for source in sources:
-        records = _read(source.folder / "rows.parquet", ROW_COLUMNS)
-        if source.name in rows_of and any(record["split"] == "dev" for record in records):
-            found.append(_dev_set(source, records, rows_of[source.name], config, seed))
+        dev = list(_read(source.folder / ROWS_NAME, ROW_COLUMNS, ["dev"])) if source.name in rows_of else []
+        if dev:
+            found.append(_dev_set(source, dev, rows_of[source.name], config, seed))
     if not found:
         names = ", ".join(source.name for source in sources) or "none"
         raise TrainingError(
@@ -72,9 +78,8 @@ def read_dev_sets(
 
 
 def _dev_set(
-    source: DevSource, records: Sequence[Record], trained: TrainingSet, config: DevConfig, seed: int
+    source: DevSource, dev: Sequence[Record], trained: TrainingSet, config: DevConfig, seed: int
 ) -> DevSet:
-    dev = [record for record in records if record["split"] == "dev"]
     if len(dev) < config.shots:
         raise TrainingError(
             f"data set {source.name} has {len(dev)} dev rows, fewer than the {config.shots} examples that "
@@ -92,7 +97,8 @@ def _dev_set(
             _offered(source, measured), config.passages, [text for _, texts in asked for text in texts]
         )
     else:
-        top = max((record["score"] for record in records if record["score"] is not None), default=0.0)
+        scores = (record["score"] for record in _read(source.folder / ROWS_NAME, ["score"]))
+        top = max((score for score in scores if score is not None), default=0.0)
         asked = [
             (record["query"], record["positives"])
             for record in measured
@@ -123,8 +129,8 @@ def _offered(source: DevSource, measured: Sequence[Record]) -> Iterator[str]:
     if source.kind == "reranking":
         yield from (text for record in measured for text in (*record["positives"], *record["negatives"]))
         return
-    corpus = _read(source.folder / "corpus.parquet", ["split", "text"])
-    yield from (passage["text"] for passage in corpus if passage["split"] in ("dev", SHARED))
+    corpus = _read(source.folder / "corpus.parquet", ["split", "text"], ["dev", SHARED])
+    yield from (passage["text"] for passage in corpus)
 
 
 def _first(offered: Iterable[str], count: int, needed: Iterable[str]) -> list[str]:
@@ -159,16 +165,12 @@ def _draw_examples(
     if trained.kind not in LABEL_KINDS:
         texts += [text for _, positives in asked for text in positives]
     hidden = set(compared_forms(texts))
-    order = list(range(len(trained.rows)))
-    random.Random(f"{seed}:{trained.name}:dev").shuffle(order)
-    by_label: dict[str, list[Row]] = {}
-    for number in order:
-        by_label.setdefault(trained.rows[number].label, []).append(trained.rows[number])
     found: dict[str, Example] = {}
-    for row in chain.from_iterable(zip_longest(*by_label.values())):
+    for number in _by_turns(trained, seed):
         if len(found) == config.shots:
             break
-        if row is not None and _may_show(row, hidden):
+        row = trained.rows[number]
+        if _may_show(row, hidden):
             found.setdefault(row.query, Example(row.query, row.response))
     if len(found) < config.shots:
         raise TrainingError(
@@ -178,19 +180,38 @@ def _draw_examples(
     return tuple(found.values())
 
 
+def _by_turns(trained: TrainingSet, seed: int) -> Iterator[int]:
+    """Row numbers in random order, but labels by turns, in the order in which they come up."""
+    order = array("i", range(len(trained.rows)))
+    random.Random(f"{seed}:{trained.name}:dev").shuffle(order)
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order))
+    by_label = [mine[np.argsort(place[mine])] for mine in trained.positions_by_label.values()]
+    by_label.sort(key=lambda mine: int(place[mine[0]]))
+    turns = chain.from_iterable(zip_longest(*by_label))
+    return (number for number in turns if number is not None)
+
+
 def _may_show(row: Row, hidden: set[str]) -> bool:
     is_answer = not row.label and compared_form(row.response) in hidden
     return compared_form(row.query) not in hidden and not is_answer
 
 
-def _read(path: Path, columns: list[str]) -> list[dict[str, Any]]:
+def _read(path: Path, columns: list[str], splits: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """The records of some splits, one after the other: a corpus may be larger than memory."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     try:
-        records: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise TrainingError(
-            f"cannot read the dev split in {path}: {error}; build the data set again"
-        ) from error
-    return records
+        with pq.ParquetFile(path) as parquet:
+            missing = [name for name in columns if name not in parquet.schema_arrow.names]
+            if missing:
+                raise TrainingError(f"cannot read the dev split in {path}: it lacks {missing}; {AGAIN}")
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+                kept = batch
+                if splits:
+                    kept = batch.filter(pc.is_in(batch.column("split"), pa.array(splits)))
+                yield from kept.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise TrainingError(f"cannot read the dev split in {path}: {error}; {AGAIN}") from error

@@ -12,11 +12,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
+import numpy as np
+
 from icl_embed.bm25 import Bm25Index, words_of
 from icl_embed.config import ExamplesConfig
 from icl_embed.examples import Example
 from icl_embed.train.embedder.batches import Batch, in_random_order
-from icl_embed.train.rows import Row, TrainingSet
+from icl_embed.train.rows import Row, Rows, TrainingSet
 
 GENERIC_INSTRUCTION = "Given a text, find the text that belongs to it"
 NEAR_COPY = 0.8  # Jaccard similarity of words: so alike a query would give its own answer away
@@ -131,7 +133,7 @@ def _explain_names(batch: Batch, count: int, rng: random.Random, hidden: Collect
     labels = list(batch.names)
     turns = chain(labels, (rng.choice(labels) for _ in range(max(0, count - len(labels)))))
     for label in turns:
-        mine = [rows[number] for number in known[label]]
+        mine = rows.select(known[label])
         for row in draw_rows(1, mine, rng, lambda row: row.query not in hidden and row.query not in drawn):
             drawn[row.query] = row
     shown = list(drawn.values())
@@ -145,20 +147,23 @@ def _may_show(row: Row, hidden: Collection[str]) -> bool:
 
 @dataclass
 class Neighbours:
-    """The rows of a data set whose queries share words with a query (BM25)."""
+    """The rows of a data set whose queries share words with a query (BM25).
+
+    The one thing about rows that is kept in memory: an index of up to ``SEARCHED_ROWS`` queries per data set.
+    """
 
     training_set: TrainingSet
     seed: int
-    _rows: list[Row] = field(init=False)
+    _rows: Rows = field(init=False)
     _index: Bm25Index = field(init=False)
 
     def __post_init__(self) -> None:
-        rows = self.training_set.rows
-        if len(rows) > SEARCHED_ROWS:
+        self._rows = self.training_set.rows
+        if len(self._rows) > SEARCHED_ROWS:
             rng = random.Random(f"{self.seed}:{self.training_set.name}:searched")
-            rows = [rows[number] for number in sorted(rng.sample(range(len(rows)), SEARCHED_ROWS))]
-        self._rows = list(rows)
-        self._index = Bm25Index.build([row.query for row in self._rows])
+            searched = sorted(rng.sample(range(len(self._rows)), SEARCHED_ROWS))
+            self._rows = self._rows.select(np.array(searched, np.int32))
+        self._index = Bm25Index.build(list(map(self._rows.query, range(len(self._rows)))))
 
     def of(self, readers: Sequence[Row], count: int, hidden: Collection[str]) -> list[Row]:
         """The ``count`` rows nearest to any of the readers, which take turns; the nearest first.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from icl_embed.config import SYMMETRIC_KINDS, Kind, TrainConfig
 from icl_embed.errors import TrainingError
@@ -19,7 +21,6 @@ from icl_embed.train.embedder.batches import (
     Rule,
     draw_candidates,
     make_batch,
-    plan_steps,
     refuse_unusable,
     rule_of,
 )
@@ -30,6 +31,7 @@ from icl_embed.train.embedder.examples import (
     draw_instruction,
     readers_of,
 )
+from icl_embed.train.plan import plan_steps
 from icl_embed.train.rows import TrainingSet, text_hash
 
 
@@ -200,9 +202,15 @@ class StepBuilder:
         self._plan = plan_steps(
             training_sets,
             steps=config.optimizer.steps,
-            batch_sizes=[config.batch_size_of(training_set.kind) for training_set in training_sets],
+            batch_sizes=config.batch_sizes_of(one.kind for one in training_sets),
             seed=seed,
+            by_rows=config.optimizer.epochs > 0,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A batch worker plans anew and maps the rows itself: what goes to it are settings and a path."""
+        rebuild = partial(type(self), seed=self._seed, mine=(self._rank, self._ranks))
+        return rebuild, (self._prompts, self._training_sets, self._config)
 
     @property
     def num_steps(self) -> int:
@@ -224,8 +232,10 @@ class StepBuilder:
         texts = [candidate.text for position in mine for candidate in candidates[position]]
         distinct = list(dict.fromkeys(texts))
         number_of = {text: number for number, text in enumerate(distinct)}
+        passages = self._passage_prompts(batch, distinct, candidates)
+        batch.training_set.rows.release()
         return PreparedStep(
-            prompts=[*queries, *self._passage_prompts(batch, distinct, candidates)],
+            prompts=[*queries, *passages],
             num_queries=size,
             passage_of=[number_of[text] for text in texts],
             candidates=candidates,

@@ -22,9 +22,9 @@ SNAPSHOTS = "snapshots"
 BEST, AVERAGED = "best", "averaged"
 
 
-def snapshot_steps(train: TrainConfig) -> list[int]:
-    """The steps after which weights are kept; the last step's are the model itself."""
-    every, steps = train.snapshot_every, train.optimizer.steps
+def snapshot_steps(train: TrainConfig, steps: int) -> list[int]:
+    """Those of so many steps after which weights are kept; the last step's are the model itself."""
+    every = train.snapshot_every
     return list(range(every, steps, every)) if every else []
 
 
@@ -38,7 +38,7 @@ def averaged_steps(train: TrainConfig, done: int) -> list[int]:
 
     Fewer than it asks for where training ended early.
     """
-    steps = [step for step in snapshot_steps(train) if step < done] + [done]
+    steps = [*snapshot_steps(train, done), done]
     return steps[-train.average_last :] if train.average_last else []
 
 

@@ -19,8 +19,10 @@ from icl_embed.train.distributed import enter
 from icl_embed.train.engine import whole_weights
 from icl_embed.train.job import read_job
 from icl_embed.train.loop import run_training
-from icl_embed.train.reranker.batches import RerankerJob, read_ranking_sets
+from icl_embed.train.plan import count_steps
+from icl_embed.train.reranker.batches import RerankerJob, keep_ranking_sets
 from icl_embed.train.reranker.objective import RerankerObjective
+from icl_embed.train.rows import read_training_sets
 from icl_embed.train.trackers import open_trackers
 
 
@@ -35,9 +37,14 @@ def train(job: RerankerJob) -> bool:
     config = job.rerank
     with enter(config.launch, dtype=job.dtype) as place:
         logging.basicConfig(level=logging.INFO if place.is_first else logging.WARNING, format="%(message)s")
-        training_sets = read_ranking_sets(
-            job.rows_path, batch_size=config.batch_size, teacher_dir=job.teacher_dir
+        mapped = place.first_then_all(
+            lambda: read_training_sets(job.rows_path, job.work_dir, job.teacher_dir)
         )
+        training_sets = keep_ranking_sets(mapped, batch_size=config.batch_size)
+        job = job.counted(
+            count_steps(training_sets, config.optimizer, [config.batch_size] * len(training_sets))
+        )
+        config = job.rerank
         model, tokenizer, settings = start_from(job.model_dir, config, device=place.device, dtype=place.dtype)
         adapted = None
         if config.tuning == "lora":

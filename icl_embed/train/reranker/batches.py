@@ -6,13 +6,11 @@ import dataclasses
 import math
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 from icl_embed.config import RANKING_KINDS, RerankConfig
 from icl_embed.errors import TrainingError
-from icl_embed.train.embedder.batches import plan_steps
 from icl_embed.train.job import Job
-from icl_embed.train.rows import Row, TrainingSet, read_taught_sets
+from icl_embed.train.rows import Row, TrainingSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,39 +22,27 @@ class Group:
     scores: tuple[float, ...]
 
 
-def read_ranking_sets(path: Path, *, batch_size: int, teacher_dir: Path | None = None) -> list[TrainingSet]:
-    """The data sets of ``train.parquet`` that teach ranking, without rows that have nothing to rank.
-
-    Parameters
-        teacher_dir: a table of teacher scores of these rows.
+def keep_ranking_sets(training_sets: Sequence[TrainingSet], *, batch_size: int) -> list[TrainingSet]:
+    """The data sets that teach ranking, without rows that have nothing to rank.
 
     Raises
         TrainingError: no such data set can fill a batch.
-        DataError: the table is damaged, or is not of these rows.
     """
     kept, refused = [], []
-    for training_set in read_taught_sets(path, teacher_dir):
+    for training_set in training_sets:
         if training_set.kind not in RANKING_KINDS:
             continue
-        rows = [row for row in training_set.rows if _negatives_of(row)]
-        if len(rows) < batch_size:
-            refused.append(f"{training_set.name} ({len(rows)} rows with a hard negative)")
+        found = training_set.num_with_negative
+        if found < batch_size:
+            refused.append(f"{training_set.name} ({found} rows with a hard negative)")
         else:
-            kept.append(dataclasses.replace(training_set, rows=rows))
+            kept.append(training_set.with_negatives())
     if not kept:
         raise TrainingError(
             f"no retrieval or reranking data set fills a batch of {batch_size} queries: "
             f"{', '.join(refused) or 'there is none'}; lower rerank.batch_size, or train on more data"
         )
     return kept
-
-
-def plan_groups(
-    training_sets: Sequence[TrainingSet], *, steps: int, batch_size: int, seed: int
-) -> list[list[Row]]:
-    """The rows of every step over all ranks; one data set per step."""
-    plan = plan_steps(training_sets, steps=steps, batch_sizes=[batch_size] * len(training_sets), seed=seed)
-    return [[training_sets[chosen].rows[number] for number in numbers] for chosen, numbers in plan]
 
 
 def draw_group(row: Row, batch: Sequence[Row], config: RerankConfig, *, seed: int, step: int) -> Group:
@@ -103,3 +89,8 @@ class RerankerJob(Job):
     """Distil a lightweight reranker."""
 
     rerank: RerankConfig
+
+    def counted(self, steps: int) -> RerankerJob:
+        """This job now that its rows are known, and with them the steps that ``optimizer.epochs`` are."""
+        optimizer = self.rerank.optimizer.counted(steps)
+        return self.model_copy(update={"rerank": self.rerank.model_copy(update={"optimizer": optimizer})})

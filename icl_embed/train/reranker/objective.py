@@ -38,8 +38,9 @@ from icl_embed.rerank.pairs import (
 from icl_embed.rerank.shape import Shape
 from icl_embed.train.distributed import Place
 from icl_embed.train.embedder.loss import distillation
-from icl_embed.train.reranker.batches import draw_group, draw_width, has_teacher, plan_groups
-from icl_embed.train.rows import TrainingSet
+from icl_embed.train.plan import plan_steps
+from icl_embed.train.reranker.batches import draw_group, draw_width, has_teacher
+from icl_embed.train.rows import Row, TrainingSet
 
 ABSENT = -1e4  # score of a candidate that a shorter group does not have: probability 0, and no NaN in a KL
 
@@ -99,13 +100,18 @@ class RerankerObjective:
         self._full = Shape(settings.head_layers[-1])
         self._head_layers = settings.head_layers
         self._seed = seed
-        self._plan = plan_groups(
-            training_sets, steps=config.optimizer.steps, batch_size=config.batch_size, seed=seed
+        self._training_sets = training_sets
+        self._plan = plan_steps(
+            training_sets,
+            steps=config.optimizer.steps,
+            batch_sizes=[config.batch_size] * len(training_sets),
+            seed=seed,
+            by_rows=config.optimizer.epochs > 0,
         )
 
     def loss(self, step: int, place: Place) -> tuple[Tensor, dict[str, float]]:
         """The share of this rank in the mean loss over the global batch, and sums for the log."""
-        rows = self._plan[step]
+        rows = self._rows_of(step)
         groups = [
             draw_group(rows[number], rows, self._config, seed=self._seed, step=step)
             for number in place.share(len(rows))
@@ -140,6 +146,14 @@ class RerankerObjective:
         }
         total = torch.stack([weight * term for weight, term in terms.values()]).sum()
         return total * share, sums
+
+    def _rows_of(self, step: int) -> list[Row]:
+        """The rows of a step over all ranks."""
+        chosen, numbers = self._plan[step]
+        known = self._training_sets[chosen].rows
+        rows = [known[number] for number in numbers]
+        known.release()
+        return rows
 
     def shape_of(self, step: int) -> Shape:
         """Full depth, at the width drawn for a step."""

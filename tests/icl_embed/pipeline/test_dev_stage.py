@@ -80,3 +80,11 @@ def test_an_embedder_goes_on_from_another_of_the_same_base_which_the_key_knows_b
         TrainingError, match=r"was trained on base-model/of-another, this run's base model is"
     ):
         trained(preset, [*DEV, again, "seed=5"])
+
+
+def test_the_checkpoints_of_a_training_in_epochs_are_those_that_it_counted(preset: Path) -> None:
+    in_epochs = ["train.optimizer.steps=0", "train.optimizer.epochs=0.5", "train.snapshot_every=1", DEV[2]]
+    run, artefact = trained(preset, in_epochs)
+    steps = artefact.manifest.counts["steps"]
+    assert steps > 1
+    assert [one.step for one in checkpoints_of(run)] == list(range(1, steps + 1))

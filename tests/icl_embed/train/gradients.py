@@ -32,7 +32,7 @@ def make_objective(job: EmbedderJob, place: Place = ALONE) -> EmbedderObjective:
     embedder = load_for_training(job, place).embedder
     builder = StepBuilder(
         embedder.prompts,
-        read_training_sets(job.rows_path),
+        read_training_sets(job.rows_path, job.work_dir),
         job.train,
         seed=job.seed,
         mine=(place.rank, place.world_size),

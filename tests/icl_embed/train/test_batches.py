@@ -12,13 +12,14 @@ from icl_embed.train.embedder.batches import (
     draw_same_label,
     in_random_order,
     make_batch,
-    plan_steps,
     refuse_unusable,
     rule_of,
 )
 from icl_embed.train.embedder.examples import draw_examples, fixed_rows, readers_of
 from icl_embed.train.loop import learning_rate
+from icl_embed.train.plan import plan_steps
 from icl_embed.train.rows import Row, TrainingSet
+from tests.made_rows import made_set
 
 
 def training_set(name: str, kind: str, size: int, weight: float = 0.5) -> TrainingSet:
@@ -28,7 +29,7 @@ def training_set(name: str, kind: str, size: int, weight: float = 0.5) -> Traini
             f"{name} query {number}", f"{name} passage {number}", f"response {number}", label, ("n1", "n2")
         )
 
-    return TrainingSet(name, kind, f"instruction {name}", weight, [row(number) for number in range(size)])
+    return made_set(name, kind, f"instruction {name}", weight, [row(number) for number in range(size)])
 
 
 SETS = [training_set("a", "retrieval", 20, 0.75), training_set("b", "classification", 9, 0.25)]
@@ -49,9 +50,9 @@ def shown(batch: Batch, readers: range, config: ExamplesConfig):
 
 def test_the_plan_is_a_function_of_the_seed_and_a_longer_plan_begins_alike() -> None:
     plan = plan_steps(SETS, steps=50, batch_sizes=[4, 4], seed=1)
-    assert plan == plan_steps(SETS, steps=50, batch_sizes=[4, 4], seed=1)
-    assert plan[:20] == plan_steps(SETS, steps=20, batch_sizes=[4, 4], seed=1)
-    assert plan != plan_steps(SETS, steps=50, batch_sizes=[4, 4], seed=2)
+    assert list(plan) == list(plan_steps(SETS, steps=50, batch_sizes=[4, 4], seed=1))
+    assert plan[:20] == list(plan_steps(SETS, steps=20, batch_sizes=[4, 4], seed=1))
+    assert list(plan) != list(plan_steps(SETS, steps=50, batch_sizes=[4, 4], seed=2))
 
 
 def test_every_data_set_has_batches_of_its_own_size() -> None:
@@ -182,8 +183,7 @@ def test_another_text_of_the_same_label_is_drawn() -> None:
         assert found is not row
     lonely = Row("alone", "x", "x", "only one", ())
     assert (
-        draw_same_label(TrainingSet("c", "classification", "", 1.0, [lonely]), lonely, seed=1, step=0)
-        == "alone"
+        draw_same_label(made_set("c", "classification", "", 1.0, [lonely]), lonely, seed=1, step=0) == "alone"
     )
 
 
@@ -259,7 +259,7 @@ def test_data_sets_that_cannot_be_trained_on_are_refused_by_name() -> None:
     shared = TrainConfig.model_validate({"batch_size": 9, "examples": {"sharing": "per_batch"}})
     with pytest.raises(TrainingError, match="data set b has 9 training rows, all in every batch"):
         refuse_unusable(SETS, shared)
-    unlabelled = TrainingSet("c", "clustering", "", 1.0, SETS[0].rows)
+    unlabelled = made_set("c", "clustering", "", 1.0, SETS[0].rows)
     with pytest.raises(
         TrainingError, match="data set c is of the kind clustering, but has rows without a label"
     ):

@@ -20,6 +20,7 @@ from icl_embed.train.distributed import Place
 from icl_embed.train.embedder.dev_scores import METRICS, DevScorer, count_ahead
 from icl_embed.train.embedder.dev_sets import DevSet, read_dev_sets
 from icl_embed.train.rows import read_training_sets
+from tests.made_rows import made_set
 from tests.tiny_models import build_model
 from tests.training_jobs import write_dev, write_rows
 
@@ -30,7 +31,8 @@ CLOSE = 1e-5  # cosines of one pair, in batches of another shape
 
 @pytest.fixture(scope="module")
 def training_sets(tmp_path_factory):
-    return read_training_sets(write_rows(tmp_path_factory.mktemp("rows") / "train.parquet"))
+    folder = tmp_path_factory.mktemp("rows")
+    return read_training_sets(write_rows(folder / "train.parquet"), folder)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,8 @@ def test_an_example_that_shows_a_measured_text_is_not_shown(tmp_path: Path, trai
         else replace(row, response=facts.passages[0])
         for number, row in enumerate(rows.rows[:-3])
     ]
-    [found, *_] = read_dev_sets(sources, [replace(rows, rows=[*leaking, *rows.rows[-3:]])], CONFIG, seed=1)
+    leaky = made_set("facts", "retrieval", rows.instruction, rows.weight, [*leaking, *rows.rows[-3:]])
+    [found, *_] = read_dev_sets(sources, [leaky], CONFIG, seed=1)
     assert {example.query for example in found.examples} == {row.query for row in rows.rows[-3:]}
     shown = {compared_form(text) for one in found.examples for text in (one.query, one.response)}
     assert not shown & {compared_form(text) for text in (*facts.queries, *facts.passages[:12])}

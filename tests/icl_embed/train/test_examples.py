@@ -15,6 +15,7 @@ from icl_embed.train.embedder.examples import (
     draw_instruction,
 )
 from icl_embed.train.rows import Row, TrainingSet
+from tests.made_rows import made_set
 
 LABELS = ("joy", "anger", "fear", "love", "shame", "pride", "calm")
 
@@ -25,7 +26,7 @@ def moods(size: int = 70) -> TrainingSet:
         others = tuple(other for other in LABELS if other != label)
         return Row(f"text {number}", label, label, label, others)
 
-    return TrainingSet("moods", "classification", "Name the mood", 1.0, [row(n) for n in range(size)])
+    return made_set("moods", "classification", "Name the mood", 1.0, [row(n) for n in range(size)])
 
 
 def facts() -> TrainingSet:
@@ -34,7 +35,7 @@ def facts() -> TrainingSet:
         Row(f"{words[n % 5]} question about number{n}", f"answer {n}", f"answer {n}", "", ())
         for n in range(50)
     ]
-    return TrainingSet("facts", "retrieval", "Find the answer", 1.0, rows)
+    return made_set("facts", "retrieval", "Find the answer", 1.0, rows)
 
 
 def renamed(step: int, **examples) -> Batch:
@@ -73,7 +74,7 @@ def test_names_are_drawn_anew_in_every_step_and_the_same_again_after_a_resume() 
 
 
 def test_one_label_keeps_its_name() -> None:
-    single = TrainingSet("one", "classification", "Name it", 1.0, [Row("a", "x", "x", "x", ())] * 3)
+    single = made_set("one", "classification", "Name it", 1.0, [Row("a", "x", "x", "x", ())] * 3)
     config = TrainConfig(examples=ExamplesConfig(arbitrary_names=1.0))
     assert not make_batch([single], (0, (0, 1)), step=0, config=config, seed=1).names
 
@@ -108,7 +109,7 @@ def test_the_nearest_examples_share_words_and_never_give_the_answer_away() -> No
     copy = Row("river question about number0", "another answer", "another answer", "", ())
     near = Row("river question about number0 again please", "copy of it", "copy of it", "", ())
     rows = [*training_set.rows, copy, near]
-    known = TrainingSet("facts", "retrieval", "Find the answer", 1.0, rows)
+    known = made_set("facts", "retrieval", "Find the answer", 1.0, rows)
     batch = Batch(0, known, tuple(rows[:2]), False)  # of a river and of a stone
     config = ExamplesConfig(mode="nearest", counts=(0, 0, 0, 0, 1))
     shown = draw_examples(
@@ -133,7 +134,7 @@ def test_a_near_copy_of_a_query_is_no_example() -> None:
         Row("one two other words", "c", "c", "", ()),
         Row("nothing alike", "d", "d", "", ()),
     ]
-    found = Neighbours(TrainingSet("n", "retrieval", "i", 1.0, rows), 1).of(rows[:1], 3, {rows[0].query})
+    found = Neighbours(made_set("n", "retrieval", "i", 1.0, rows), 1).of(rows[:1], 3, {rows[0].query})
     assert [row.positive for row in found] == ["c"]
 
 

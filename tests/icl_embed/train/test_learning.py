@@ -15,6 +15,7 @@ from icl_embed.train.embedder.batches import refuse_nothing_to_learn
 from icl_embed.train.learning import CHANCE_STEPS, IDLE_STEPS, LearningWatch
 from icl_embed.train.rows import Row, TrainingSet
 from tests.icl_embed.train.gradients import ALONE, make_objective
+from tests.made_rows import made_set
 from tests.training_jobs import make_job, run_job, write_rows
 
 CONFIG = TrainConfig()
@@ -26,11 +27,11 @@ def row(query: str, positive: str, *negatives: str, label: str = "") -> Row:
 
 def labelled(*labels: str) -> TrainingSet:
     rows = [row(f"text {number}", label, label=label) for number, label in enumerate(labels)]
-    return TrainingSet("mail", "classification", "sort", 1.0, rows)
+    return made_set("mail", "classification", "sort", 1.0, rows)
 
 
 def pairs(*rows: Row) -> TrainingSet:
-    return TrainingSet("facts", "retrieval", "find", 1.0, rows)
+    return made_set("facts", "retrieval", "find", 1.0, rows)
 
 
 def test_one_label_alone_is_refused_and_named() -> None:

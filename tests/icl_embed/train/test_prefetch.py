@@ -25,7 +25,7 @@ def make_builder(model: Path, folder: Path) -> StepBuilder:
 
     job = make_job(folder, model, write_rows(folder / "train.parquet"), optimizer={"steps": 12})
     prompts = PromptBuilder(AutoTokenizer.from_pretrained(model), EmbedderSettings().prompt)
-    return StepBuilder(prompts, read_training_sets(job.rows_path), job.train, seed=1)
+    return StepBuilder(prompts, read_training_sets(job.rows_path, folder), job.train, seed=1)
 
 
 class BrokenBuilder(StepBuilder):

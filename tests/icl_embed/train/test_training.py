@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_ignored_and_the_one_before_it_used(
 
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no training rows"):
-        read_training_sets(write_rows(tmp_path / "none.parquet", rows_per_set=0))
+        read_training_sets(write_rows(tmp_path / "none.parquet", rows_per_set=0), tmp_path)
 
 
 def test_a_data_set_smaller_than_a_batch_stops_the_job_by_name(tiny_model: Path, tmp_path: Path) -> None:
@@ -155,3 +155,21 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     job = make_job(tmp_path, tiny_model, rows, optimizer={"learning_rate": 1e30, "warmup_steps": 0})
     with pytest.raises(TrainingError, match=r"(loss of step|gradient norm of step|not finite)"):
         run_job(job, tmp_path)
+
+
+def test_an_epoch_is_as_many_steps_as_the_rows_fill_batches(tiny_model: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.parquet", rows_per_set=12)
+    optimizer = {"steps": 0, "epochs": 2.0}
+    job = make_job(tmp_path, tiny_model, rows, optimizer=optimizer, kinds={"sts": {"batch_size": 4}})
+    log, lines = run_job(job, tmp_path)
+    assert [line["step"] for line in log] == list(range(1, 11))  # twice 12 // 8 + 12 // 8 + 12 // 4
+    assert log[-1]["learning_rate"] == pytest.approx(1e-3 / 8)  # the schedule ends with the last step
+    assert (job.out_dir / "model.safetensors").exists() and any("step 10/10" in line for line in lines)
+
+
+def test_an_average_of_more_weights_than_the_epochs_leave_is_refused(tmp_path: Path) -> None:
+    asked = {"snapshot_every": 4, "average_last": 3, "optimizer": {"steps": 0, "epochs": 1.0}}
+    job = make_job(tmp_path, tmp_path, tmp_path, **asked)
+    assert job.counted(9).train.optimizer.steps == 9
+    with pytest.raises(TrainingError, match="average_last = 3 .* snapshot_every = 4 gives 2 in 8 steps"):
+        job.counted(8)

@@ -21,14 +21,15 @@ from icl_embed.rerank.shape import Shape
 from icl_embed.train.distributed import Place
 from icl_embed.train.job import write_job
 from icl_embed.train.reranker.__main__ import train
-from icl_embed.train.reranker.batches import RerankerJob, draw_group, read_ranking_sets
+from icl_embed.train.reranker.batches import RerankerJob, draw_group, keep_ranking_sets
 from icl_embed.train.reranker.objective import (
     RerankerObjective,
     contrastive_loss,
     distillation_loss,
     group_index,
 )
-from icl_embed.train.rows import Row, TrainingSet
+from icl_embed.train.rows import Row, TrainingSet, read_training_sets
+from tests.made_rows import made_set
 
 HERE = Place(0, 1, torch.device("cpu"), torch.float32)
 CONFIG = RerankConfig(
@@ -58,7 +59,7 @@ def toy_set(num_rows: int = 8) -> TrainingSet:
         )
         for number in range(num_rows)
     ]
-    return TrainingSet("toy", "retrieval", "Find it.", 1.0, rows)
+    return made_set("toy", "retrieval", "Find it.", 1.0, rows)
 
 
 def make_objective(
@@ -217,14 +218,14 @@ def test_only_ranking_data_with_real_negatives_is_read(tmp_path: Path) -> None:
     rows += [row("small", "reranking", 0, ["no"])]
     rows += [row("good", "retrieval", number, ["no", "yes", " "]) for number in range(4)]
     rows += [row("good", "retrieval", 9, ["yes"])]
-    [found] = read_ranking_sets(write_rows(tmp_path / "train.parquet", rows), batch_size=2)
+    mapped = read_training_sets(write_rows(tmp_path / "train.parquet", rows), tmp_path)
+    [found] = keep_ranking_sets(mapped, batch_size=2)
     assert (found.name, len(found.rows)) == ("good", 4)
     assert draw_group(found.rows[0], found.rows, CONFIG, seed=0, step=0).passages == ("yes", "no")
     with pytest.raises(TrainingError, match="good \\(4 rows with a hard negative\\), small"):
-        read_ranking_sets(tmp_path / "train.parquet", batch_size=5)
-    none = write_rows(tmp_path / "none.parquet", rows[:4])
+        keep_ranking_sets(mapped, batch_size=5)
     with pytest.raises(TrainingError, match="there is none"):
-        read_ranking_sets(none, batch_size=2)
+        keep_ranking_sets(mapped[-1:], batch_size=2)
 
 
 def write_toy_rows(path: Path) -> Path:

@@ -17,6 +17,7 @@ from icl_embed.train.reranker.batches import Group, draw_group, draw_width
 from icl_embed.train.reranker.objective import ABSENT, teacher_loss
 from icl_embed.train.rows import TrainingSet
 from tests.icl_embed.train.reranker.test_distill import CONFIG, HERE, make_objective, toy_set
+from tests.made_rows import made_set
 
 SEED = 3  # of make_objective
 
@@ -91,7 +92,7 @@ def taught_set() -> TrainingSet:
         for number, row in enumerate(toy_set().rows)
     ]
     rows[3] = toy_set().rows[3]
-    return dataclasses.replace(toy_set(), rows=rows)
+    return made_set("toy", "retrieval", "Find it.", 1.0, rows)
 
 
 def test_every_head_learns_the_scores_of_an_external_teacher(reranker: Reranker) -> None:
