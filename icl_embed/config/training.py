@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from icl_embed.config.base import (
     ADDED_LATER,
@@ -17,6 +17,7 @@ from icl_embed.config.base import (
     LocalPath,
     Section,
 )
+from icl_embed.config.deepspeed import read_deepspeed, refuse_conflicts
 from icl_embed.config.model import PromptConfig
 
 NotNegative = Annotated[float, Field(ge=0.0)]
@@ -96,6 +97,14 @@ class OptimizerConfig(Section):
     keep_checkpoints: Annotated[int, NO_RESULT] = Field(
         2, ge=2, description="the newest one may be half written: never below 2"
     )
+    deepspeed: Annotated[Mapping[str, Any], BeforeValidator(read_deepspeed), ADDED_LATER] = Field(
+        {}, description="DeepSpeed settings merged over ours: a JSON file's path, or a table"
+    )
+
+    @model_validator(mode="after")
+    def _file_agrees(self) -> OptimizerConfig:
+        refuse_conflicts(self.deepspeed, zero_stage=self.zero_stage, max_grad_norm=self.max_grad_norm)
+        return self
 
     @model_validator(mode="after")
     def _one_says_how_long(self) -> OptimizerConfig:

@@ -37,11 +37,13 @@ def add_demonstrations(model: Any) -> None:
 
 
 def take_demonstrations(model: Any, folder: Path) -> None:
-    """Write the projection beside the weights, and remove it: what is left is a plain model again."""
+    """Write the projection beside the weights, and remove it: what is left is a plain model, or adapted."""
     from safetensors.torch import save_file
 
-    save_file({"weight": model.demonstrations.weight.detach().cpu()}, folder / FILE_NAME)
-    del model.demonstrations
+    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"weight": owner.demonstrations.weight.detach().cpu()}, folder / FILE_NAME)
+    del owner.demonstrations
 
 
 def load_demonstrations(model: Any, folder: Path) -> None:

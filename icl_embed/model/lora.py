@@ -72,12 +72,21 @@ def _warn_of_absent(model: Any, targets: Sequence[str]) -> None:
 
 
 def merge(model: Any) -> Any:
-    """The plain model with the adapters added to its weights.
+    """The plain model on the CPU with the adapters added to its weights, tensor by tensor.
 
-    The sum is taken in fp32: adding a small update to a bf16 weight would round most of it away.
+    Each sum is taken in fp32: adding a small update to a bf16 weight would round most of it away. All of them
+    at once would need three times the model's memory, which the GPU that just trained it does not have.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     dtype = model.dtype
-    return model.float().merge_and_unload().to(dtype)
+    model.to("cpu")
+    for layer in list(model.modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.float()
+            layer.merge()
+            layer.to(dtype)
+    return model.unload()
 
 
 def move_adapter(trained: Any, base: Any, config: LoraConfig, *, trained_tokens: Sequence[int] = ()) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,8 +114,13 @@ def _read(path: Path) -> dict[str, Any]:
 WORDS = dict(zip(SPECIAL_TOKENS, ("Instruct:", "Query:", "Response:"), strict=True))
 
 
-def add_special_tokens(model: Any, tokenizer: Any) -> list[int]:
+def add_special_tokens(
+    model: Any, tokenizer: Any, whole: Callable[[Any], AbstractContextManager[None]] = nullcontext
+) -> list[int]:
     """Add the tokens that are missing, to both, in place; returns the ids of all of them.
+
+    Parameters
+        whole: makes a module's weights whole where ranks share them, and keeps what is written to them.
 
     Raises
         ModelError: the tokenizer cannot spell the word that a token stands for.
@@ -130,8 +137,8 @@ def add_special_tokens(model: Any, tokenizer: Any) -> list[int]:
     )
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    table = model.get_input_embeddings().weight
-    with torch.no_grad():
+    with torch.no_grad(), whole(model.get_input_embeddings()):
+        table = model.get_input_embeddings().weight
         for token, pieces in words.items():
             table[tokenizer.convert_tokens_to_ids(token)] = table[pieces].float().mean(dim=0).to(table.dtype)
     return [int(tokenizer.convert_tokens_to_ids(token)) for token in SPECIAL_TOKENS]

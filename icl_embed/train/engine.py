@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from icl_embed.config import OptimizerConfig
+from icl_embed.config.deepspeed import merged
 from icl_embed.errors import TrainingError
 from icl_embed.launch.worker import beat
 from icl_embed.train.distributed import Place
@@ -54,13 +55,14 @@ class Engine:
         self._world_size = place.world_size
         self._zero_stage = config.zero_stage
         self._trained = trained
-        self._engine, *_ = deepspeed.initialize(
-            model=model,
-            model_parameters=trained,
-            optimizer=optimizer,
-            config=_settings(config, place),
-            dist_init_required=False,
-        )
+        with _explained():
+            self._engine, *_ = deepspeed.initialize(
+                model=model,
+                model_parameters=trained,
+                optimizer=optimizer,
+                config=engine_settings(config, place.dtype),
+                dist_init_required=False,
+            )
 
     def backward(self, loss: torch.Tensor, *, is_last: bool = True) -> None:
         """Back-propagate this rank's share of the loss, or of one of the parts that make up an update.
@@ -107,16 +109,50 @@ class Engine:
 
 
 @contextmanager
-def whole_weights(model: torch.nn.Module) -> Iterator[None]:
-    """Give every rank all weights of a trained model while the block runs; every rank must enter it.
+def whole_weights(
+    model: torch.nn.Module, *, only_trained: bool = False, changed: bool = False
+) -> Iterator[None]:
+    """Give every rank all weights of a model while the block runs; every rank must enter it.
 
     Only ZeRO 3 spreads weights over ranks; otherwise this does nothing.
+
+    Parameters
+        only_trained: leave the frozen ones, which may be more than a device holds, where they are.
+        changed: keep what the first rank writes into them.
     """
     import deepspeed
 
-    parameters = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
-    with deepspeed.zero.GatheredParameters(parameters, enabled=bool(parameters)):
+    parameters = [
+        parameter
+        for parameter in model.parameters()
+        if hasattr(parameter, "ds_id") and (parameter.requires_grad or not only_trained)
+    ]
+    with deepspeed.zero.GatheredParameters(
+        parameters, modifier_rank=0 if changed else None, enabled=bool(parameters)
+    ):
         yield
+
+
+@contextmanager
+def partitioned_loading(config: OptimizerConfig, place: Place) -> Iterator[bool]:
+    """Under ZeRO 3, spread a model over the ranks while it is read, so that it may be larger than a device.
+
+    Yields whether that is so.
+    """
+    if config.zero_stage != 3:
+        yield False
+        return
+    _settle_environment(place)
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    told = HfDeepSpeedConfig(
+        engine_settings(config, place.dtype)
+    )  # transformers holds it by a weak reference
+    try:
+        yield bool(told)
+    finally:
+        unset_hf_deepspeed_config()
 
 
 def _by_rate(model: torch.nn.Module, rates: Mapping[str, float]) -> dict[float, list[torch.nn.Parameter]]:
@@ -129,20 +165,59 @@ def _by_rate(model: torch.nn.Module, rates: Mapping[str, float]) -> dict[float, 
     return found
 
 
-def _settings(config: OptimizerConfig, place: Place) -> dict[str, Any]:
-    return {
+def engine_settings(config: OptimizerConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """What DeepSpeed is told: our settings, and the user's over them.
+
+    Raises
+        TrainingError: the user's want another precision than the model has, or what DeepSpeed gets wrong.
+    """
+    in_bf16 = dtype == torch.bfloat16
+    wants_fp32_sums = config.deepspeed.get("data_types", {}).get("grad_accum_dtype") == "fp32"
+    if in_bf16 and wants_fp32_sums and config.zero_stage < 2:
+        # DeepSpeed 0.19: stage 0 has no such sum; the optimizer of stage 1 adds every part once more with
+        # each part after it (seen in its gradient norms beside those of the other stages).
+        raise TrainingError(
+            "the DeepSpeed settings say data_types.grad_accum_dtype = 'fp32', which DeepSpeed does not do "
+            f"rightly in ZeRO stage {config.zero_stage} in bfloat16: set optimizer.zero_stage = 2"
+        )
+    asked = config.deepspeed.get("bf16", {}).get("enabled", in_bf16)
+    if asked != in_bf16:
+        raise TrainingError(
+            f"the DeepSpeed settings say bf16.enabled = {asked}, but the model is in {dtype}: set "
+            'model.dtype, or take it out of the file (or write "auto")'
+        )
+    ours: dict[str, Any] = {
         # One micro-batch per step: our batches are built by hand, this only satisfies DeepSpeed's arithmetic.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.max_grad_norm,
-        "bf16": {"enabled": place.dtype == torch.bfloat16},
+        "bf16": {"enabled": in_bf16},
         # Sums over ranks in bf16 would lose what fp32 keeps; LoRA gradients are small enough to send whole.
         "communication_data_type": "fp32",
         "zero_optimization": {"stage": config.zero_stage},
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # with offload: ours is torch's AdamW, which needs no compiler
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
     }
+    if in_bf16 and config.zero_stage > 1:
+        # The parts of an update are many (gradient cache): their sum in bf16 would lose the small ones.
+        ours["data_types"] = {"grad_accum_dtype": "fp32"}
+    return merged(ours, config.deepspeed)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """DeepSpeed's refusal of a setting, as an error of ours."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise TrainingError(
+            f"DeepSpeed does not take the settings of optimizer.deepspeed: {wrong}"
+        ) from error
 
 
 def _avoid_compiling(deepspeed: Any) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from icl_embed.errors import TrainingError
 from icl_embed.model.backbone import load_backbone
@@ -27,7 +30,7 @@ from icl_embed.model.settings import add_special_tokens, write_settings
 from icl_embed.train.distributed import Place
 from icl_embed.train.embedder.snapshots import AVERAGED, BEST, SNAPSHOTS, snapshot_folder, write_mean
 from icl_embed.train.embedder.start import start_from
-from icl_embed.train.engine import whole_weights
+from icl_embed.train.engine import partitioned_loading, whole_weights
 from icl_embed.train.job import EmbedderJob
 
 
@@ -38,6 +41,7 @@ class TrainedModel:
     job: EmbedderJob
     embedder: Embedder
     trained_tokens: Sequence[int]
+    is_partitioned: bool = False  # over the ranks: its frozen weights are never whole on a device
 
     def publish(self, place: Place, instead: Path | None = None) -> None:
         """Write weights, tokenizer and settings as a model folder; every rank must call it.
@@ -48,7 +52,7 @@ class TrainedModel:
         Raises
             ModelError: these cannot be read.
         """
-        with whole_weights(self.embedder.model):
+        with whole_weights(self.embedder.model, only_trained=self.job.train.tuning == "lora"):
             if place.is_first:
                 self._write(place, instead)
 
@@ -80,7 +84,7 @@ class TrainedModel:
         """Keep the weights of a step in the work folder until ``publish``; every rank must call it."""
         folder = snapshot_folder(self.job.work_dir, step, family)
         partial = folder.with_name(f"{folder.name}.partial")
-        with whole_weights(self.embedder.model):
+        with whole_weights(self.embedder.model, only_trained=self.job.train.tuning == "lora"):
             if place.is_first:
                 shutil.rmtree(partial, ignore_errors=True)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -96,24 +100,25 @@ class TrainedModel:
 
     def _write(self, place: Place, instead: Path | None) -> None:
         job, model = self.job, self.embedder.model
+        if job.settings.template.demonstrations:
+            take_demonstrations(model, job.out_dir)
         if instead is not None and job.train.tuning == "full":
             model, _ = load_backbone(instead, device=place.device, dtype=place.dtype)
         if job.train.tuning == "lora":
             if instead is not None:
                 load_adapter(model, instead)
             save_adapter(model, job.out_dir / ADAPTER_FOLDER)
-            model = merge(self._on_full_base(place) if job.train.four_bit_base else model)
-        if job.settings.template.demonstrations:
-            take_demonstrations(model, job.out_dir)
+            elsewhere = job.train.four_bit_base or self.is_partitioned
+            model = merge(self._on_full_base(place.dtype) if elsewhere else model)
         model.save_pretrained(job.out_dir)
         self.embedder.tokenizer.save_pretrained(job.out_dir)
         write_settings(job.out_dir, job.settings)
         if (job.work_dir / SNAPSHOTS).is_dir():
             shutil.copytree(job.work_dir / SNAPSHOTS, job.out_dir / SNAPSHOTS)
 
-    def _on_full_base(self, place: Place) -> Any:
-        """The adapters learned on the 4-bit base, on the base they will be used with."""
-        base, tokenizer = load_backbone(self.job.model_dir, device=place.device, dtype=place.dtype)
+    def _on_full_base(self, dtype: torch.dtype) -> Any:
+        """The adapters on the base they will be used with, where training had it in 4 bits or in pieces."""
+        base, tokenizer = load_backbone(self.job.model_dir, device=torch.device("cpu"), dtype=dtype)
         if self.trained_tokens:
             add_special_tokens(base, tokenizer)
         return move_adapter(
@@ -130,9 +135,11 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
         ConfigError: there is no adapter to start from.
     """
     train = job.train
-    load = load_four_bit if train.four_bit_base else load_backbone
-    model, tokenizer = load(job.model_dir, device=place.device, dtype=place.dtype)
-    tokens = add_special_tokens(model, tokenizer) if job.settings.template.special_tokens else []
+    with partitioned_loading(train.optimizer, place) as is_partitioned:
+        load = load_four_bit if train.four_bit_base else load_backbone
+        model, tokenizer = load(job.model_dir, device=place.device, dtype=place.dtype)
+        whole = partial(whole_weights, changed=True)
+        tokens = add_special_tokens(model, tokenizer, whole) if job.settings.template.special_tokens else []
     if train.activation_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise TrainingError(
@@ -147,10 +154,12 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
             raise TrainingError("an adapter has no demonstration embeddings; leave train.start_from out")
         if train.dev.keep == "best":
             raise TrainingError("train.dev.keep = 'best' does not keep demonstration embeddings; use 'last'")
-        add_demonstrations(model)
+        with whole_weights(model.get_input_embeddings()):
+            add_demonstrations(model)
     if train.tuning == "lora":
         speed_up_frozen(model)
-        model = attach(model, train.lora, seed=job.seed, trained_tokens=tokens)
+        with whole_weights(model.get_input_embeddings()):  # the tokens' rows start as they are there
+            model = attach(model, train.lora, seed=job.seed, trained_tokens=tokens)
         if train.start_from is not None:
             start_from(model, train.start_from)
         join_adapters(model)
@@ -159,4 +168,4 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
     settings = job.settings.model_copy(update={"prompt": train.prompt})
     embedder = Embedder(model, tokenizer, settings)
     embedder.model.train()
-    return TrainedModel(job, embedder, tokens)
+    return TrainedModel(job, embedder, tokens, is_partitioned)
