@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 DATASET, POOL, NEGATIVES = "dataset", "pool", "negatives"
-VERSIONS = {DATASET: 3, POOL: 3, NEGATIVES: 3}
+VERSIONS = {DATASET: 3, POOL: 4, NEGATIVES: 3}
 VECTORS = "float16"  # how vectors lie on disk while they are searched
 
 
