@@ -1,7 +1,7 @@
 """Hard negatives for the rows of a file: FlagEmbedding's form in and out, mined as a pool's are.
 
-A row is ``{"query": …, "pos": […], "neg": […]}`` (or ``anchor``, ``positive``, ``negative``; one text or a
-list). Whatever else it has stays, but for scores of negatives that it has no longer. The file is read twice,
+A row is ``{"query": …, "pos": […], "neg": […]}`` (or ``anchor``, ``positive``, ``negative``, ``negative_1`` …;
+one text or a list). Whatever else it has stays, but for scores of negatives that it has no longer. The file is read twice,
 line by line; between, its passages are held once each, and of its rows numbers.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from icl_embed.store.files import written_atomically
 from icl_embed.texts import compared_form
 
 NAMES = {"query": ("query", "anchor"), "pos": ("pos", "positive"), "neg": ("neg", "negative")}
+NUMBERED = re.compile(r"negative_\d+")  # sentence-transformers writes a column for each
 SCORES = ("pos_scores", "neg_scores")  # a teacher's, one per passage
 DIGEST_BYTES = 16
 
@@ -64,6 +66,8 @@ def read_rows(path: Path) -> Iterator[FileRow]:
             raise DataError(f"{where}: {names['query']} should be a text that is not blank, found {query!r}")
         positives = _texts(value.pop(names["pos"]), f"{where}: {names['pos']}")
         negatives = _texts(value.pop(names["neg"], []), f"{where}: {names['neg']}")
+        for name in filter(NUMBERED.fullmatch, list(value)):
+            negatives += _texts(value.pop(name), f"{where}: {name}")
         if not positives:
             raise DataError(f"{where}: {names['pos']} is empty; a row needs a positive, or leave it out")
         yield FileRow(query, positives, negatives, value)

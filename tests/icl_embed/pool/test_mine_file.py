@@ -63,13 +63,19 @@ def test_negatives_are_drawn_from_the_range_by_the_seed(tmp_path):
 
 def test_columns_of_sentence_transformers_and_given_negatives(tmp_path):
     items = [
-        {"anchor": row["query"], "positive": row["pos"][0], "negative": f"given {n}", "neg_scores": [0.5]}
+        {
+            "anchor": row["query"],
+            "positive": row["pos"][0],
+            "negative_1": f"given {n}",
+            "negative_2": f"more {n}",
+            "neg_scores": [0.5],
+        }
         for n, row in enumerate(rows())
     ]
     source = write(tmp_path / "rows.jsonl", items)
     call(*BM25, "--input", source, "-o", tmp_path / "kept.jsonl", "--negatives", 3, "--keep-given")
     for n, row in enumerate(read(tmp_path / "kept.jsonl")):
-        assert row["neg"][0] == f"given {n}" and len(row["neg"]) == 3
+        assert row["neg"][:2] == [f"given {n}", f"more {n}"] and len(row["neg"]) == 3
         assert sorted(row) == ["neg", "pos", "query"], "scores of other negatives would mislead"
     call(*BM25, "--input", source, "-o", tmp_path / "new.jsonl", "--negatives", 3, "--top")
     topics = [(row["query"].split()[0], row["neg"]) for row in read(tmp_path / "new.jsonl")]
