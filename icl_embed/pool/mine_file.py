@@ -1,7 +1,7 @@
 """Hard negatives for the rows of a file: FlagEmbedding's form in and out, mined as a pool's are.
 
-A row is ``{"query": …, "pos": […], "neg": […]}`` (or ``anchor``, ``positive``, ``negative``, and numbered ones
-as in ``negative_1``; one text or a list). Whatever else it has stays, but for scores of negatives that it has
+A row is ``{"query": …, "pos": […], "neg": […]}`` (or ``anchor``, ``positive``, ``negative``, also numbered
+as ``negative_1``; one text or a list). Whatever else it has stays, but for scores of negatives that it has
 no longer. The file is read twice, line by line; between, its passages are held once each, and of its rows
 numbers.
 """
