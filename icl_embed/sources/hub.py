@@ -15,7 +15,6 @@ from icl_embed.errors import SourceError, SourceUnreachableError
 from icl_embed.sources.archive import matches
 from icl_embed.sources.card_source import HubSource
 from icl_embed.sources.fetched import Fetched
-from icl_embed.sources.http import may_pass
 from icl_embed.sources.local import fetch_local
 
 RANGE_BYTES = 1 << 18  # fetched at once of a file that is only looked into: a footer, the head of a row group
@@ -218,6 +217,8 @@ def _client_error() -> type[Exception]:
 def _may_pass(error: BaseException) -> bool:
     """Whether waiting can help. The hub wraps what happened: the cause says it, not the wrapper."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    from icl_embed.sources.http import may_pass  # with what only extras bring
 
     if isinstance(error, LocalEntryNotFoundError):
         return error.__cause__ is not None and _may_pass(error.__cause__)

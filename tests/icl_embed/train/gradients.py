@@ -32,7 +32,7 @@ def make_objective(job: EmbedderJob, place: Place = ALONE) -> EmbedderObjective:
     embedder = load_for_training(job, place).embedder
     builder = StepBuilder(
         embedder.prompts,
-        read_training_sets(job.rows_path, job.work_dir),
+        place.first_then_all(lambda: read_training_sets(job.rows_path, job.work_dir)),
         job.train,
         seed=job.seed,
         mine=(place.rank, place.world_size),
@@ -76,8 +76,10 @@ def main(folder: Path) -> None:
 def measure(path: Path, place: Place) -> None:
     """Write a job's gradient, and what the engine makes of the same step."""
     job = read_job(path, EmbedderJob)
-    objective = make_objective(job, place)
+    objective = make_objective(job if job.train.optimizer.zero_stage < 3 else _whole(job), place)
     loss, found = gradients(objective, place=place)
+    if job.train.optimizer.zero_stage == 3:  # spread over the ranks, a model runs in its engine alone
+        objective = make_objective(job, place)
     torch.manual_seed(100 + place.rank)
     engine = Engine(objective.model, job.train.optimizer, place, objective.rates)
     report = train_step(objective, engine, 0, 1e-3, place)
@@ -85,6 +87,11 @@ def measure(path: Path, place: Place) -> None:
         save_file(found, path.with_suffix(".safetensors"))
         figures = {"loss": loss, "engine_loss": report.loss, "engine_norm": report.grad_norm}
         path.with_suffix(".report").write_text(json.dumps(figures))
+
+
+def _whole(job: EmbedderJob) -> EmbedderJob:
+    optimizer = job.train.optimizer.model_copy(update={"zero_stage": 0})
+    return job.model_copy(update={"train": job.train.model_copy(update={"optimizer": optimizer})})
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def test_a_checkpoint_equals_the_model_of_a_training_that_stopped_there(
 
 
 def test_the_last_step_is_no_snapshot_and_none_are_kept_unless_asked() -> None:
-    assert snapshot_steps(TrainConfig(optimizer={"steps": 6}, snapshot_every=2)) == [2, 4]
-    assert snapshot_steps(TrainConfig()) == []
+    assert snapshot_steps(TrainConfig(snapshot_every=2), 6) == [2, 4]
+    assert snapshot_steps(TrainConfig(), 6) == []
 
 
 def test_a_step_that_was_not_kept_is_refused(tmp_path: Path, tiny_model: Path) -> None:
