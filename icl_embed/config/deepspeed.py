@@ -68,9 +68,10 @@ def read_deepspeed(value: Any) -> Any:
         if name in OURS or name in FREE:
             continue
         near = get_close_matches(name, [*FREE, *OURS], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}" if near else ""
         raise ValueError(
-            f"{name!r} is no DeepSpeed setting that this trainer knows{hint} Known are: {_known()}"
+            f"{name!r} is no DeepSpeed setting that this trainer knows{hint}; known are "
+            + ", ".join(sorted([*FREE, *OURS]))
         )
     if settings.get("fp16") == {"enabled": False}:  # as half of all files say; it asks for nothing
         del settings["fp16"]
@@ -121,13 +122,13 @@ def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]
 
 def _read(path: Path) -> Any:
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"{path} has {path.stat().st_size} bytes: no file of DeepSpeed settings")
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise ValueError(f"{size} bytes are too many for DeepSpeed settings")
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read the DeepSpeed settings {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is no JSON of DeepSpeed settings: {error}") from error
 
 
 def _without_auto(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +140,3 @@ def _without_auto(settings: Mapping[str, Any]) -> dict[str, Any]:
         if not says_nothing:
             kept[name] = part
     return kept
-
-
-def _known() -> str:
-    return ", ".join(sorted([*FREE, *OURS]))

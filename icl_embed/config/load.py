@@ -26,10 +26,7 @@ _TRACKER = (
     "nothing is sent to a tracker; the figures of every step are in metrics.jsonl of the artefact, in "
     "the report and in the run's log"
 )
-DEEPSPEED = (
-    "a DeepSpeed JSON is not read; its parts are settings here: train.optimizer (zero_stage, steps, "
-    "max_grad_norm), train.batch_size, train.activation_checkpointing, train.launch, model.dtype"
-)
+DEEPSPEED = "a DeepSpeed JSON is merged over our settings by train.optimizer.deepspeed = its path"
 _RESUME = "a killed run goes on from its last checkpoint by itself when it is started again"
 FOREIGN: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(
@@ -50,7 +47,7 @@ FOREIGN: Mapping[str, tuple[str, str]] = {
         ("batch_size", _BATCH),
     ),
     **dict.fromkeys(("wandb", "report_to", "tensorboard", "mlflow", "logging_steps"), ("", _TRACKER)),
-    **dict.fromkeys(("deepspeed", "deepspeed_config", "ds_config"), ("", DEEPSPEED)),
+    **dict.fromkeys(("deepspeed", "deepspeed_config", "ds_config"), ("optimizer.deepspeed", DEEPSPEED)),
     "zero_optimization": ("optimizer.zero_stage", DEEPSPEED),
     **dict.fromkeys(("resume", "resume_from_checkpoint"), ("", _RESUME)),
     "warmup_ratio": ("optimizer.warmup_steps", "counted in steps: warmup_steps = ratio × steps"),

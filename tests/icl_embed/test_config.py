@@ -59,7 +59,10 @@ def test_a_bad_override_is_refused_and_named(override: str, named: str) -> None:
         ("rerank.num_train_epochs=3", "did you mean rerank.optimizer.epochs"),
         ("train.warmup_ratio=0.1", "did you mean train.optimizer.warmup_steps.*ratio × steps"),
         ("wandb.project=x", "wandb: .*nothing is sent to a tracker"),
-        ("train.deepspeed=ds.json", "a DeepSpeed JSON is not read.*train.optimizer"),
+        (
+            "train.deepspeed=ds.json",
+            "did you mean train.optimizer.deepspeed.*a DeepSpeed JSON is merged over our settings",
+        ),
         ("train.eval_steps=50", "did you mean train.dev.every"),
         ("train.load_best_model_at_end=true", "did you mean train.dev.keep.*'best' or 'last'"),
         ("early_stopping_patience=3", "did you mean train.dev.patience"),
@@ -90,7 +93,10 @@ def test_an_address_is_no_folder(address: str) -> None:
 
 
 def test_a_preset_that_is_not_there_leads_to_one_that_is() -> None:
-    for name, told in (("dmeo", "did you mean demo"), ("ds_config.json", "a DeepSpeed JSON is not read")):
+    for name, told in (
+        ("dmeo", "did you mean demo"),
+        ("ds_config.json", "a DeepSpeed JSON is merged over our settings by train.optimizer.deepspeed"),
+    ):
         with pytest.raises(ConfigError, match=told):
             find_preset(name)
 
