@@ -57,14 +57,16 @@ def _split(keys: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     codes, ends = code_points(
         pc.binary_join_element_wise(keys, " ", "")
     )  # so that no word goes on in the next text
-    inside = _word_characters()[codes]
-    edges = np.diff(inside.view(np.int8), prepend=np.int8(0))
-    starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    characters = _character_hashes()[codes]
+    edges = np.diff(characters != 0, prepend=False)
+    places = np.flatnonzero(edges)
+    starts, stops = places[::2], places[1::2]
     powers, inverses = _powers(len(codes) + 1)
     sums = np.zeros(len(codes) + 1, np.uint64)
-    np.cumsum(mixed(codes.astype(np.uint64)) * powers[:-1], out=sums[1:])
+    np.cumsum(characters * powers[:-1], out=sums[1:])
     hashes = mixed((sums[stops] - sums[starts]) * inverses[starts])
-    return hashes, np.searchsorted(ends, starts, side="right")
+    num_words = np.diff(np.searchsorted(starts, ends), prepend=0)
+    return hashes, np.repeat(np.arange(len(ends)), num_words)
 
 
 def ngram_hashes(words: Words, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,10 +116,11 @@ class HashSieve:
 
 
 @cache
-def _word_characters() -> np.ndarray:
-    """For each code point whether it is a letter, mark or digit."""
-    kinds = [unicodedata.category(chr(code))[0] in "LMN" for code in range(sys.maxunicode + 1)]
-    return np.array(kinds)
+def _character_hashes() -> np.ndarray:
+    """For each code point a hash if it is a letter, mark or digit, and 0 if not."""
+    codes = np.arange(sys.maxunicode + 1, dtype=np.uint64)
+    in_words = [unicodedata.category(chr(code))[0] in "LMN" for code in range(sys.maxunicode + 1)]
+    return np.where(in_words, mixed(codes), np.uint64(0))
 
 
 _kept_powers = np.ones((2, 1), np.uint64)

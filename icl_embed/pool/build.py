@@ -121,7 +121,7 @@ def _add_texts(connection: Connection, config: PoolConfig, progress: Progress | 
 
     connection.execute("BEGIN")  # or every page would be written twice: to the log, then to the table
     is_first = "number IN (SELECT number FROM first_texts WHERE number >= $first AND number < $last)"
-    pages = read_pages(connection, "incoming_texts", "text_id, text", "comparing texts", progress, is_first)
+    pages = read_pages(connection, "numbered_texts", "text_id, text", "comparing texts", progress, is_first)
     for page_facts, page_ngrams in computed(facts, pages, config.threads):
         with (
             arrow_input(connection, "page_facts", page_facts),

@@ -6,6 +6,7 @@ Order is fixed by the queries and row groups by this module, so equal content gi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,14 +60,15 @@ def export_all(connection: Connection, folder: Path) -> dict[str, int]:
 
 def _export(connection: Connection, name: str, path: Path) -> int:
     schema, num_rows = EXPORTS[name], 0
-    pending: list[pa.Table] = []
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for batch in _batches(connection, name):
-            pending.append(pa.table(batch).cast(schema))
-            num_rows += batch.num_rows
-            pending = _write_full_groups(writer, pending)
-        rest = pa.concat_tables([*pending, schema.empty_table()])
-        writer.write_table(rest.combine_chunks(), row_group_size=ROW_GROUP_ROWS)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer, ThreadPoolExecutor(1) as beside:
+        writing: Future[None] | None = None
+        for group in _row_groups(_batches(connection, name), schema):
+            if writing:
+                writing.result()
+            writing = beside.submit(writer.write_table, group)
+            num_rows += group.num_rows
+        if writing:
+            writing.result()
     return num_rows
 
 
@@ -80,11 +82,13 @@ def _batches(connection: Connection, name: str) -> Iterator[pa.RecordBatch]:
         yield from connection.sql(query, params=part).to_arrow_reader(ROW_GROUP_ROWS)
 
 
-def _write_full_groups(writer: pq.ParquetWriter, pending: list[pa.Table]) -> list[pa.Table]:
+def _row_groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
     """DuckDB's batches have any size; ours must not depend on it."""
-    table = pa.concat_tables(pending)
-    start = 0
-    while table.num_rows - start >= ROW_GROUP_ROWS:
-        writer.write_table(table.slice(start, ROW_GROUP_ROWS).combine_chunks(), row_group_size=ROW_GROUP_ROWS)
-        start += ROW_GROUP_ROWS
-    return [table.slice(start)] if start < table.num_rows else []
+    table = schema.empty_table()
+    for batch in batches:
+        table = pa.concat_tables([table, pa.table(batch).cast(schema)])
+        while table.num_rows >= ROW_GROUP_ROWS:
+            yield table.slice(0, ROW_GROUP_ROWS).combine_chunks()
+            table = table.slice(ROW_GROUP_ROWS)
+    if table.num_rows:
+        yield table.combine_chunks()

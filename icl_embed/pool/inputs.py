@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from icl_embed.config import LABEL_KINDS, Kind
 from icl_embed.errors import DataError, PoolError
 from icl_embed.pool.database import Connection, arrow_input, fetch_all, run_script
-from icl_embed.pool.pages import Progress, computed
+from icl_embed.pool.pages import Progress, computed, read_ahead
 from icl_embed.texts import clean_texts
 
 BATCH_ROWS = 16_384
+MORSEL_ROWS = 2_048  # that one of DuckDB's threads takes at a time
 TEXTS = pa.list_(pa.string())
 SCORES = pa.list_(pa.float64())
 ROW_SCHEMA = pa.schema(
@@ -61,7 +63,7 @@ def read_rows(source: PoolInput, threads: int = 1) -> Iterator[pa.Table]:
     Raises
         DataError: the file is missing or damaged, or a column is missing or of another type.
     """
-    return computed(_clean_rows, _read(source.folder / "rows.parquet", ROW_SCHEMA), threads)
+    return _read(source.folder / "rows.parquet", ROW_SCHEMA, _clean_rows, threads)
 
 
 def read_passages(source: PoolInput, threads: int = 1) -> Iterator[pa.Table]:
@@ -71,7 +73,7 @@ def read_passages(source: PoolInput, threads: int = 1) -> Iterator[pa.Table]:
         DataError: as ``read_rows``.
     """
     if source.kind == "retrieval":
-        yield from computed(_clean_passages, _read(source.folder / "corpus.parquet", PASSAGE_SCHEMA), threads)
+        yield from _read(source.folder / "corpus.parquet", PASSAGE_SCHEMA, _clean_passages, threads)
 
 
 def _clean_rows(batch: pa.Table) -> pa.Table:
@@ -88,21 +90,30 @@ def _clean_passages(batch: pa.Table) -> pa.Table:
     return batch.set_column(batch.schema.get_field_index("text"), "text", text)
 
 
-def _read(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
+def _read(
+    path: Path, schema: pa.Schema, clean: Callable[[pa.Table], pa.Table], threads: int
+) -> Iterator[pa.Table]:
+    def prepared(batch: pa.RecordBatch) -> pa.Table:
+        cleaned = clean(_cast(batch, schema, path))
+        return pa.Table.from_batches(cleaned.to_batches(max_chunksize=MORSEL_ROWS))
+
+    return computed(prepared, read_ahead(_batches(path, schema)), threads)
+
+
+def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path) as parquet:
             missing = [name for name in schema.names if name not in parquet.schema_arrow.names]
             if missing:
                 raise DataError(f"{path}: expected the columns {schema.names}, missing are {missing}")
-            for batch in parquet.iter_batches(BATCH_ROWS, columns=schema.names):
-                yield pa.table(_cast(batch, schema, path))
+            yield from parquet.iter_batches(BATCH_ROWS, columns=schema.names)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; build the data set artefact again") from error
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}; build the data set artefact again") from error
 
 
-def _cast(batch: pa.RecordBatch, schema: pa.Schema, path: Path) -> dict[str, pa.Array]:
+def _cast(batch: pa.RecordBatch, schema: pa.Schema, path: Path) -> pa.Table:
     columns = {}
     for field in schema:
         column = batch.column(field.name)
@@ -113,18 +124,14 @@ def _cast(batch: pa.RecordBatch, schema: pa.Schema, path: Path) -> dict[str, pa.
             raise DataError(
                 f"{path}: the column {field.name} should hold {field.type}, found {column.type}: {error}"
             ) from error
-    return columns
+    return pa.table(columns)
 
 
 def _clean_lists(lists: pa.ListArray) -> pa.ListArray:
     """Clean the texts inside the lists; a null list becomes an empty one."""
-    offsets = pa.array([0, *_running_lengths(lists)], pa.int32())
+    ends = pc.cumulative_sum(lists.value_lengths().fill_null(0))
+    offsets = pa.concat_arrays([pa.array([0], ends.type), ends])
     return pa.ListArray.from_arrays(offsets, clean_texts(lists.flatten()))
-
-
-def _running_lengths(lists: pa.ListArray) -> list[int]:
-    lengths = lists.value_lengths().fill_null(0)
-    return list(pa.compute.cumulative_sum(lengths).to_pylist())
 
 
 # What a row must be before anything is computed from it: (what is wrong, query for the first offender).

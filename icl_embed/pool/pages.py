@@ -17,7 +17,7 @@ from icl_embed.pool.database import Connection, fetch_count, quote_identifier
 from icl_embed.texts import compared_column
 
 PAGE_TEXTS = 8_192
-PAGED = ("incoming_texts", "evaluated_texts", "unit_texts", "suspects")
+PAGED = ("numbered_texts", "evaluated_texts", "unit_texts", "suspects")
 
 Progress = Callable[[str, int, int], None]  # (what is being done, how many are done, of how many)
 Given = TypeVar("Given")
@@ -55,6 +55,15 @@ def computed(function: Callable[[Given], Found], pages: Iterable[Given], threads
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def read_ahead(pages: Iterator[Given]) -> Iterator[Given]:
+    """The same pages, each read while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as executor:
+        coming = executor.submit(next, pages, None)
+        while (page := coming.result()) is not None:
+            coming = executor.submit(next, pages, None)
+            yield page
 
 
 def match_keys(page: pa.Table) -> pa.Array:

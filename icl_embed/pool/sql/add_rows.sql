@@ -7,7 +7,7 @@ SELECT $dataset, row_id, split, id_of(query),
 FROM incoming_batch;
 
 INSERT INTO incoming_texts
-SELECT nextval('text_numbers'), id_of(t), t
+SELECT id_of(t), t
 FROM (
     SELECT query AS t FROM incoming_batch
     UNION SELECT unnest(positives) FROM incoming_batch

@@ -17,10 +17,10 @@ ORDER BY ALL;
 -- Every distinct text where it came first: what is worked through, page by page. N-grams are looked up among those of
 -- evaluated texts, so there is a table of these.
 CREATE OR REPLACE TEMP TABLE first_texts AS
-SELECT min(number) AS number, text_id FROM incoming_texts GROUP BY text_id ORDER BY number;
+SELECT min(number) AS number, text_id FROM numbered_texts GROUP BY text_id ORDER BY number;
 
 CREATE OR REPLACE TEMP TABLE evaluated_texts AS
 SELECT row_number() OVER (ORDER BY number) - 1 AS number, text
-FROM incoming_texts
+FROM numbered_texts
 WHERE number IN (SELECT number FROM first_texts WHERE text_id IN (SELECT text_id FROM evaluation_texts))
 ORDER BY number;

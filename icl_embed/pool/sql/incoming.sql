@@ -12,7 +12,7 @@ CREATE OR REPLACE TEMP TABLE incoming_rows (
     label VARCHAR, score DOUBLE, positive_scores DOUBLE[], negative_scores DOUBLE[]
 );
 CREATE OR REPLACE TEMP TABLE incoming_passages (dataset VARCHAR, split VARCHAR, text_id VARCHAR);
-CREATE OR REPLACE TEMP SEQUENCE text_numbers MINVALUE 0 START 0;
-CREATE OR REPLACE TEMP TABLE incoming_texts (number BIGINT, text_id VARCHAR, text VARCHAR);
+CREATE OR REPLACE TEMP TABLE incoming_texts (text_id VARCHAR, text VARCHAR);
+CREATE OR REPLACE TEMP VIEW numbered_texts AS SELECT rowid AS number, text_id, text FROM incoming_texts;
 CREATE OR REPLACE TEMP TABLE evaluation_ngrams (ngram UBIGINT);
 CREATE OR REPLACE TEMP TABLE sieved_ngrams (text_id VARCHAR, ngram UBIGINT);

@@ -1,4 +1,5 @@
--- The pool's tables. Texts are stored once and referred to by text_id everywhere.
+-- The pool's tables. Texts are stored once and referred to by text_id everywhere. They are not compressed: that would
+-- halve their place, for a tenth more of the time that a pool takes to build.
 
 CREATE OR REPLACE TABLE sources (
     dataset VARCHAR NOT NULL, kind VARCHAR NOT NULL, instruction VARCHAR NOT NULL, trained BOOLEAN NOT NULL,
@@ -14,7 +15,9 @@ COMMENT ON COLUMN sources.num_pairs IS 'Training pairs that were kept.';
 COMMENT ON COLUMN sources.weight IS 'Probability of drawing this data set: num_pairs ** temperature, normalised; null if not trained.';
 
 CREATE OR REPLACE TABLE texts (
-    text_id VARCHAR NOT NULL, text VARCHAR NOT NULL, match_id VARCHAR NOT NULL,
+    text_id VARCHAR USING COMPRESSION uncompressed NOT NULL,
+    text VARCHAR USING COMPRESSION uncompressed NOT NULL,
+    match_id VARCHAR USING COMPRESSION uncompressed NOT NULL,
     num_words INTEGER NOT NULL, num_characters INTEGER NOT NULL
 );
 COMMENT ON TABLE texts IS 'Every distinct text, in its stored form (NFC, no control characters).';
