@@ -45,7 +45,7 @@ def read_batches(file: Fetched) -> Iterator[tuple[int, pa.RecordBatch]]:
         return
     start = 0
     try:
-        with file.open() as handle, pq.ParquetFile(handle) as parquet:
+        with file.open() as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
             there = parquet.schema_arrow.names
             _refuse_missing(file.name, there)
             columns = [name for name in SCHEMA.names if name in there]

@@ -113,7 +113,7 @@ def read_parquet(file: Fetched, table: Table, tolerance: Tolerance) -> Iterator[
     number = 0
     try:
         with file.open() as handle:
-            for batch in pq.ParquetFile(handle).iter_batches(batch_size=BATCH_ROWS):
+            for batch in pq.ParquetFile(handle, pre_buffer=False).iter_batches(batch_size=BATCH_ROWS):
                 for value in batch.to_pylist():
                     number += 1
                     yield select(value, table.fields, file.name, number)

@@ -114,7 +114,7 @@ def read_training_texts(path: Path) -> Iterator[TrainingTexts]:
     """
     path = path / TRAIN_NAME if path.is_dir() else path
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             names = [name for name in TEXT_COLUMNS if name in file.schema_arrow.names]
             if not names:
                 raise DataError(

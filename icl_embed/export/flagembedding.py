@@ -83,7 +83,7 @@ def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
     except FileNotFoundError as error:

@@ -37,6 +37,7 @@ from icl_embed.pool.statistics import check_limits, collect, tell_long_texts
 NEGATIVE_SHARE = 0.2  # an sts pair up to this share of the scale's maximum is a negative
 MAX_EXAMPLE_WORDS = 200  # per side; longer ones would fill the prompt
 LONGEST = 2**31 - 1  # characters; no text reaches them
+PAGES_OF_A_COMMIT = 15  # a row group of the database's
 SPARE_CANDIDATES = 2  # candidate examples per place, because near-duplicates are found late
 
 
@@ -119,15 +120,18 @@ def _add_texts(connection: Connection, config: PoolConfig, progress: Progress | 
             {"text_id": page.column("text_id").take(pa.array(text_of[held])), "ngram": hashes[held]}
         )
 
-    connection.execute("BEGIN")  # or every page would be written twice: to the log, then to the table
     is_first = "number IN (SELECT number FROM first_texts WHERE number >= $first AND number < $last)"
     pages = read_pages(connection, "numbered_texts", "text_id, text", "comparing texts", progress, is_first)
-    for page_facts, page_ngrams in computed(facts, pages, config.threads):
+    connection.execute("BEGIN")  # or every page would be written twice: to the log, then to the table
+    for done, (page_facts, page_ngrams) in enumerate(computed(facts, pages, config.threads), start=1):
         with (
             arrow_input(connection, "page_facts", page_facts),
             arrow_input(connection, "page_ngrams", page_ngrams),
         ):
             run_script(connection, "add_facts")
+        if done % PAGES_OF_A_COMMIT == 0:  # until then the database holds what it was given as Arrow
+            connection.execute("COMMIT")
+            connection.execute("BEGIN")
     connection.execute("COMMIT")
     run_script(connection, "ngrams")
 

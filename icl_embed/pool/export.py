@@ -5,17 +5,18 @@ Order is fixed by the queries and row groups by this module, so equal content gi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from icl_embed.pool.database import Connection, fetch_count, read_script, run_script
+from icl_embed.pool.database import Connection, read_script, run_script
 
 ROW_GROUP_ROWS = 65_536
-PART_ROWS = ROW_GROUP_ROWS  # of train, whose lists of negatives no limit of the database's memory holds back
 
 TEXTS = pa.list_(pa.string())
 SCORES = pa.list_(pa.float64())
@@ -72,21 +73,53 @@ def _export(connection: Connection, name: str, path: Path) -> int:
     return num_rows
 
 
-def _batches(connection: Connection, name: str) -> Iterator[pa.RecordBatch]:
-    query = read_script(f"export/{name}")
-    parts: list[dict[str, int]] = [{}]
-    if name == "train":
-        total = fetch_count(connection, "SELECT count(*) FROM export_pairs")
-        parts = [{"first": row, "last": row + PART_ROWS} for row in range(0, total, PART_ROWS)]
-    for part in parts:
-        yield from connection.sql(query, params=part).to_arrow_reader(ROW_GROUP_ROWS)
+def _batches(connection: Connection, name: str) -> Iterator[pa.Table]:
+    sources = connection.sql("SELECT dataset, kind, instruction, weight FROM sources").to_arrow_table()
+    # from here on the connection is busy
+    found = connection.sql(read_script(f"export/{name}")).to_arrow_reader(ROW_GROUP_ROWS)
+    return _with_negatives(found, sources) if name == "train" else map(pa.table, found)
 
 
-def _row_groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+def _with_negatives(found: Iterable[pa.RecordBatch], sources: pa.Table) -> Iterator[pa.Table]:
+    """Training rows of a table in which each pair is followed by its negatives."""
+    rest: list[pa.Table] = []
+    for batch in found:
+        starts = np.flatnonzero(np.asarray(batch.column("position")) < 0)
+        last = int(starts[-1]) if len(starts) else 0  # whose negatives may go on in the next batch
+        if last:
+            yield _training_rows(pa.concat_tables([*rest, pa.table(batch.slice(0, last))]), sources)
+            rest = []
+        rest.append(pa.table(batch.slice(last)))
+    if rest:
+        yield _training_rows(pa.concat_tables(rest), sources)
+
+
+def _training_rows(listed: pa.Table, sources: pa.Table) -> pa.Table:
+    is_pair = np.asarray(listed.column("position")) < 0
+    pairs, negatives = listed.filter(pa.array(is_pair)), listed.filter(pa.array(~is_pair))
+    starts = np.flatnonzero(is_pair)
+    ends = np.append(starts[1:], len(is_pair)) - np.arange(1, len(starts) + 1)
+    offsets = np.concatenate([[0], ends]).astype(np.int32)
+    scores = negatives.column("score").combine_chunks()
+    num_scores = np.concatenate([[0], np.cumsum(np.asarray(scores.is_valid()))])[offsets]
+    about = sources.take(pc.index_in(pairs.column("dataset"), sources.column("dataset")))
+    columns = {name: pairs.column(name) for name in ("pair_id", "dataset", "query", "label")}
+    columns |= {name: about.column(name) for name in ("kind", "instruction", "weight")}
+    columns |= {
+        "positive": pairs.column("text"),
+        "response": pairs.column("text"),
+        "positive_score": pairs.column("score"),
+        "negatives": pa.ListArray.from_arrays(offsets, negatives.column("text").combine_chunks()),
+        "negative_scores": pa.ListArray.from_arrays(offsets, scores, mask=pa.array(np.diff(num_scores) == 0)),
+    }
+    return pa.table({name: columns[name] for name in EXPORTS["train"].names})
+
+
+def _row_groups(batches: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
     """DuckDB's batches have any size; ours must not depend on it."""
     table = schema.empty_table()
     for batch in batches:
-        table = pa.concat_tables([table, pa.table(batch).cast(schema)])
+        table = pa.concat_tables([table, batch.cast(schema)])
         while table.num_rows >= ROW_GROUP_ROWS:
             yield table.slice(0, ROW_GROUP_ROWS).combine_chunks()
             table = table.slice(ROW_GROUP_ROWS)

@@ -102,7 +102,8 @@ def _read(
 
 def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     try:
-        with pq.ParquetFile(path) as parquet:
+        # without pre_buffer, which would hold the whole file in memory
+        with pq.ParquetFile(path, pre_buffer=False) as parquet:
             missing = [name for name in schema.names if name not in parquet.schema_arrow.names]
             if missing:
                 raise DataError(f"{path}: expected the columns {schema.names}, missing are {missing}")

@@ -134,7 +134,7 @@ def dataset_names(pool_dir: Path) -> list[str]:
     """Names of the trained data sets of a pool, sorted."""
     path = pool_dir / "train.parquet"
     try:
-        with pq.ParquetFile(path) as parquet:
+        with pq.ParquetFile(path, pre_buffer=False) as parquet:
             found: set[str] = set()
             for batch in parquet.iter_batches(columns=["dataset"]):
                 found.update(pc.unique(batch.column("dataset")).to_pylist())

@@ -53,7 +53,7 @@ def read_row_pairs(rows_path: Path, kinds: Collection[str]) -> Iterator[list[Pai
         DataError: the file is missing or damaged, or lacks a column.
     """
     try:
-        with pq.ParquetFile(rows_path) as parquet:
+        with pq.ParquetFile(rows_path, pre_buffer=False) as parquet:
             missing = [name for name in COLUMNS if name not in parquet.schema_arrow.names]
             if missing:
                 raise DataError(f"{rows_path}: expected the columns {list(COLUMNS)}, missing are {missing}")

@@ -201,7 +201,7 @@ def _fingerprint(rows_path: Path, teacher_dir: Path | None) -> str:
 @contextmanager
 def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        parquet = pq.ParquetFile(path, buffer_size=READ_BYTES)
+        parquet = pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
     with parquet:

@@ -204,7 +204,7 @@ def _read(path: Path, columns: list[str], splits: Sequence[str] = ()) -> Iterato
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as parquet:
+        with pq.ParquetFile(path, pre_buffer=False) as parquet:
             missing = [name for name in columns if name not in parquet.schema_arrow.names]
             if missing:
                 raise TrainingError(f"cannot read the dev split in {path}: it lacks {missing}; {AGAIN}")

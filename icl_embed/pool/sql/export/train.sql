@@ -1,19 +1,13 @@
--- The pairs numbered $first ... $last - 1: lists are made in memory, whatever the limit.
-WITH chosen AS (
-    SELECT p.*, number FROM export_pairs AS n JOIN pairs AS p USING (pair_id)
-    WHERE number >= $first AND number < $last
-),
-given AS (
-    SELECT dataset, row_id, list(shown(t.text) ORDER BY position) AS negatives, list(n.score ORDER BY position) AS scores,
-           count(n.score) AS num_scores
-    FROM negatives AS n JOIN texts AS t USING (text_id) WHERE reason IS NULL
-          AND (dataset, row_id) IN (SELECT (dataset, row_id) FROM chosen)
-    GROUP BY dataset, row_id
+-- Every pair, and after it a row for each of its negatives: the database would hold lists of texts in memory whatever
+-- its limit, but what it sorts it can spill. Position -1 is the pair itself.
+WITH kept AS (
+    SELECT number, p.* FROM export_pairs JOIN pairs AS p USING (pair_id)
 )
-SELECT p.pair_id, p.dataset, s.kind, s.instruction, shown(q.text) AS query, shown(a.text) AS positive,
-       coalesce(g.negatives, []::VARCHAR[]) AS negatives, p.label, shown(a.text) AS response, p.positive_score,
-       CASE WHEN g.num_scores > 0 THEN g.scores END AS negative_scores, s.weight
-FROM chosen AS p JOIN sources AS s USING (dataset)
-JOIN texts AS q ON q.text_id = p.query_id JOIN texts AS a ON a.text_id = p.positive_id
-LEFT JOIN given AS g ON g.dataset = p.dataset AND g.row_id = p.row_id
-ORDER BY p.number
+SELECT number, -1 AS position, p.pair_id, p.dataset, shown(q.text) AS query, shown(a.text) AS text, p.label,
+       p.positive_score AS score
+FROM kept AS p JOIN texts AS q ON q.text_id = p.query_id JOIN texts AS a ON a.text_id = p.positive_id
+UNION ALL
+SELECT number, n.position, NULL, NULL, NULL, shown(t.text), NULL, n.score
+FROM kept JOIN negatives AS n USING (dataset, row_id) JOIN texts AS t USING (text_id)
+WHERE n.reason IS NULL
+ORDER BY number, position
