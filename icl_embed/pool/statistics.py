@@ -186,12 +186,13 @@ def _decontamination(connection: Connection, dataset: str) -> dict[str, Any]:
     matches = fetch_all(
         connection,
         """
-        SELECT e.dataset, count(DISTINCT j.pair_id)
-        FROM judged AS j JOIN sources AS s ON s.dataset = j.dataset
-        JOIN texts AS t ON t.match_id = j.query_match
-             OR (NOT has_labels(s.kind) AND t.match_id = j.positive_match)
-        JOIN evaluation_texts AS e ON e.text_id = t.text_id
-        WHERE j.dataset = ? AND j.evaluated_exact
+        WITH matched AS (FROM judged WHERE dataset = ? AND evaluated_exact),
+        sides AS (
+            SELECT pair_id, query_match AS match_id FROM matched
+            UNION ALL SELECT pair_id, positive_match FROM matched WHERE NOT has_labels(kind)
+        )
+        SELECT e.dataset, count(DISTINCT pair_id)
+        FROM sides JOIN texts USING (match_id) JOIN evaluation_texts AS e USING (text_id)
         GROUP BY ALL ORDER BY ALL
         """,
         [dataset],

@@ -191,7 +191,6 @@ def test_two_builds_write_the_same_bytes_whatever_the_order_of_the_inputs(tmp_pa
 @pytest.mark.parametrize("other", [{"memory_limit": "64MB"}, {"threads": 1}, {"threads": 5}])
 def test_memory_and_threads_change_no_byte(tmp_path, monkeypatch, other):
     monkeypatch.setattr(pages, "PAGE_TEXTS", 37)
-    monkeypatch.setattr(export, "PART_ROWS", 100)
     rows = [retrieval_row(n, negatives=[passage(n + 900), passage(n + 1)]) for n in range(300)]
     rows += [retrieval_row(1000 + n, query=sentence(n) + ".") for n in range(0, 60, 3)]
     rows += [retrieval_row(n, "test", query=sentence(n) + " and more") for n in range(200, 240)]
@@ -203,6 +202,34 @@ def test_memory_and_threads_change_no_byte(tmp_path, monkeypatch, other):
     assert len(read(first, "train")) > 200
     for name in EXPORTS:
         assert (first / f"{name}.parquet").read_bytes() == (second / f"{name}.parquet").read_bytes(), name
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
+def test_negatives_are_put_together_wherever_the_database_cuts_its_batches(rows):
+    rng = random.Random(3)
+    listed, expected = [], []
+    for number in range(23):
+        count = rng.choice([0, 0, 1, 2, 9])
+        given = [rng.choice([None, 0.5]) if number % 3 else None for _ in range(count)]
+        texts = [f"negative {number} {place}" for place in range(count)]
+        about = {"pair_id": f"d/{number}", "dataset": f"d{number % 2}", "query": f"q{number}", "label": None}
+        listed.append({"number": number, "position": -1, **about, "text": f"p{number}", "score": 1.5})
+        nothing = dict.fromkeys(about)
+        for place, (text, score) in enumerate(zip(texts, given, strict=True)):
+            listed.append({"number": number, "position": 3 * place, **nothing, "text": text, "score": score})
+        scores = given if any(score is not None for score in given) else None
+        expected.append((f"d/{number}", f"q{number}", f"p{number}", texts, scores, f"do {number % 2}"))
+    types = {"number": pa.int64(), "position": pa.int64(), "score": pa.float64()}
+    order = ("number", "position", "pair_id", "dataset", "query", "text", "label", "score")
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in order])
+    batches = pa.Table.from_pylist(listed, schema).to_batches(max_chunksize=rows)
+    sources = pa.table(
+        {"dataset": ["d1", "d0"], "kind": ["sts"] * 2, "instruction": ["do 1", "do 0"], "weight": [0.5, 0.5]}
+    )
+    found = pa.concat_tables(export._with_negatives(batches, sources)).cast(EXPORTS["train"]).to_pylist()
+    columns = ("pair_id", "query", "positive", "negatives", "negative_scores", "instruction")
+    assert [tuple(row[name] for name in columns) for row in found] == expected
+    assert all(row["response"] == row["positive"] and row["positive_score"] == 1.5 for row in found)
 
 
 def test_near_duplicates_are_those_of_comparing_every_query_with_all_kept_ones(tmp_path):
