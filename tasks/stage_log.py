@@ -22,7 +22,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
 from icl_embed.errors import IclEmbedError
-from icl_embed.pipeline.build import build
+from icl_embed.pipeline.apart import build_apart
 from icl_embed.pipeline.run import Run
 from icl_embed.progress import listening
 from icl_embed.store import Artefact, StageKey
@@ -94,7 +94,7 @@ def built(run: Run, key: StageKey) -> Artefact:
             shown.update("", int(found[1]), int(found[2]))
 
     with _lines_are_of(name), _still_there(name, began), listening(shown.hear):
-        artefact = build(run, key, on_line, on_start)
+        artefact = build_apart(run, key, on_line, on_start)
     shown.finish()
     if began:
         logger.info("%s: done in %.1f s", name, time.monotonic() - began[0])

@@ -22,6 +22,7 @@ from icl_embed.config.base import (
     untouched,
 )
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
+from icl_embed.config.engine import ONE_HERE, EngineConfig, EngineName
 from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, SelectionConfig, SettingsConfig
 from icl_embed.config.model import BaseModelConfig, ModelConfig, Pooling, PromptConfig, TemplateConfig
 from icl_embed.config.reranking import PAIR_PROMPTS, PromptPlace, RerankConfig, TuneConfig
@@ -40,6 +41,7 @@ from icl_embed.config.training import (
 
 __all__ = [
     "LABEL_KINDS",
+    "ONE_HERE",
     "PAIR_PROMPTS",
     "POSITIVE_SHARE",
     "RANKING_KINDS",
@@ -49,6 +51,8 @@ __all__ = [
     "CountOrZero",
     "DataConfig",
     "DevConfig",
+    "EngineConfig",
+    "EngineName",
     "EvaluateConfig",
     "ExampleStrategy",
     "ExamplesConfig",

@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from icl_embed.config.base import Section
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
+from icl_embed.config.engine import EngineConfig
 from icl_embed.config.evaluation import EvaluateConfig
 from icl_embed.config.model import ModelConfig
 from icl_embed.config.reranking import RerankConfig
@@ -23,6 +24,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     pool: PoolConfig = PoolConfig()
     negatives: NegativesConfig = NegativesConfig()
+    engine: EngineConfig = EngineConfig()
     teacher: TeacherConfig = TeacherConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

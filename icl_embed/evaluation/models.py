@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from icl_embed.config import Pooling, PromptConfig
+from icl_embed.config import ONE_HERE, EngineConfig, Pooling, PromptConfig
 from icl_embed.errors import EvaluationError, ModelError
 from icl_embed.evaluation.request import FULL_DEPTH, ScoredModel, ScoredReranker
 from icl_embed.evaluation.reranking import PairScorer
@@ -27,6 +26,10 @@ from icl_embed.store.key import canonical_json
 from icl_embed.store.lineage import trained_datasets
 from icl_embed.store.models import find_model
 
+if TYPE_CHECKING:
+    from icl_embed.rerank.reranker import InWay, Reranker
+    from icl_embed.teacher.scoring import ScorePairs
+
 
 @dataclass(frozen=True)
 class SecondStage:
@@ -37,6 +40,7 @@ class SecondStage:
         choice: what tuning chose for it; None runs it at full depth.
         top_k: passages per query that are reranked; those beyond are dropped.
         reference, chosen: the artefacts that reranker and choice are, if they are in the store.
+        engine: where it runs.
     """
 
     name: str
@@ -48,6 +52,7 @@ class SecondStage:
     dtype: str = "auto"
     reference: str = ""
     chosen: str = ""
+    engine: EngineConfig = ONE_HERE
 
     @property
     def scored(self) -> ScoredReranker:
@@ -79,13 +84,16 @@ class SecondStage:
         Raises
             ModelError: it cannot be loaded.
         """
-        from icl_embed.evaluation.reranker.tuning import read_choice, way_of
-        from icl_embed.rerank.reranker import InWay, Reranker
+        from icl_embed.engines.engine import spread_over
+        from icl_embed.rerank.scorer_pool import ScorerPool
 
-        reranker = Reranker.load(self.folder, device=self.device, dtype=self.dtype)
-        if self.choice is None:
-            return reranker
-        return InWay(reranker, way_of(read_choice(self.choice), reranker.settings))
+        choice = self.choice.resolve() if self.choice else None
+        devices = spread_over(self.engine, self.device)
+        if devices is None:
+            device = self.engine.devices[0] if self.engine.devices else self.device
+            return _scorer_on(self.folder, choice, self.dtype, device)
+        load = partial(_score_on, self.folder.resolve(), choice, self.dtype)
+        return ScorerPool.start(self.engine, devices, "reranker", load)
 
     def after(self, first: EvaluatedModel) -> EvaluatedModel:
         """First stage and reranker under a name and fingerprint of their own."""
@@ -99,8 +107,29 @@ class SecondStage:
         )
 
 
+def _scorer_on(folder: Path, choice: Path | None, dtype: str, device: str) -> Reranker | InWay:
+    from icl_embed.evaluation.reranker.tuning import read_choice, way_of
+    from icl_embed.rerank.reranker import InWay, Reranker
+
+    reranker = Reranker.load(folder, device=device, dtype=dtype)
+    if choice is None:
+        return reranker
+    return InWay(reranker, way_of(read_choice(choice), reranker.settings))
+
+
+def _score_on(folder: Path, choice: Path | None, dtype: str, device: str) -> ScorePairs:
+    return _scorer_on(folder, choice, dtype, device).score
+
+
 def open_second_stage(
-    reference: str, store: Store, *, choice: Path | None, top_k: int, device: str, dtype: str
+    reference: str,
+    store: Store,
+    *,
+    choice: Path | None,
+    top_k: int,
+    device: str,
+    dtype: str,
+    engine: EngineConfig = ONE_HERE,
 ) -> SecondStage:
     """Find a reranker and its fingerprint; its weights are not loaded yet.
 
@@ -115,7 +144,7 @@ def open_second_stage(
     fingerprint, mine = folder_fingerprint(folder), store.reference_of(folder)
     name = f"reranker-{fingerprint[:8]}" if mine else folder.resolve().name
     chosen = store.reference_of(choice.parent) if choice else ""
-    found = SecondStage(name, fingerprint, folder, choice, top_k, device, dtype, mine, chosen)
+    found = SecondStage(name, fingerprint, folder, choice, top_k, device, dtype, mine, chosen, engine)
     _ = found.way  # what is wrong with the choice is said before anything is searched
     return found
 
@@ -145,6 +174,7 @@ class OpenedModel:
         second: a reranker that orders the first passages of every search again.
         is_renamed: the user gave an artefact another name than its label's.
         pooling: in place of what its folder says.
+        engine: where it runs.
     """
 
     about: EvaluatedModel
@@ -155,6 +185,7 @@ class OpenedModel:
     second: SecondStage | None = None
     is_renamed: bool = False
     pooling: Pooling | None = None
+    engine: EngineConfig = ONE_HERE
 
     @property
     def shown(self) -> EvaluatedModel:
@@ -193,12 +224,14 @@ class OpenedModel:
             device = str(resolve_device(about.device))
             encoder: Encoder = SentenceTransformerEncoder.load(about.folder, device=device, dtype=about.dtype)
         else:
-            from icl_embed.model.embedder import Embedder
+            from icl_embed.model.encoder_pool import open_encoder
 
-            loaded = Embedder.load(about.folder, device=about.device, dtype=about.dtype)
-            pooling = self.pooling or loaded.settings.pooling
-            settings = loaded.settings.model_copy(update={"prompt": self.prompt, "pooling": pooling})
-            encoder = dataclasses.replace(loaded, settings=settings)
+            saved = read_settings(about.folder)
+            changes = {"prompt": self.prompt, "pooling": self.pooling or saved.pooling}
+            settings = saved.model_copy(update=changes)
+            encoder = open_encoder(
+                about.folder, self.engine, device=about.device, dtype=about.dtype, settings=settings
+            )
         # The first calls of a process pay for allocations and kernel choice; no setting shall.
         encoder.encode_queries(WARM_UP, instruction="warm up")
         encoder.encode_passages(WARM_UP)
@@ -214,6 +247,7 @@ def open_model(
     device: str = "auto",
     dtype: str = "auto",
     pooling: Pooling | None = None,
+    engine: EngineConfig = ONE_HERE,
 ) -> OpenedModel:
     """Find a model and read its fingerprint; its weights are not loaded yet.
 
@@ -224,6 +258,7 @@ def open_model(
         dtype: ``auto`` is bfloat16 on a GPU and float32 on a CPU: a probe could decide otherwise the next
             time, and nothing would be found again.
         pooling: in place of what its folder says; it then is another model.
+        engine: where it runs, if ``device`` is ``auto``.
 
     Raises
         ModelError: no such folder or artefact, or the folder is not a model.
@@ -258,6 +293,7 @@ def open_model(
         trained_datasets(found.store, artefact) if artefact else frozenset(),
         is_renamed=artefact is not None and name not in ("", default),
         pooling=pooling,
+        engine=engine,
     )
 
 

@@ -76,3 +76,6 @@ _TRAINERS: Mapping[str, Callable[[Run, StageKey, Path, OnLine | None], Counts]] 
     reranker.STAGE: reranker.build_reranker,
     teacher_scores.STAGE: teacher_scores.build_teacher_scores,
 }
+
+LAUNCHING_STAGES = frozenset({embedder.STAGE, embedder.CONTROL, reranker.STAGE})
+"""Stages whose model runs in processes that they launch."""

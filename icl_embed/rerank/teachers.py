@@ -9,13 +9,15 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from icl_embed.config import RerankConfig, TeacherConfig
+from icl_embed.config import EngineConfig, RerankConfig, TeacherConfig
+from icl_embed.engines.engine import spread_over
 from icl_embed.errors import ModelError
 from icl_embed.model.backbone import load_description
 from icl_embed.model.dtype import resolve_device, resolve_dtype
@@ -23,6 +25,7 @@ from icl_embed.model.sentence_transformer import MODULES_NAME, refuse_pickles
 from icl_embed.rerank.folder import SETTINGS_NAME, start_from
 from icl_embed.rerank.forward import Scores
 from icl_embed.rerank.reranker import Reranker
+from icl_embed.rerank.scorer_pool import ScorerPool
 from icl_embed.teacher.scores import Pair
 from icl_embed.teacher.scoring import ScorePairs
 
@@ -63,6 +66,25 @@ def load_teacher(
         return reranker.score(pairs, batch_tokens=config.batch_tokens)
 
     return score
+
+
+def open_teacher(
+    config: TeacherConfig, folder: Path, engine: EngineConfig, *, max_tokens: int, dtype: str = "auto"
+) -> ScorePairs:
+    """``load_teacher`` on every device of the engine.
+
+    Raises
+        ConfigError, ModelError: as ``load_teacher``, told by a worker.
+    """
+    devices = spread_over(engine)
+    load = partial(_teacher_on, config, folder.resolve(), max_tokens, dtype)
+    if devices is None:
+        return load(engine.devices[0] if engine.devices else "auto")
+    return ScorerPool.start(engine, devices, "teacher", load).score
+
+
+def _teacher_on(config: TeacherConfig, folder: Path, max_tokens: int, dtype: str, device: str) -> ScorePairs:
+    return load_teacher(config, folder, max_tokens=max_tokens, device=device, dtype=dtype)
 
 
 def _untrained(folder: Path, max_tokens: int, *, device: str, dtype: str) -> Reranker:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icl_embed.config import EvaluateConfig, Pooling, PromptConfig, RunConfig
+from icl_embed.config import EngineConfig, EvaluateConfig, Pooling, PromptConfig, RunConfig
 from icl_embed.evaluation.request import ScoredModel, ScoreRequest
 from icl_embed.evaluation.scores import BM25, STAGE
 from icl_embed.evaluation.tasks.rows import PREFIX
@@ -190,18 +190,29 @@ def _model(run: Run, key: StageKey, prompt: PromptConfig) -> OpenedModel:
     dtype, named = key.settings["dtype"], key.settings["model"]
     if "model" in key.inputs:
         name, pooling = named.get("name", ""), named.get("pooling")
-        return opened(run.input(key, "model").path, run.store.root, prompt, dtype, name, pooling)
-    return opened(run.folders[named["fingerprint"]], run.store.root, prompt, dtype, named["name"])
+        return opened(
+            run.input(key, "model").path, run.store.root, prompt, dtype, name, run.config.engine, pooling
+        )
+    folder = run.folders[named["fingerprint"]]
+    return opened(folder, run.store.root, prompt, dtype, named["name"], run.config.engine)
 
 
 @lru_cache(maxsize=1)
 def opened(
-    folder: Path, store: Path, prompt: PromptConfig, dtype: str, name: str, pooling: Pooling | None = None
+    folder: Path,
+    store: Path,
+    prompt: PromptConfig,
+    dtype: str,
+    name: str,
+    engine: EngineConfig,
+    pooling: Pooling | None = None,
 ) -> OpenedModel:
     """A model, kept until another is asked for: the scores of one model follow each other."""
     from icl_embed.evaluation.models import open_model
 
-    return open_model(str(folder), Store(store), prompt=prompt, dtype=dtype, name=name, pooling=pooling)
+    return open_model(
+        str(folder), Store(store), prompt=prompt, dtype=dtype, name=name, pooling=pooling, engine=engine
+    )
 
 
 def _reranker(run: Run, key: StageKey) -> SecondStage:
@@ -211,16 +222,18 @@ def _reranker(run: Run, key: StageKey) -> SecondStage:
     own = asked.get("fingerprint")
     folder = run.folders[own] if own else run.input(key, "reranker").path
     choice = run.input(key, "choice").path / CHOICE_NAME if "choice" in key.inputs else None
-    return opened_reranker(folder, choice, run.store.root, asked["top_k"], asked["dtype"])
+    return opened_reranker(folder, choice, run.store.root, asked["top_k"], asked["dtype"], run.config.engine)
 
 
 @lru_cache(maxsize=1)
-def opened_reranker(folder: Path, choice: Path | None, store: Path, top_k: int, dtype: str) -> SecondStage:
+def opened_reranker(
+    folder: Path, choice: Path | None, store: Path, top_k: int, dtype: str, engine: EngineConfig
+) -> SecondStage:
     """A reranker, kept until another is asked for."""
     from icl_embed.evaluation.models import open_second_stage
 
     return open_second_stage(
-        str(folder), Store(store), choice=choice, top_k=top_k, device="auto", dtype=dtype
+        str(folder), Store(store), choice=choice, top_k=top_k, device="auto", dtype=dtype, engine=engine
     )
 
 

@@ -63,14 +63,20 @@ def content_of(folder: Path) -> str:
 
 def build_teacher_scores(run: Run, key: StageKey, out_dir: Path, on_line: OnLine | None) -> Mapping[str, Any]:
     """Score every training pair; a killed run goes on in its work folder."""
-    from icl_embed.rerank.teachers import load_teacher
+    from icl_embed.rerank.teachers import open_teacher
     from icl_embed.teacher.scoring import Teacher, score_training_pairs
 
     settings = key.settings["teacher"]
     # the key knows the folder by its content; where it lies is this machine's business
     config = TeacherConfig(**{**settings, "folder": run.config.teacher.folder})
     folder, identity = _model_of(run, key, config)
-    score = load_teacher(config, folder, max_tokens=key.settings["max_tokens"], dtype=key.settings["dtype"])
+    score = open_teacher(
+        config,
+        folder,
+        run.config.engine,
+        max_tokens=key.settings["max_tokens"],
+        dtype=key.settings["dtype"],
+    )
     return score_training_pairs(
         run.input(key, "negatives").path / "train.parquet",
         out_dir,

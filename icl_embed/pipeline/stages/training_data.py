@@ -81,11 +81,11 @@ def build_negatives(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]
     pool, work = run.input(key, "pool").path, run.store.work_dir(key)
     if "base-model" not in key.inputs:
         return mine_negatives(pool, out_dir, Miner(config, key.settings["seed"], work_dir=work))
-    from icl_embed.model.embedder import Embedder
+    from icl_embed.model.encoder_pool import open_encoder
     from icl_embed.model.stored_search import embed_to, search_of
 
     base = run.input(key, "base-model")
-    embedder = Embedder.load(base.path)
+    embedder = open_encoder(base.path, run.config.engine)
     miner = Miner(
         config,
         key.settings["seed"],

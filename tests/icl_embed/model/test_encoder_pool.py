@@ -70,7 +70,7 @@ def test_a_pool_refuses_what_one_process_refuses(pool: EncoderPool, tiny_model: 
 
 def test_a_killed_worker_is_a_clear_error_and_leaves_nobody(tiny_model: Path) -> None:
     pool = EncoderPool(tiny_model, ["cpu", "cpu"], dtype="float32")
-    pids = [worker.process.pid for worker in pool._workers]
+    pids = [worker.process.pid for worker in pool._engine._workers]
     killed = []
 
     def kill() -> None:
@@ -83,7 +83,7 @@ def test_a_killed_worker_is_a_clear_error_and_leaves_nobody(tiny_model: Path) ->
         pool.encode_passages([f"sun moon {number} " * 20 for number in range(50_000)], batch_tokens=64)
     assert time.monotonic() - killed[0] < 20
     wait_until_gone(pids, 5)
-    with pytest.raises(ModelError, match="pool is closed"):
+    with pytest.raises(ModelError, match="encoder workers are closed"):
         pool.encode_passages(TEXTS)
 
 
@@ -109,7 +109,7 @@ from icl_embed.model.encoder_pool import EncoderPool
 
 if __name__ == "__main__":
     pool = EncoderPool(sys.argv[1], ["cpu"], dtype="float32")
-    print(pool._workers[0].process.pid, flush=True)
+    print(pool._engine._workers[0].process.pid, flush=True)
     pool.encode_passages([f"sun moon {number} " * 20 for number in range(50_000)])
 """
 

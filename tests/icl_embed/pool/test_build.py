@@ -226,7 +226,9 @@ def test_negatives_are_put_together_wherever_the_database_cuts_its_batches(rows)
     sources = pa.table(
         {"dataset": ["d1", "d0"], "kind": ["sts"] * 2, "instruction": ["do 1", "do 0"], "weight": [0.5, 0.5]}
     )
-    found = pa.concat_tables(export._with_negatives(batches, sources)).cast(EXPORTS["train"]).to_pylist()
+    found = (
+        pa.concat_tables(export._with_negatives(batches, sources)).cast(export.EXPORTS["train"]).to_pylist()
+    )
     columns = ("pair_id", "query", "positive", "negatives", "negative_scores", "instruction")
     assert [tuple(row[name] for name in columns) for row in found] == expected
     assert all(row["response"] == row["positive"] and row["positive_score"] == 1.5 for row in found)
