@@ -18,7 +18,7 @@ PARALLEL := --numprocesses $(JOBS) --dist loadfile
 BENCH_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo laptop plan test check slow faults bench bench-encode bench-train bench-rerank bench-pool bench-mine bench-plan bench-rows bench-venv gpu-check ui clean
+.PHONY: help install demo laptop plan test check slow faults cluster bench bench-encode bench-train bench-rerank bench-pool bench-mine bench-plan bench-rows bench-engines bench-venv gpu-check ui clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -57,6 +57,11 @@ slow: install  ## tests that take minutes or fetch real sources
 faults: install  ## kill real processes, fill real disks
 	$(BIN)/python -m pytest -m fault --timeout 900
 
+cluster: export OMP_NUM_THREADS := 1
+cluster: install  ## two Ray nodes on this machine: the same results, and nothing lost with a node
+	$(BIN)/pip install --quiet --constraint constraints.txt 'ray>=2.50'
+	$(BIN)/python -m pytest -m cluster --timeout 600
+
 bench: bench-encode bench-train bench-rerank  ## measurements against other libraries; results go to tests/bench/results
 
 bench-encode: install bench-venv  ## encoding: FlagEmbedding, sentence-transformers
@@ -79,6 +84,10 @@ bench-plan: install  ## what `icl-embed plan` says that training takes, against 
 
 bench-rows: install  ## memory of training from 10 thousand to 2 million rows (7 GB of disk for a while)
 	$(BIN)/python -m tests.bench.rows $(BENCH_ARGS)
+
+bench-engines: install  ## two processes against one, and Ray against a pipe
+	$(BIN)/pip install --quiet --constraint constraints.txt 'ray>=2.50'
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.engines $(BENCH_ARGS)
 
 bench-venv: $(if $(filter $(OWN_BENCH_VENV),$(BENCH_VENV)),$(OWN_BENCH_VENV)/.installed)  ## the peers' environment
 

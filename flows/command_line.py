@@ -18,6 +18,7 @@ from icl_embed.cli.evaluation import app as eval_app
 from icl_embed.cli.evaluation import register as register_benchmark
 from icl_embed.cli.examples import app as examples_app
 from icl_embed.cli.export import app as export_app
+from icl_embed.cli.join import register as register_join
 from icl_embed.cli.mine import register as register_mining
 from icl_embed.cli.model import app as model_app
 from icl_embed.cli.pool import app as pool_app
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(model_app)
 register_mining(app)
+register_join(app)
 app.add_typer(data_app, name="data")
 app.add_typer(pool_app, name="pool")
 register_benchmark(eval_app)

@@ -124,11 +124,13 @@ TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 
 
 class LaunchConfig(Section):
-    """Processes of one distributed job; several nodes meet through torchrun."""
+    """Processes of one distributed job, on one machine or on several that share a file system."""
 
     processes: Count = Field(1, description="ranks per node: GPUs, or CPU processes")
     nodes: Count = 1
-    rendezvous: str = Field("", description="host:port shared by all nodes; empty on one node")
+    rendezvous: str = Field("", description="host:port of the first node; empty on one node")
+    interface: str = Field("", description="network interface between nodes; empty: that to the rendezvous")
+    join_seconds: Count = Field(600, description="how long the first node waits for the others to join")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: CountOrZero = Field(0, description="CPU threads per process; 0 divides the cores")
     trackers: tuple[TrackerName, ...] = Field(

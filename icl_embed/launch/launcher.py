@@ -1,7 +1,7 @@
 """The caller's side of a job: start its ranks, stream the first one's log, clean up, explain how it ended.
 
-The ranks of one machine are started here, and meet through a file: nothing of the job listens on a network.
-Several machines meet through torchrun.
+The ranks of one machine meet through a file: nothing of the job listens on a network. Those of several meet
+at an address of the first node, and every node starts and follows its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pathlib import Path
 
 from icl_embed import errors
 from icl_embed.config import LaunchConfig
-from icl_embed.errors import IclEmbedError, StoreError, TrainingError
+from icl_embed.errors import IclEmbedError, StoreError
+from icl_embed.launch.nodes import inviting, node_environment
 from icl_embed.launch.output import LINES_KEPT, Output, tail_of
 from icl_embed.launch.processes import die_with_parent, is_stopped, reap_orphans, register
 from icl_embed.launch.worker import BEAT_NAME, DUMP_SIGNAL, EXIT_STOPPED, MEETING, OUTCOME_NAME, stack_path
@@ -43,7 +44,7 @@ class StalledJobError(IclEmbedError):
 
 @dataclass
 class _Child:
-    """A process of the job: a rank, or the torchrun of this node."""
+    """A process of the job: a rank."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -78,76 +79,78 @@ def launch(
     """Run ``python -m module job_path`` on every rank and wait until all are done.
 
     Call it from a thread that lives as long as the job (see ``die_with_parent``). Ranks of an earlier launch
-    that still run are ended first. Full logs of each rank are kept in ``work_dir/logs``.
+    that still run are ended first. Full logs of each rank are kept in ``work_dir/logs``. Several nodes need a
+    work folder that all of them see, and ``icl-embed join`` on each but this one.
 
     Raises
         IclEmbedError: the error a rank reported, as its own type.
         StoreError: the disk takes no more.
         StalledJobError: no sign of life for ``config.stall_seconds``.
         WorkerLostError: a rank ended without reporting an error.
+        TrainingError: another node has not come in time.
     """
-    reap_orphans(work_dir)
-    (work_dir / OUTCOME_NAME).unlink(missing_ok=True)
+    if config.nodes > 1:
+        with inviting(module, job_path, work_dir, config, on_line):
+            run_node(module, job_path, work_dir, config, on_line)
+    else:
+        run_node(module, job_path, work_dir, config, on_line)
+
+
+def run_node(
+    module: str,
+    job_path: Path,
+    work_dir: Path,
+    config: LaunchConfig,
+    on_line: Callable[[str], None],
+    node: int = 0,
+) -> None:
+    """This node's part of ``launch``: its ranks, from ``node * config.processes`` on.
+
+    Raises
+        IclEmbedError: as ``launch``.
+    """
+    ranks = [node * config.processes + number for number in range(config.processes)]
+    names = [str(rank) for rank in ranks] if config.nodes > 1 else []
+    reap_orphans(work_dir, names)
+    if node == 0:
+        (work_dir / OUTCOME_NAME).unlink(missing_ok=True)
     (work_dir / "logs").mkdir(parents=True, exist_ok=True)
     job = _Job(work_dir)
-    with _commands(module, job_path, work_dir, config) as commands:
+    with _environment(config) as environment:
         try:
-            for name, argv, environment in commands:
-                job.children.append(_start(name, argv, environment, work_dir, is_read=not job.children))
+            for number, rank in enumerate(ranks):
+                argv = [sys.executable, "-m", module, str(job_path)]
+                own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(number)}
+                job.children.append(_start(str(rank), argv, own, work_dir, is_read=not job.children))
             _follow(job, config, on_line)
         finally:
             _end(job)
-            reap_orphans(work_dir)
+            reap_orphans(work_dir, names)
     failed = job.first_failure()
     if failed is not None:
         raise _explain(failed, work_dir)
 
 
 @contextmanager
-def _commands(
-    module: str, job_path: Path, work_dir: Path, config: LaunchConfig
-) -> Iterator[list[tuple[str, list[str], dict[str, str]]]]:
-    """What to start on this machine: names, arguments, environments."""
-    usual = _environment()
-    work = ["-m", module, str(job_path)]
+def _environment(config: LaunchConfig) -> Iterator[dict[str, str]]:
+    """What every rank of this node finds in its environment."""
+    common = dict(os.environ)
+    common["PYTHONUNBUFFERED"] = "1"
+    common["TOKENIZERS_PARALLELISM"] = "false"
+    common.setdefault("OMP_NUM_THREADS", "1")  # each rank sets its own share of the cores
+    common["PYTHONWARNINGS"] = "ignore::FutureWarning"
+    common["WORLD_SIZE"] = str(config.nodes * config.processes)
+    common["LOCAL_WORLD_SIZE"] = str(config.processes)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        common.pop(name, None)
     if config.nodes > 1:
-        yield [("torchrun", [*_torchrun(work_dir, config), *work], usual)]
+        yield common | node_environment(config)
         return
     # Sockets between the ranks of one machine are nobody else's business.
     for library in ("GLOO", "NCCL"):
-        usual.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+        common.setdefault(f"{library}_SOCKET_IFNAME", "lo")
     with tempfile.TemporaryDirectory(prefix="icl-embed-ranks-") as folder:
-        usual |= {
-            MEETING: str(Path(folder) / "meeting"),
-            "WORLD_SIZE": str(config.processes),
-            "LOCAL_WORLD_SIZE": str(config.processes),
-        }
-        for name in ("MASTER_ADDR", "MASTER_PORT"):
-            usual.pop(name, None)
-        yield [
-            (str(rank), [sys.executable, *work], {**usual, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-            for rank in range(config.processes)
-        ]
-
-
-def _torchrun(work_dir: Path, config: LaunchConfig) -> list[str]:
-    if not config.rendezvous:
-        raise TrainingError("launch.nodes is above 1: set launch.rendezvous to host:port of the first node")
-    return [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes", str(config.nodes),
-        "--rdzv-backend", "c10d", "--rdzv-endpoint", config.rendezvous,
-        "--nproc-per-node", str(config.processes),
-        "--log-dir", str(work_dir / "logs"), "--tee", "3", "--local-ranks-filter", "0",
-    ]  # fmt: skip
-
-
-def _environment() -> dict[str, str]:
-    environment = dict(os.environ)
-    environment["PYTHONUNBUFFERED"] = "1"
-    environment["TOKENIZERS_PARALLELISM"] = "false"
-    environment.setdefault("OMP_NUM_THREADS", "1")  # each rank sets its own share of the cores
-    environment["PYTHONWARNINGS"] = "ignore::FutureWarning"
-    return environment
+        yield {**common, MEETING: str(Path(folder) / "meeting")}
 
 
 def _start(
@@ -173,7 +176,7 @@ def _start(
 def _follow(job: _Job, config: LaunchConfig, on_line: Callable[[str], None]) -> None:
     """Pass the lines on until all ranks are done, one has failed, or nothing moves any more."""
     first = job.children[0]
-    output = Output(first.process, first.log, is_torchrun=config.nodes > 1)
+    output = Output(first.process, first.log)
     watch = _Watch(job.work_dir / BEAT_NAME, config.stall_seconds)
     deadline: float | None = None
     while True:

@@ -12,22 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 
 LINES_KEPT = 30
-FIRST_RANK = "[default0]:"  # torchrun's mark on the lines of rank 0
 BLOCK = 1 << 16
 
 
 class Output:
-    """The output of the process that a job is followed by.
+    """The output of the process that a job is followed by."""
 
-    Parameters
-        is_torchrun: pass on only what the first rank prints, without torchrun's mark.
-    """
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, *, is_torchrun: bool) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         if process.stdout is None:
             raise ValueError("the process was started without a pipe")
         self._pipe = process.stdout
-        self._log, self._is_torchrun = log, is_torchrun
+        self._log = log
         self._rest = b""
         self._poll = select.poll()
         self._poll.register(self._pipe, select.POLLIN)
@@ -49,13 +44,7 @@ class Output:
             data = b"\n" if self._rest else b""
         *whole, self._rest = (self._rest + data).split(b"\n")
         for line in whole:
-            yield from self._shown(line.decode(errors="replace").rstrip().rpartition("\r")[2])
-
-    def _shown(self, line: str) -> Iterator[str]:
-        if not self._is_torchrun:
-            yield line
-        elif line.startswith(FIRST_RANK):
-            yield line.removeprefix(FIRST_RANK)
+            yield line.decode(errors="replace").rstrip().rpartition("\r")[2]
 
 
 def tail_of(path: Path, count: int) -> list[str]:

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -103,10 +103,16 @@ def register(work_dir: Path, name: str, pid: int) -> None:
     (folder / name).write_text(f"{pid} {start_time_of(pid)}", encoding="utf-8")
 
 
-def reap_orphans(work_dir: Path, *, patience_seconds: float = 10.0) -> int:
-    """Kill processes of an earlier launch that still run here; returns how many there were."""
+def reap_orphans(work_dir: Path, names: Collection[str] = (), *, patience_seconds: float = 10.0) -> int:
+    """Kill processes of an earlier launch that still run here; returns how many there were.
+
+    Parameters
+        names: of those that may be this machine's; none: all.
+    """
     orphans = []
     for path in (work_dir / RANKS_DIR).glob("*"):
+        if names and path.name not in names:
+            continue
         pid, _, started = path.read_text(encoding="utf-8").partition(" ")
         if pid.isdigit() and started and start_time_of(int(pid)) == started:
             logger.warning("rank %s of an earlier run is still alive (process %s); ending it", path.name, pid)

@@ -1,4 +1,4 @@
-"""The rank's side of a job: report who runs, die with the launcher, say how it ended."""
+"""The rank's side of a job: report who runs and where it stands, say how it ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from icl_embed.errors import IclEmbedError, StoreError
-from icl_embed.launch.processes import die_with_parent, register
+from icl_embed.launch.processes import register
 from icl_embed.store.files import write_atomically
 
 OUTCOME_NAME = "outcome.json"
@@ -30,11 +30,9 @@ def run_rank(work_dir: Path, work: Callable[[], bool]) -> int:
     """Run ``work`` as one rank and return the process's exit code.
 
     ``work`` returns whether the job is complete. A typed error is written to ``outcome.json``, because
-    torchrun does not pass exit codes or messages on to whoever started it.
+    who launched this rank may not be who launched the first.
     """
     rank = int(os.environ.get("RANK", "0"))
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        die_with_parent(signal.SIGKILL)
     register(work_dir, str(rank), os.getpid())
     _answer_where(work_dir, rank)
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries talking to each other

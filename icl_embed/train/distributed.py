@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +13,16 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import FileStore, HashStore, Store  # dist exports them untyped
+from torch._C._distributed_c10d import FileStore, HashStore, Store, TCPStore  # dist exports them untyped
 
 from icl_embed.config import LaunchConfig
+from icl_embed.errors import TrainingError
+from icl_embed.launch.nodes import address_to
 from icl_embed.launch.worker import MEETING, beat
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 
 Result = TypeVar("Result")
+MEET_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def enter(config: LaunchConfig, *, dtype: str) -> Iterator[Place]:
-    """Join the job that the launcher or torchrun describes in the environment; alone, a job of one.
+    """Join the job that the launcher, or torchrun, describes in the environment; alone, a job of one.
 
     The dtype is probed by rank 0 and told to the others, so that all ranks compute alike.
     """
@@ -122,12 +126,33 @@ def enter(config: LaunchConfig, *, dtype: str) -> Iterator[Place]:
 
 def _join(rank: int, world_size: int, backend: str, patience: timedelta) -> None:
     # DeepSpeed wants a process group even for one rank; a lone process meets itself in memory.
-    if "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend, timeout=patience)
-        return
-    store: Store = HashStore() if world_size == 1 else FileStore(os.environ[MEETING], world_size)
+    store: Store
+    if world_size == 1:
+        store = HashStore()
+    elif MEETING in os.environ:
+        store = FileStore(os.environ[MEETING], world_size)
+    else:
+        store = _store_between_nodes(rank, world_size)
     store.set_timeout(patience)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=patience)
+
+
+def _store_between_nodes(rank: int, world_size: int) -> Store:
+    """The first rank listens, the others find it.
+
+    Raises
+        TrainingError: it cannot be reached, or cannot listen.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        return TCPStore(host, port, world_size, rank == 0, timedelta(seconds=MEET_SECONDS))
+    except RuntimeError as error:
+        what = "listen at" if rank == 0 else f"reach, within {MEET_SECONDS} s, the first rank at"
+        raise TrainingError(
+            f"rank {rank} on {socket.gethostname()} ({address_to(host, port)}) cannot {what} {host}:{port}: "
+            f"{str(error).splitlines()[0]}. launch.rendezvous must be an address of the first node, with a "
+            "free port that the other nodes may connect to"
+        ) from error
 
 
 def available_cores() -> int:

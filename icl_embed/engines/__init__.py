@@ -1,0 +1,1 @@
+"""One way to run a model over many inputs: a worker per device, here or on the nodes of a Ray cluster."""
