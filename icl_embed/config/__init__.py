@@ -22,9 +22,17 @@ from icl_embed.config.base import (
     untouched,
 )
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
-from icl_embed.config.engine import ONE_HERE, EngineConfig, EngineName
 from icl_embed.config.evaluation import EvaluateConfig, ExampleStrategy, SelectionConfig, SettingsConfig
-from icl_embed.config.model import BaseModelConfig, ModelConfig, Pooling, PromptConfig, TemplateConfig
+from icl_embed.config.model import (
+    ONE_HERE,
+    BaseModelConfig,
+    EngineConfig,
+    EngineName,
+    ModelConfig,
+    Pooling,
+    PromptConfig,
+    TemplateConfig,
+)
 from icl_embed.config.reranking import PAIR_PROMPTS, PromptPlace, RerankConfig, TuneConfig
 from icl_embed.config.run import RunConfig
 from icl_embed.config.teacher import TeacherConfig

@@ -81,3 +81,23 @@ class ModelConfig(BaseModelConfig):
         if self.template.demonstrations and self.attention != "causal":
             raise ValueError("model.template.demonstrations needs model.attention = causal")
         return self
+
+
+EngineName = Literal["local", "ray"]
+
+
+class EngineConfig(Section):
+    """The workers of every stage that runs a model and does not train it. No result depends on them."""
+
+    name: EngineName = Field(
+        "local", description="local: processes of this machine; ray: actors of a Ray cluster (extra ray)"
+    )
+    devices: tuple[str, ...] = Field(
+        (),
+        description="one worker each, such as cuda:0 or cpu; none: every GPU of the machine (ray: of the "
+        "cluster), or the machine (ray: each node) as a whole where there is no GPU",
+    )
+
+
+ONE_HERE = EngineConfig()
+"""The default: what this machine has."""

@@ -6,9 +6,8 @@ from pydantic import model_validator
 
 from icl_embed.config.base import Section
 from icl_embed.config.data import DataConfig, NegativesConfig, PathsConfig, PoolConfig
-from icl_embed.config.engine import EngineConfig
 from icl_embed.config.evaluation import EvaluateConfig
-from icl_embed.config.model import ModelConfig
+from icl_embed.config.model import EngineConfig, ModelConfig
 from icl_embed.config.reranking import RerankConfig
 from icl_embed.config.teacher import TeacherConfig
 from icl_embed.config.training import TrainConfig

@@ -68,8 +68,7 @@ def start_engine(name: EngineName, work: Work, devices: Sequence[str]) -> Engine
         ConfigError: no or unknown devices, or an engine that is not installed.
         ModelError: the work cannot be opened, or a worker dies.
     """
-    if isinstance(devices, str):
-        raise ConfigError(f"expected a list of devices such as ['cuda:0', 'cuda:1'], found {devices!r}")
+    devices = checked_devices(devices)
     if name == "ray":
         from icl_embed.engines.ray_cluster import RayEngine
 
@@ -77,6 +76,13 @@ def start_engine(name: EngineName, work: Work, devices: Sequence[str]) -> Engine
     from icl_embed.engines.local import LocalEngine
 
     return LocalEngine(work, devices)
+
+
+def checked_devices(devices: Sequence[str]) -> tuple[str, ...]:
+    """The devices; raises ConfigError if it is one name, whose letters would be taken for devices."""
+    if isinstance(devices, str):
+        raise ConfigError(f"expected a list of devices such as ['cuda:0', 'cuda:1'], found {devices!r}")
+    return tuple(devices)
 
 
 def spread_over(config: EngineConfig, device: str = "auto") -> tuple[str, ...] | None:

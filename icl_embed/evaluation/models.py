@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from numpy.typing import ArrayLike
 
 from icl_embed.config import ONE_HERE, EngineConfig, Pooling, PromptConfig
 from icl_embed.errors import EvaluationError, ModelError
@@ -28,7 +31,6 @@ from icl_embed.store.models import find_model
 
 if TYPE_CHECKING:
     from icl_embed.rerank.reranker import InWay, Reranker
-    from icl_embed.teacher.scoring import ScorePairs
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _scorer_on(folder: Path, choice: Path | None, dtype: str, device: str) -> Re
     return InWay(reranker, way_of(read_choice(choice), reranker.settings))
 
 
-def _score_on(folder: Path, choice: Path | None, dtype: str, device: str) -> ScorePairs:
+def _score_on(folder: Path, choice: Path | None, dtype: str, device: str) -> Callable[..., ArrayLike]:
     return _scorer_on(folder, choice, dtype, device).score
 
 

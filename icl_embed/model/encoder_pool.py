@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from icl_embed.config import EngineConfig, EngineName
-from icl_embed.engines.engine import Work, spread_over, start_engine
+from icl_embed.engines.engine import Work, checked_devices, spread_over, start_engine
 from icl_embed.errors import ModelError
 from icl_embed.examples import Example
 from icl_embed.model.backbone import load_description
@@ -108,7 +108,7 @@ class EncoderPool(TextEncoder):
         self._config, tokenizer = load_description(self.folder)
         self.settings = settings or read_settings(self.folder)
         self.prompts = build_prompts(tokenizer, self.settings, self._config)
-        self.dtype = _common_dtype(dtype, devices)
+        self.dtype = _common_dtype(dtype, checked_devices(devices))
         work = EncodeWork(self.folder.resolve(), self.dtype, self.settings)
         self._engine = start_engine(engine, work, devices)
 
@@ -164,7 +164,7 @@ class EncoderPool(TextEncoder):
         self, batches: Iterable[list[Tokens]], task: CompiledTask | None
     ) -> Iterator[tuple[int, Tensor]]:
         for number, vectors in self._engine.run(Batch(rows, task) for rows in batches):
-            yield number, torch.from_numpy(vectors)
+            yield number, torch.tensor(vectors)  # what Ray hands out may not be written to
 
 
 def open_encoder(

@@ -8,9 +8,9 @@ follow each other, as the scores of a model do, and gone before a training start
 from __future__ import annotations
 
 import atexit
+import copy
 import logging
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -212,7 +212,7 @@ def _portable(error: Exception) -> Exception:
     if not isinstance(error, IclEmbedError):
         error.add_note("in the stage's own process:\n" + traceback.format_exc())
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - just made
+        copy.copy(error)  # as pickle would make it
     except Exception:  # its constructor may ask for anything
         kind = IclEmbedError if isinstance(error, IclEmbedError) else RuntimeError
         return kind("\n".join([str(error), *getattr(error, "__notes__", [])]))
