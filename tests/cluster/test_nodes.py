@@ -169,7 +169,7 @@ def test_a_node_that_cannot_reach_the_first_says_so_with_both_addresses(prepared
 
 
 def test_nobody_who_joins_is_an_error_that_says_what_to_run(prepared: Run) -> None:
-    launch = ("nodes=2", 'rendezvous="127.0.0.1:29518"', "join_seconds=1")
+    launch = ("processes=1", "nodes=2", 'rendezvous="127.0.0.1:29518"', "join_seconds=1")
     run = open_run(prepared.preset, [*TRAIN, *(f"train.launch.{one}" for one in launch)])
     with pytest.raises(TrainingError, match="0 of 1 other nodes have come within 1 s. Run `icl-embed join "):
         build(run, run.keys.embedder)
