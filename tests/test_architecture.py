@@ -26,7 +26,7 @@ ALLOWED = {
     "pool": FOUNDATION | {"corpus", "model"},
     "engines": FOUNDATION,
     "model": FOUNDATION | {"sources", "engines"},
-    "launch": FOUNDATION,
+    "launch": FOUNDATION | {"engines"},
     "teacher": FOUNDATION,
     "rerank": FOUNDATION | {"model", "teacher", "engines"},
     "few_shot": FOUNDATION | {"model", "pool"},
@@ -49,7 +49,7 @@ DOORS = {
     "peft": ("icl_embed/model/lora.py", "icl_embed/rerank/", "icl_embed/train/"),
     "pypi_simple": ("icl_embed/sources/",),
     "huggingface_hub": ("icl_embed/sources/hub.py",),
-    "ray": ("icl_embed/engines/ray_cluster.py",),
+    "ray": ("icl_embed/engines/ray_cluster.py", "icl_embed/launch/ray_nodes.py"),
     "bm25s": ("icl_embed/bm25.py",),
 }
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}

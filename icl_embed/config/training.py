@@ -128,7 +128,10 @@ class LaunchConfig(Section):
 
     processes: Count = Field(1, description="ranks per node: GPUs, or CPU processes")
     nodes: Count = 1
-    rendezvous: str = Field("", description="host:port of the first node; empty on one node")
+    nodes_by: Literal["join", "ray"] = Field(
+        "join", description="the other nodes: icl-embed join was run there, or Ray starts them (extra ray)"
+    )
+    rendezvous: str = Field("", description="host:port of the first node; Ray and one node need none")
     interface: str = Field("", description="network interface between nodes; empty: that to the rendezvous")
     join_seconds: Count = Field(600, description="how long the first node waits for the others to join")
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -78,7 +78,7 @@ class RayEngine(Engine):
 
     def __init__(self, work: Work, devices: Sequence[str]) -> None:
         """Raises ConfigError without Ray or with other software, ModelError if nobody opens the work."""
-        self._ray, self._work = _connected(), work
+        self._ray, self._work = connected(), work
         self._plans = _plans_of(self._ray, devices)
         self._actors: set[Any] = set()  # that are ready
         self._starting: dict[Any, Any] = {}  # by what each will say of itself
@@ -192,12 +192,17 @@ class RayEngine(Engine):
             self._start(self._plan_of[actor])
 
 
-def _connected() -> Any:
+def connected() -> Any:
+    """Ray, connected to a cluster.
+
+    Raises
+        ConfigError: it is not installed.
+    """
     try:
         import ray
     except ImportError as error:
         raise ConfigError(
-            "launch.engine = ray needs the package ray: pip install 'icl-embed[ray]', or use the engine local"
+            "this needs the package ray: pip install 'icl-embed[ray]', or use the engine local"
         ) from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from pathlib import Path
 from icl_embed import errors
 from icl_embed.config import LaunchConfig
 from icl_embed.errors import IclEmbedError, StoreError
-from icl_embed.launch.nodes import inviting, node_environment
+from icl_embed.launch.nodes import INVITATION_NAME, inviting, node_environment
 from icl_embed.launch.output import LINES_KEPT, Output, tail_of
 from icl_embed.launch.processes import die_with_parent, is_stopped, reap_orphans, register
 from icl_embed.launch.worker import BEAT_NAME, DUMP_SIGNAL, EXIT_STOPPED, MEETING, OUTCOME_NAME, stack_path
@@ -80,7 +80,7 @@ def launch(
 
     Call it from a thread that lives as long as the job (see ``die_with_parent``). Ranks of an earlier launch
     that still run are ended first. Full logs of each rank are kept in ``work_dir/logs``. Several nodes need a
-    work folder that all of them see, and ``icl-embed join`` on each but this one.
+    work folder that all of them see, and ``icl-embed join`` on each but this one, or Ray.
 
     Raises
         IclEmbedError: the error a rank reported, as its own type.
@@ -89,10 +89,14 @@ def launch(
         WorkerLostError: a rank ended without reporting an error.
         TrainingError: another node has not come in time.
     """
-    if config.nodes > 1:
-        with inviting(module, job_path, work_dir, config, on_line):
-            run_node(module, job_path, work_dir, config, on_line)
-    else:
+    (work_dir / INVITATION_NAME).unlink(missing_ok=True)  # of a launch that was killed
+    with ExitStack() as stack:
+        if config.nodes > 1 and config.nodes_by == "ray":
+            from icl_embed.launch.ray_nodes import started_by_ray
+
+            config = stack.enter_context(started_by_ray(work_dir, config))
+        if config.nodes > 1:
+            stack.enter_context(inviting(module, job_path, work_dir, config, on_line))
         run_node(module, job_path, work_dir, config, on_line)
 
 

@@ -141,6 +141,14 @@ def wait_for_all(work_dir: Path, invitation: Invitation) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def invitation_in(work_dir: Path, seconds: float) -> Invitation | None:
+    """The invitation of one job, waited for; None if none comes."""
+    deadline = time.monotonic() + seconds
+    while (found := Invitation.read(work_dir)) is None and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return found
+
+
 def find_invitation(store: Path, seconds: float, seen: set[str]) -> tuple[Path, Invitation] | None:
     """An invitation of any job of a store that was not seen yet, waited for; None if none comes."""
     deadline = time.monotonic() + seconds

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -45,6 +46,7 @@ MODEL_STAGES = frozenset(
     }
 )
 IDLE_SECONDS = 60.0
+SECONDS_TO_NOTICE = 0.5  # that nobody is there any more
 SECONDS_TO_LEAVE = 10.0
 MODULE = "icl_embed.pipeline.apart"
 
@@ -97,14 +99,30 @@ class _Child:
             )
         return cls(process, Connection(here.detach()))
 
+    def tell(self, message: Any) -> None:
+        """Raises EOFError if it is gone."""
+        try:
+            self.connection.send(message)
+        except OSError as error:
+            raise EOFError from error
+
+    def hear(self) -> Any:
+        """What it says next; raises EOFError if it is gone."""
+        try:
+            return self.connection.recv()
+        except OSError as error:
+            raise EOFError from error
+
     @property
     def has_left(self) -> bool:
         """Whether it found nothing to do for too long; it may be about to."""
         return self.process.poll() is not None or self.connection.poll()
 
     def end(self) -> None:
-        """End it, whatever it is doing."""
+        """End it, whatever it is doing; where it has left already, its exit code stays."""
         self.connection.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(SECONDS_TO_NOTICE)
         end_processes([self.process.pid], patience_seconds=SECONDS_TO_LEAVE)
         self.process.wait()
 
@@ -122,7 +140,11 @@ def end_child() -> None:
         _child = None
 
 
-atexit.register(end_child)
+@atexit.register
+def _kill_child() -> None:
+    # without the lock: a thread that waits for the child may hold it for ever
+    if _child is not None:
+        _child.process.kill()
 
 
 def _served(run: Run, key: StageKey, hear: dict[str, Callable[..., None]]) -> None:
@@ -132,26 +154,23 @@ def _served(run: Run, key: StageKey, hear: dict[str, Callable[..., None]]) -> No
         end_child()
     child = _child = _child or _Child.started()
     try:
-        child.connection.send((run, key))
-        while True:
-            what, *content = child.connection.recv()
-            if what == "done":
-                return
-            if what == "failed":
-                raise content[0]
-            hear[what](*content)
-    except (EOFError, OSError) as error:
+        child.tell((run, key))
+        while (message := child.hear())[0] not in ("done", "failed"):
+            hear[message[0]](*message[1:])
+    except EOFError as error:
         raise _loss_of(child, key) from error
-    except IclEmbedError:
-        raise  # it is ready for the next stage
     except BaseException:
-        end_child()  # a device's fault may stay, and nobody waits for what it does
+        end_child()  # nobody waits for what it does
         raise
+    if message[0] == "failed":
+        if not isinstance(message[1], IclEmbedError):
+            end_child()  # a device's fault may stay
+        raise message[1]
 
 
 def _loss_of(child: _Child, key: StageKey) -> WorkerLostError:
-    with_signal = -child.process.wait()
     end_child()
+    with_signal = -child.process.returncode
     how = signal.Signals(with_signal).name if with_signal > 0 else f"exit code {-with_signal}"
     guess = " (so the kernel does when memory runs out)" if with_signal == signal.SIGKILL else ""
     return WorkerLostError(

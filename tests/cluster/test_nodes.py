@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from icl_embed.errors import TrainingError
+from icl_embed.errors import ConfigError, TrainingError
 from icl_embed.launch.processes import children_of
 from icl_embed.pipeline.build import build
 from icl_embed.pipeline.run import Run, open_run
@@ -173,3 +174,20 @@ def test_nobody_who_joins_is_an_error_that_says_what_to_run(prepared: Run) -> No
     run = open_run(prepared.preset, [*TRAIN, *(f"train.launch.{one}" for one in launch)])
     with pytest.raises(TrainingError, match="0 of 1 other nodes have come within 1 s. Run `icl-embed join "):
         build(run, run.keys.embedder)
+
+
+def test_ray_starts_the_other_node(prepared: Run, cluster: Any) -> None:
+    launch = ("processes=1", "nodes=2", 'nodes_by="ray"', 'device="cpu"', "join_seconds=60")
+    run = open_run(prepared.preset, [*TRAIN, *(f"train.launch.{one}" for one in launch)])
+    said: list[str] = []
+    build(run, run.keys.embedder, said.append)
+    assert any("all 2 nodes are here" in line for line in said)
+    found = losses(run), weights(run)
+    run.artefact(run.keys.embedder).path.rename(prepared.store.root / "aside")
+    alone = open_run(prepared.preset, [*TRAIN, "train.launch.processes=2"])
+    build(alone, alone.keys.embedder)
+    assert (losses(alone), weights(alone)) == found
+    larger = open_run(prepared.preset, [*TRAIN, *(f"train.launch.{one}" for one in (*launch, "nodes=4"))])
+    alone.artefact(alone.keys.embedder).path.rename(prepared.store.root / "aside-too")
+    with pytest.raises(ConfigError, match="launch.nodes is 4, but besides this node the Ray cluster has 1"):
+        build(larger, larger.keys.embedder)

@@ -88,6 +88,16 @@ def test_a_fault_nobody_foresaw_brings_its_traceback_and_ends_the_process(run: R
     assert apart._child is None
 
 
+def test_an_error_of_the_listener_is_no_loss(run: Run) -> None:
+    def fail() -> None:
+        raise OSError("the server is away")
+
+    with pytest.raises(OSError, match="the server is away"):
+        build_apart(run, other(run, 10), on_start=fail)
+    assert apart._child is None
+    assert build_apart(run, other(run, 10)).path.is_dir()
+
+
 def test_a_killed_process_is_a_lost_worker_and_trying_again_works(run: Run) -> None:
     def kill() -> None:
         os.kill(apart._child.process.pid, signal.SIGKILL)
