@@ -27,8 +27,12 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one training run."""
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], keep: int) -> None:
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], keep: int, *, takes_other_ranks: bool = False
+    ) -> None:
+        """``takes_other_ranks``: whether what so many ranks wrote can be read by more or fewer."""
         self.folder = folder
+        self.takes_other_ranks = takes_other_ranks
         self.identity = dict(identity)
         self.keep = keep
 
@@ -60,8 +64,8 @@ class Checkpoints:
             the number of updates done, 0 when there is none, and what ``save`` was given to carry.
 
         Raises
-            TrainingError: the newest whole checkpoint belongs to another configuration or rank count, or
-                checkpoints exist but none is whole.
+            TrainingError: the newest whole checkpoint belongs to another configuration, or to another number
+                of ranks where that cannot be read, or checkpoints exist but none is whole.
         """
         damaged = []
         for step, folder in self._newest_first():
@@ -90,12 +94,21 @@ class Checkpoints:
         return [step for step, _ in self._newest_first()]
 
     def _refuse_other_run(self, found: Mapping[str, Any], step: int, place: Place) -> None:
-        wanted = {"step": step, "ranks": place.world_size, **self.identity}
+        ranks = found.get("ranks") if self.takes_other_ranks else place.world_size
+        wanted = {"step": step, "ranks": ranks, **self.identity}
         changes = explain_difference(wanted, found)
         if changes:
             raise TrainingError(
                 "the checkpoint was written by a different run; resuming would not give the same weights:\n  "
                 + "\n  ".join(changes)
+            )
+        if ranks != place.world_size and place.is_first:
+            logger.warning(
+                "the checkpoint of step %d was written by %s ranks, and %d go on: with the same rows, but "
+                "sums in another order, so the weights are not bit for bit those of either number of ranks",
+                step,
+                ranks,
+                place.world_size,
             )
 
     def _newest_first(self) -> Iterator[tuple[int, Path]]:

@@ -18,6 +18,7 @@ from icl_embed.launch.worker import beat
 from icl_embed.train.distributed import Place
 
 TAG = "state"
+STAGES_OF_ANY_RANKS = (0,)  # of ZeRO, whose checkpoints more or fewer ranks can read: each rank holds it all
 
 
 class Engine:
@@ -96,7 +97,7 @@ class Engine:
         )
 
     def load(self, folder: Path) -> None:
-        """Restore what ``save`` wrote, with the same number of ranks.
+        """Restore what ``save`` wrote, with the same number of ranks or, in ``STAGES_OF_ANY_RANKS``, any.
 
         DeepSpeed reads its own checkpoints as pickles: the caller verifies the folder's manifest first.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from icl_embed.config import LaunchConfig
 from icl_embed.errors import TrainingError
 from icl_embed.launch.launcher import WorkerLostError, launch
 from icl_embed.model.embedder import Embedder
@@ -94,6 +95,32 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     assert [line["loss"] for line in resumed] == [line["loss"] for line in metrics]
     name = "model.safetensors"
     assert sha256_of(job.out_dir / name) == sha256_of(reference.out_dir / name)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_run_goes_on_with_fewer_ranks_where_each_holds_the_whole_state_and_says_so(
+    one_rank, tiny_model: Path, rows: Path, tmp_path: Path, stage: int
+) -> None:
+    """Two ranks of which one is lost for good: one goes on after the last checkpoint."""
+    _, metrics = one_rank
+    job = make_job(tmp_path, tiny_model, rows, processes=2, optimizer={"zero_stage": stage}, **OPTIONS)
+    _kill_after_step(tmp_path, job, step=5)
+    alone = job.model_copy(update={"train": job.train.model_copy(update={"launch": one_process(job)})})
+    (tmp_path / "job.json").write_text(alone.model_dump_json())
+    if stage:
+        with pytest.raises(TrainingError, match="different run.*\n.*ranks"):
+            run_job(alone, tmp_path)
+        return
+    resumed, lines = run_job(alone, tmp_path)
+    assert "resumed after step 4 of 6" in lines
+    assert any("written by 2 ranks, and 1 go on" in line for line in lines)
+    for one, two in zip(metrics, resumed, strict=True):
+        assert abs(one["loss"] - two["loss"]) < TOLERANCE * one["loss"]
+        assert abs(one["grad_norm"] - two["grad_norm"]) < 1e-3 * one["grad_norm"]
+
+
+def one_process(job) -> LaunchConfig:
+    return job.train.launch.model_copy(update={"processes": 1})
 
 
 def _kill_after_step(folder: Path, job, *, step: int) -> None:
