@@ -16,7 +16,7 @@ from typing import Any
 
 from icl_embed.engines.engine import Engine, Work
 from icl_embed.errors import ConfigError, ModelError
-from icl_embed.store.software import software
+from icl_embed.store.software import refuse_other_software, software
 
 logger = logging.getLogger(__name__)
 
@@ -171,17 +171,7 @@ class RayEngine(Engine):
                     raise ModelError(f"no {self._work.name} of the Ray cluster can begin: {error}") from error
                 logger.warning("a %s of the Ray cluster cannot begin: %s", self._work.name, error)
                 continue
-            ours = software()
-            other = [
-                f"{name}: {ours[name]} here, {theirs.get(name)} there"
-                for name in ours
-                if ours[name] != theirs.get(name)
-            ]
-            if other:
-                raise ConfigError(
-                    f"a node of the Ray cluster runs other software: {'; '.join(other)}. Install the same on "
-                    "every node, or their results would differ"
-                )
+            refuse_other_software(theirs, "a node of the Ray cluster")
             self._actors.add(actor)
 
     def _lose(self, actor: Any, error: Exception) -> None:

@@ -31,10 +31,18 @@ def run_flow(
     )
 
 
+MAIN = "from flows.command_line import main; main()"
+
+
 def flow_command(
-    flow: str, preset: Path, overrides: Sequence[str] = (), options: Sequence[str] = ()
+    flow: str,
+    preset: Path,
+    overrides: Sequence[str] = (),
+    options: Sequence[str] = (),
+    *,
+    code: str = MAIN,
 ) -> list[str]:
-    argv = [sys.executable, "-c", "from flows.command_line import main; main()", "run", flow, "--here"]
+    argv = [sys.executable, "-c", code, "run", flow, "--here"]
     argv += ["--preset", str(preset)]
     for override in overrides:
         argv += ["--set", override]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from icl_embed.evaluation.scores import read_examples
 from icl_embed.pipeline.plan import plan
 from icl_embed.pipeline.run import open_run
 from icl_embed.pool.examples import eligible_examples
-from tests.flows.running import run_flow, stages_to_run, task_states
+from tests.flows.running import MAIN, flow_command, flow_environment, run_flow, stages_to_run, task_states
 
 
 def test_one_command_ends_with_a_report(finished) -> None:
@@ -168,3 +169,16 @@ def test_a_card_that_does_not_exist_is_refused_with_near_names(project: Path) ->
     process = run_flow("full-pipeline", project, 'data.train=["tiny-fact"]')
     assert process.returncode == 2
     assert "did you mean tiny-facts" in process.stderr
+
+
+def test_no_model_is_loaded_in_the_flows_own_process(finished) -> None:
+    project, _ = finished
+    models = ["icl_embed.model.embedder", "icl_embed.rerank.reranker", "transformers.modeling_utils"]
+    code = f"import atexit, sys; atexit.register(lambda: print({models}, set({models}) & set(sys.modules))); {MAIN}"
+    process = subprocess.run(
+        flow_command("full-pipeline", project, ["evaluate.shots=2"], code=code),
+        cwd=project.parent, env=flow_environment(project), capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    assert task_states(process.stdout + process.stderr)["Completed"] > 0, "scores were made"
+    assert f"{models} set()" in process.stdout
