@@ -73,7 +73,7 @@ def build_apart(
         "log": _log,
     }
     with _one_stage_at_a_time:
-        _served(replace(run), key, hear)  # a copy without what the run has cached
+        _served((replace(run), key), hear)  # a copy without what the run has cached
     return run.artefact(key)
 
 
@@ -127,38 +127,40 @@ class _Child:
         self.process.wait()
 
 
-_child: _Child | None = None
+_children: list[_Child] = []  # at most one
 _one_stage_at_a_time = threading.RLock()
 
 
 def end_child() -> None:
     """Let the child go, and with it the memory of its models."""
-    global _child  # noqa: PLW0603 - there is one
     with _one_stage_at_a_time:
-        if _child is not None:
-            _child.end()
-        _child = None
+        while _children:
+            _children.pop().end()
 
 
-@atexit.register
-def _kill_child() -> None:
-    # without the lock: a thread that waits for the child may hold it for ever
-    if _child is not None:
-        _child.process.kill()
+def _kill(children: list[_Child]) -> None:
+    # without the lock, which a thread that waits for the child may hold for ever, and without the names of
+    # this module, which a flow's process forgets before it ends
+    for child in children:
+        child.process.kill()
 
 
-def _served(run: Run, key: StageKey, hear: dict[str, Callable[..., None]]) -> None:
+atexit.register(_kill, _children)
+
+
+def _served(request: tuple[Run, StageKey], hear: dict[str, Callable[..., None]]) -> None:
     """Have the child build a key, and pass on what it says meanwhile."""
-    global _child  # noqa: PLW0603
-    if _child is not None and _child.has_left:
+    if _children and _children[0].has_left:
         end_child()
-    child = _child = _child or _Child.started()
+    if not _children:
+        _children.append(_Child.started())
+    child = _children[0]
     try:
-        child.tell((run, key))
+        child.tell(request)
         while (message := child.hear())[0] not in ("done", "failed"):
             hear[message[0]](*message[1:])
     except EOFError as error:
-        raise _loss_of(child, key) from error
+        raise _loss_of(child, request[1]) from error
     except BaseException:
         end_child()  # nobody waits for what it does
         raise

@@ -22,6 +22,7 @@ from icl_embed.errors import StoreError
 from icl_embed.evaluation.results import regression as scoring_code
 from icl_embed.evaluation.results.regression import RegressionError
 from icl_embed.model.settings import EmbedderSettings, write_settings
+from icl_embed.pipeline.build import build
 from icl_embed.pipeline.run import open_run
 from icl_embed.pipeline.stages.re_evaluation import plan_re_evaluation
 from icl_embed.store import StageKey
@@ -94,7 +95,8 @@ def newest_table() -> str:
 
 
 def change_pooling(monkeypatch: pytest.MonkeyPatch, folder: Path, old: str, new: str) -> None:
-    """Run and hash an edited copy of the pooling code."""
+    """Run and hash an edited copy of the pooling code, in this process."""
+    monkeypatch.setattr("tasks.stage_log.build_apart", build)
     package = folder / "changed" / "icl_embed"
     shutil.copytree(scoring_code.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     path = package / "model" / "pooling.py"

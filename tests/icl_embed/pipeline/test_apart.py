@@ -54,11 +54,11 @@ def test_another_process_builds_the_same_and_what_it_says_is_heard(
 ) -> None:
     started: list[int] = []
     with caplog.at_level(logging.INFO, "icl_embed"):
-        build_apart(run, other(run, 1), on_start=lambda: started.append(apart._child.process.pid))
-    assert started == [apart._child.process.pid] and started[0] != os.getpid()
+        build_apart(run, other(run, 1), on_start=lambda: started.append(apart._children[0].process.pid))
+    assert started == [apart._children[0].process.pid] and started[0] != os.getpid()
     assert {record.name.partition(".")[0] for record in caplog.records} == {"icl_embed"}
     again = build_apart(run, other(run, 2))
-    assert apart._child.process.pid == started[0], "stages that follow each other share their process"
+    assert apart._children[0].process.pid == started[0], "stages that follow each other share their process"
     rows = (again.path / "train.parquet").read_bytes()
     again.path.rename(again.path.with_name("aside"))
     assert (build(run, other(run, 2)).path / "train.parquet").read_bytes() == rows
@@ -67,16 +67,16 @@ def test_another_process_builds_the_same_and_what_it_says_is_heard(
 def test_what_is_there_already_needs_no_process(run: Run) -> None:
     build(run, other(run, 3))
     build_apart(run, other(run, 3))
-    assert apart._child is None
+    assert not apart._children
 
 
 def test_an_error_keeps_its_type_and_the_process_serves_on(run: Run) -> None:
     broken = replace(other(run, 4), inputs={**run.keys.negatives.inputs, "pool": "pool/0123456789abcdef"})
     with pytest.raises(StoreError, match="pool/0123456789abcdef|no pool"):
         build_apart(run, broken)
-    before = apart._child.process.pid
+    before = apart._children[0].process.pid
     build_apart(run, other(run, 5))
-    assert apart._child.process.pid == before
+    assert apart._children[0].process.pid == before
 
 
 def test_a_fault_nobody_foresaw_brings_its_traceback_and_ends_the_process(run: Run) -> None:
@@ -85,7 +85,7 @@ def test_a_fault_nobody_foresaw_brings_its_traceback_and_ends_the_process(run: R
     with pytest.raises(KeyError) as caught:
         build_apart(run, broken)
     assert "in build_negatives" in "".join(caught.value.__notes__)
-    assert apart._child is None
+    assert not apart._children
 
 
 def test_an_error_of_the_listener_is_no_loss(run: Run) -> None:
@@ -94,13 +94,13 @@ def test_an_error_of_the_listener_is_no_loss(run: Run) -> None:
 
     with pytest.raises(OSError, match="the server is away"):
         build_apart(run, other(run, 10), on_start=fail)
-    assert apart._child is None
+    assert not apart._children
     assert build_apart(run, other(run, 10)).path.is_dir()
 
 
 def test_a_killed_process_is_a_lost_worker_and_trying_again_works(run: Run) -> None:
     def kill() -> None:
-        os.kill(apart._child.process.pid, signal.SIGKILL)
+        os.kill(apart._children[0].process.pid, signal.SIGKILL)
 
     with pytest.raises(WorkerLostError, match="ended with SIGKILL .*memory runs out"):
         build_apart(run, other(run, 6), on_start=kill)
@@ -109,19 +109,19 @@ def test_a_killed_process_is_a_lost_worker_and_trying_again_works(run: Run) -> N
 
 def test_a_process_that_left_for_want_of_work_is_replaced(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     build_apart(run, other(run, 7))
-    first = apart._child.process
+    first = apart._children[0].process
     first.terminate()
     first.wait()
     build_apart(run, other(run, 8))
-    assert apart._child.process.pid != first.pid
+    assert apart._children[0].process.pid != first.pid
 
 
 def test_it_is_gone_before_a_training_starts(run: Run) -> None:
     build_apart(run, other(run, 9))
-    pid = apart._child.process.pid
+    pid = apart._children[0].process.pid
     with pytest.raises(StoreError):  # its negatives are not there; nothing is trained
         build_apart(run, run.keys.embedder)
-    assert not start_time_of(pid) and apart._child is None
+    assert not start_time_of(pid) and not apart._children
 
 
 def test_bm25_alone_runs_no_model(run: Run) -> None:
