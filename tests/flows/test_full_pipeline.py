@@ -176,7 +176,7 @@ def test_no_model_is_loaded_in_the_flows_own_process(finished) -> None:
     models = ["icl_embed.model.embedder", "icl_embed.rerank.reranker", "transformers.modeling_utils"]
     code = f"import atexit, sys; atexit.register(lambda: print({models}, set({models}) & set(sys.modules))); {MAIN}"
     process = subprocess.run(
-        flow_command("full-pipeline", project, ["evaluate.shots=2"], code=code),
+        flow_command("full-pipeline", project, ["evaluate.shots=1"], code=code),
         cwd=project.parent, env=flow_environment(project), capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
