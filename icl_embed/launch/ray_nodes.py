@@ -38,13 +38,13 @@ def started_by_ray(work_dir: Path, config: LaunchConfig) -> Iterator[LaunchConfi
             f"launch.nodes is {config.nodes}, but besides this node the Ray cluster has {len(others)}"
             f"{f' with {gpus} GPUs' if gpus else ''}"
         )
-    task = ray.remote(join_once).options(num_cpus=0, num_gpus=gpus, max_retries=0)
-    tasks = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            str(work_dir.absolute()), config.join_seconds
+    tasks = []
+    for node in others[: config.nodes - 1]:
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        needs = {"num_cpus": 0, "num_gpus": gpus, "max_retries": 0, "scheduling_strategy": there}
+        tasks.append(
+            ray.remote(join_once).options(**needs).remote(str(work_dir.absolute()), config.join_seconds)
         )
-        for node in others[: config.nodes - 1]
-    ]
     rendezvous = config.rendezvous or f"{ray.util.get_node_ip_address()}:{free_port()}"
     try:
         yield config.model_copy(update={"rendezvous": rendezvous})

@@ -187,7 +187,10 @@ def test_ray_starts_the_other_node(prepared: Run, cluster: Any) -> None:
     alone = open_run(prepared.preset, [*TRAIN, "train.launch.processes=2"])
     build(alone, alone.keys.embedder)
     assert (losses(alone), weights(alone)) == found
-    larger = open_run(prepared.preset, [*TRAIN, *(f"train.launch.{one}" for one in (*launch, "nodes=4"))])
+    larger = open_run(
+        prepared.preset,
+        [*TRAIN, "train.batch_size=16", *(f"train.launch.{one}" for one in (*launch, "nodes=4"))],
+    )
     alone.artefact(alone.keys.embedder).path.rename(prepared.store.root / "aside-too")
     with pytest.raises(ConfigError, match="launch.nodes is 4, but besides this node the Ray cluster has 1"):
         build(larger, larger.keys.embedder)
