@@ -144,10 +144,11 @@ def _store_between_nodes(rank: int, world_size: int) -> Store:
         TrainingError: it cannot be reached, or cannot listen.
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    listens = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # torchrun's agent would
     try:
-        return TCPStore(host, port, world_size, rank == 0, timedelta(seconds=MEET_SECONDS))
+        return TCPStore(host, port, world_size, listens, timedelta(seconds=MEET_SECONDS))
     except RuntimeError as error:
-        what = "listen at" if rank == 0 else f"reach, within {MEET_SECONDS} s, the first rank at"
+        what = "listen at" if listens else f"reach, within {MEET_SECONDS} s, the first rank at"
         raise TrainingError(
             f"rank {rank} on {socket.gethostname()} ({address_to(host, port)}) cannot {what} {host}:{port}: "
             f"{str(error).splitlines()[0]}. launch.rendezvous must be an address of the first node, with a "
