@@ -27,12 +27,8 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one training run."""
 
-    def __init__(
-        self, folder: Path, identity: Mapping[str, Any], keep: int, *, takes_other_ranks: bool = False
-    ) -> None:
-        """``takes_other_ranks``: whether what so many ranks wrote can be read by more or fewer."""
+    def __init__(self, folder: Path, identity: Mapping[str, Any], keep: int) -> None:
         self.folder = folder
-        self.takes_other_ranks = takes_other_ranks
         self.identity = dict(identity)
         self.keep = keep
 
@@ -78,7 +74,7 @@ class Checkpoints:
                 logger.warning("checkpoint %s is ignored: %s", folder.name, damage)
                 damaged.append(folder.name)
                 continue
-            self._refuse_other_run(manifest.key["settings"], step, place)
+            self._refuse_other_run(manifest.key["settings"], step, place, engine)
             engine.load(folder)
             return step, manifest.counts
         if damaged:
@@ -93,8 +89,8 @@ class Checkpoints:
         """The steps that a run may resume after, the newest first."""
         return [step for step, _ in self._newest_first()]
 
-    def _refuse_other_run(self, found: Mapping[str, Any], step: int, place: Place) -> None:
-        ranks = found.get("ranks") if self.takes_other_ranks else place.world_size
+    def _refuse_other_run(self, found: Mapping[str, Any], step: int, place: Place, engine: Engine) -> None:
+        ranks = found.get("ranks") if engine.takes_other_ranks else place.world_size
         wanted = {"step": step, "ranks": ranks, **self.identity}
         changes = explain_difference(wanted, found)
         if changes:

@@ -18,7 +18,6 @@ from icl_embed.launch.worker import beat
 from icl_embed.train.distributed import Place
 
 TAG = "state"
-STAGES_OF_ANY_RANKS = (0,)  # of ZeRO, whose checkpoints more or fewer ranks can read: each rank holds it all
 
 
 class Engine:
@@ -65,6 +64,11 @@ class Engine:
                 dist_init_required=False,
             )
 
+    @property
+    def takes_other_ranks(self) -> bool:
+        """Whether more or fewer ranks could read what these write: where each holds the whole state."""
+        return self._zero_stage == 0
+
     def backward(self, loss: torch.Tensor, *, is_last: bool = True) -> None:
         """Back-propagate this rank's share of the loss, or of one of the parts that make up an update.
 
@@ -97,7 +101,7 @@ class Engine:
         )
 
     def load(self, folder: Path) -> None:
-        """Restore what ``save`` wrote, with the same number of ranks or, in ``STAGES_OF_ANY_RANKS``, any.
+        """Restore what ``save`` wrote, with the same number of ranks unless the engine takes others.
 
         DeepSpeed reads its own checkpoints as pickles: the caller verifies the folder's manifest first.
 

@@ -22,7 +22,7 @@ from icl_embed.errors import TrainingError
 from icl_embed.model.memory import is_out_of_memory
 from icl_embed.train.checkpoint import Checkpoints
 from icl_embed.train.distributed import Place
-from icl_embed.train.engine import STAGES_OF_ANY_RANKS, Engine
+from icl_embed.train.engine import Engine
 from icl_embed.train.learning import LearningWatch
 from icl_embed.train.metrics import METRICS_NAME, MetricsLog
 from icl_embed.train.trackers import Watched
@@ -180,12 +180,7 @@ def run_training(  # noqa: PLR0913 - the whole context of a run, passed once
         TrainingError: a checkpoint of a different run, or a loss or gradient that is not finite.
     """
     engine = Engine(objective.model, optimizer, place, objective.rates)
-    checkpoints = Checkpoints(
-        work_dir / "checkpoints",
-        identity,
-        optimizer.keep_checkpoints,
-        takes_other_ranks=optimizer.zero_stage in STAGES_OF_ANY_RANKS,
-    )
+    checkpoints = Checkpoints(work_dir / "checkpoints", identity, optimizer.keep_checkpoints)
     first, carried = checkpoints.restore(engine, place)
     if place.is_first and first:
         logger.info("resumed after step %d of %d", first, optimizer.steps)
