@@ -99,3 +99,8 @@ def spread_over(config: EngineConfig, device: str = "auto") -> tuple[str, ...] |
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return tuple(f"cuda:{number}" for number in range(count)) if count > 1 else None
+
+
+def device_of(config: EngineConfig, device: str = "auto") -> str:
+    """The one device, where ``spread_over`` says that one will do."""
+    return config.devices[0] if config.devices else device

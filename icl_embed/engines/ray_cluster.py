@@ -79,22 +79,16 @@ class RayEngine(Engine):
     def __init__(self, work: Work, devices: Sequence[str]) -> None:
         """Raises ConfigError without Ray or with other software, ModelError if nobody opens the work."""
         self._ray, self._work = connected(), work
-        self._plans = _plans_of(self._ray, devices)
         self._actors: set[Any] = set()  # that are ready
         self._starting: dict[Any, Any] = {}  # by what each will say of itself
         self._plan_of: dict[Any, tuple[str, int]] = {}
         try:
-            for plan in self._plans:
+            for plan in _plans_of(self._ray, devices):
                 self._start(plan)
             self._await_one("no worker could be started")
         except BaseException:
             self.close(at_once=True)
             raise
-
-    @property
-    def size(self) -> int:
-        """Workers that are ready."""
-        return len(self._actors)
 
     def run(self, jobs: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """See ``Engine``; each worker has a job and one on the way."""

@@ -86,14 +86,13 @@ class SecondStage:
         Raises
             ModelError: it cannot be loaded.
         """
-        from icl_embed.engines.engine import spread_over
+        from icl_embed.engines.engine import device_of, spread_over
         from icl_embed.rerank.scorer_pool import ScorerPool
 
         choice = self.choice.resolve() if self.choice else None
         devices = spread_over(self.engine, self.device)
         if devices is None:
-            device = self.engine.devices[0] if self.engine.devices else self.device
-            return _scorer_on(self.folder, choice, self.dtype, device)
+            return _scorer_on(self.folder, choice, self.dtype, device_of(self.engine, self.device))
         load = partial(_score_on, self.folder.resolve(), choice, self.dtype)
         return ScorerPool.start(self.engine, devices, "reranker", load)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from icl_embed.config import LaunchConfig
 from icl_embed.errors import ConfigError, TrainingError
@@ -27,6 +27,7 @@ from icl_embed.store.software import refuse_other_software, software
 INVITATION_NAME = "invitation.json"
 NODES_DIR = "nodes"
 POLL_SECONDS = 0.5
+Found = TypeVar("Found")
 SIOCGIFADDR = 0x8915  # Linux: an interface's IPv4 address
 
 
@@ -143,23 +144,28 @@ def wait_for_all(work_dir: Path, invitation: Invitation) -> None:
 
 def invitation_in(work_dir: Path, seconds: float) -> Invitation | None:
     """The invitation of one job, waited for; None if none comes."""
-    deadline = time.monotonic() + seconds
-    while (found := Invitation.read(work_dir)) is None and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-    return found
+    return _waited_for(lambda: Invitation.read(work_dir), seconds)
 
 
 def find_invitation(store: Path, seconds: float, seen: set[str]) -> tuple[Path, Invitation] | None:
     """An invitation of any job of a store that was not seen yet, waited for; None if none comes."""
-    deadline = time.monotonic() + seconds
-    while True:
+
+    def look() -> tuple[Path, Invitation] | None:
         for path in sorted(store.glob(f"*/*.work/{INVITATION_NAME}")):
             invitation = Invitation.read(path.parent)
             if invitation is not None and invitation.id not in seen:
                 return path.parent, invitation
-        if time.monotonic() > deadline:
-            return None
+        return None
+
+    return _waited_for(look, seconds)
+
+
+def _waited_for(look: Callable[[], Found | None], seconds: float) -> Found | None:
+    """What a look finds, as soon as it finds something; None if it never does."""
+    deadline = time.monotonic() + seconds
+    while (found := look()) is None and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
+    return found
 
 
 def endpoint_of(config: LaunchConfig) -> tuple[str, int]:
@@ -181,8 +187,10 @@ def node_environment(config: LaunchConfig) -> dict[str, str]:
     """Where the ranks of this node meet the others, and through which network interface they talk."""
     host, port = endpoint_of(config)
     interface = config.interface or interface_to(host, port)
-    names = {f"{library}_SOCKET_IFNAME": interface for library in ("GLOO", "NCCL")} if interface else {}
-    return {"MASTER_ADDR": host, "MASTER_PORT": str(port), **names}
+    names = [f"{library}_SOCKET_IFNAME" for library in ("GLOO", "NCCL")]
+    if not config.interface:  # what the user's environment says stands
+        names = [name for name in names if interface and name not in os.environ]
+    return {"MASTER_ADDR": host, "MASTER_PORT": str(port), **dict.fromkeys(names, interface)}
 
 
 def address_to(host: str, port: int) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from icl_embed.config import EngineConfig, EngineName
-from icl_embed.engines.engine import Work, checked_devices, spread_over, start_engine
+from icl_embed.engines.engine import Work, checked_devices, device_of, spread_over, start_engine
 from icl_embed.errors import ModelError
 from icl_embed.examples import Example
 from icl_embed.model.backbone import load_description
@@ -184,8 +184,7 @@ def open_encoder(
 
     devices = spread_over(engine, device)
     if devices is None:
-        place = engine.devices[0] if engine.devices else device
-        return Embedder.load(folder, device=place, dtype=dtype, settings=settings)
+        return Embedder.load(folder, device=device_of(engine, device), dtype=dtype, settings=settings)
     return EncoderPool(folder, devices, dtype=dtype, settings=settings, engine=engine.name)
 
 

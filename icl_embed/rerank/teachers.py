@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from icl_embed.config import EngineConfig, RerankConfig, TeacherConfig
-from icl_embed.engines.engine import spread_over
+from icl_embed.engines.engine import device_of, spread_over
 from icl_embed.errors import ModelError
 from icl_embed.model.backbone import load_description
 from icl_embed.model.dtype import resolve_device, resolve_dtype
@@ -79,7 +79,7 @@ def open_teacher(
     devices = spread_over(engine)
     load = partial(_teacher_on, config, folder.resolve(), max_tokens, dtype)
     if devices is None:
-        return load(engine.devices[0] if engine.devices else "auto")
+        return load(device_of(engine))
     return ScorerPool.start(engine, devices, "teacher", load).score
 
 
