@@ -124,7 +124,7 @@ class RerankConfig(Section):
 
     @model_validator(mode="after")
     def _weights_stay_whole(self) -> RerankConfig:
-        if self.optimizer.zero_stage == 3:
+        if self.optimizer.spreads_weights:
             raise ValueError("the reranker runs its layers one by one: use optimizer.zero_stage 0, 1 or 2")
         return self
 

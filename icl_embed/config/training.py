@@ -115,6 +115,11 @@ class OptimizerConfig(Section):
             )
         return self
 
+    @property
+    def spreads_weights(self) -> bool:
+        """Whether a rank holds a part of each weight, and fetches the rest for the layer that is called."""
+        return self.zero_stage == 3
+
     def counted(self, steps: int) -> OptimizerConfig:
         """With the steps that the epochs are, once the rows are known."""
         return self.model_copy(update={"steps": steps})

@@ -60,8 +60,8 @@ class Checkpoints:
             the number of updates done, 0 when there is none, and what ``save`` was given to carry.
 
         Raises
-            TrainingError: the newest whole checkpoint belongs to another configuration, or to another number
-                of ranks where that cannot be read, or checkpoints exist but none is whole.
+            TrainingError: the newest whole checkpoint belongs to another configuration, or checkpoints exist
+                but none is whole.
         """
         damaged = []
         for step, folder in self._newest_first():
@@ -74,8 +74,16 @@ class Checkpoints:
                 logger.warning("checkpoint %s is ignored: %s", folder.name, damage)
                 damaged.append(folder.name)
                 continue
-            self._refuse_other_run(manifest.key["settings"], step, place, engine)
-            engine.load(folder)
+            ranks = self._ranks_of(manifest.key["settings"], step)
+            if ranks != place.world_size and place.is_first:
+                logger.warning(
+                    "the checkpoint of step %d was written by %d ranks, and %d go on: with the same rows, "
+                    "but sums in another order, so the weights are not bit for bit those of either",
+                    step,
+                    ranks,
+                    place.world_size,
+                )
+            engine.load(folder, ranks=ranks)
             return step, manifest.counts
         if damaged:
             raise TrainingError(
@@ -89,23 +97,16 @@ class Checkpoints:
         """The steps that a run may resume after, the newest first."""
         return [step for step, _ in self._newest_first()]
 
-    def _refuse_other_run(self, found: Mapping[str, Any], step: int, place: Place, engine: Engine) -> None:
-        ranks = found.get("ranks") if engine.takes_other_ranks else place.world_size
-        wanted = {"step": step, "ranks": ranks, **self.identity}
-        changes = explain_difference(wanted, found)
-        if changes:
+    def _ranks_of(self, found: Mapping[str, Any], step: int) -> int:
+        """How many ranks wrote the checkpoint; raises TrainingError if they were of another run."""
+        ranks = found.get("ranks")
+        changes = explain_difference({"step": step, "ranks": ranks, **self.identity}, found)
+        if changes or not isinstance(ranks, int):
             raise TrainingError(
                 "the checkpoint was written by a different run; resuming would not give the same weights:\n  "
                 + "\n  ".join(changes)
             )
-        if ranks != place.world_size and place.is_first:
-            logger.warning(
-                "the checkpoint of step %d was written by %s ranks, and %d go on: with the same rows, but "
-                "sums in another order, so the weights are not bit for bit those of either number of ranks",
-                step,
-                ranks,
-                place.world_size,
-            )
+        return ranks
 
     def _newest_first(self) -> Iterator[tuple[int, Path]]:
         folders = sorted(self.folder.glob("step-??????"), reverse=True) if self.folder.is_dir() else []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import shutil
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +40,7 @@ class Engine:
         place: Place,
         rates: Mapping[str, float],
     ) -> None:
-        _settle_environment(place)
-        import deepspeed
-
-        _avoid_compiling(deepspeed)
+        deepspeed = _deepspeed(place)
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         by_rate = _by_rate(model, rates)
         trained = [parameter for parameters in by_rate.values() for parameter in parameters]
@@ -52,7 +52,7 @@ class Engine:
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
-        self._world_size = place.world_size
+        self._place = place
         self._zero_stage = config.zero_stage
         self._trained = trained
         with _explained():
@@ -63,11 +63,6 @@ class Engine:
                 config=engine_settings(config, place.dtype),
                 dist_init_required=False,
             )
-
-    @property
-    def takes_other_ranks(self) -> bool:
-        """Whether more or fewer ranks could read what these write: where each holds the whole state."""
-        return self._zero_stage == 0
 
     def backward(self, loss: torch.Tensor, *, is_last: bool = True) -> None:
         """Back-propagate this rank's share of the loss, or of one of the parts that make up an update.
@@ -80,7 +75,7 @@ class Engine:
             # Stage 3 counts the backward passes of an update here, from the engine's own forward, which we do
             # not use. Uncounted, each pass would overwrite the gradients of the one before.
             self._engine.optimizer.clear_backward_seen_flag()
-        self._engine.backward(loss * self._world_size)
+        self._engine.backward(loss * self._place.world_size)
         beat()
 
     def step(self, learning_rate: float) -> float:
@@ -100,17 +95,60 @@ class Engine:
             str(folder), tag=TAG, client_state={}, save_latest=False, exclude_frozen_parameters=True
         )
 
-    def load(self, folder: Path) -> None:
-        """Restore what ``save`` wrote, with the same number of ranks unless the engine takes others.
+    def load(self, folder: Path, *, ranks: int) -> None:
+        """Restore what ``save`` wrote; every rank must call it.
+
+        ZeRO 1 to 3 write each rank's part of the state. Another number of ranks has its first one put the
+        parts together (DeepSpeed's universal checkpoints), then each takes its own part of them.
 
         DeepSpeed reads its own checkpoints as pickles: the caller verifies the folder's manifest first.
+
+        Parameters
+            ranks: how many wrote it.
 
         Raises
             TrainingError: DeepSpeed found nothing to load (it only warns, and would train from scratch).
         """
+        if ranks == self._place.world_size or self._zero_stage == 0:
+            self._load(folder, joined=False)
+            return
+        joined = folder.with_name(f"{folder.name}.joined")
+        if self._place.is_first:
+            shutil.rmtree(joined, ignore_errors=True)
+            _join_parts(folder / TAG, joined / TAG)
+        self._place.wait()
+        self._load(joined, joined=True)
+        self._place.wait()
+        if self._place.is_first:
+            shutil.rmtree(joined, ignore_errors=True)
+
+    def _load(self, folder: Path, *, joined: bool) -> None:
+        self._engine._config.load_universal_checkpoint = joined
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
         if loaded is None:
             raise TrainingError(f"no state could be read from the checkpoint {folder}")
+        if joined and self._zero_stage == 3:
+            # DeepSpeed 0.19 gives all groups of parameters one counter, and each would count on in it.
+            for state in self._engine.optimizer.optimizer.state.values():
+                state["step"] = state["step"].clone()
+
+
+def _join_parts(parts: Path, joined: Path) -> None:
+    """Put the ranks' parts of a checkpoint together; what DeepSpeed prints meanwhile is nobody's business."""
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        main(
+            Namespace(
+                input_folder=str(parts),
+                output_folder=str(joined),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+        )
 
 
 @contextmanager
@@ -144,10 +182,10 @@ def partitioned_loading(config: OptimizerConfig, place: Place) -> Iterator[bool]
 
     Yields whether that is so.
     """
-    if config.zero_stage != 3:
+    if not config.spreads_weights:
         yield False
         return
-    _settle_environment(place)
+    _deepspeed(place)
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -225,17 +263,16 @@ def _explained() -> Iterator[None]:
         ) from error
 
 
-def _avoid_compiling(deepspeed: Any) -> None:
-    """Keep DeepSpeed from compiling its shared-memory all-reduce when the process group is wrapped.
+def _deepspeed(place: Place) -> Any:
+    """The library, told what it would guess, and kept from compiling its shared-memory all-reduce.
 
     Only its tensor-parallel inference calls that operation; training goes through gloo or NCCL. Compiling
     takes a minute, needs a compiler, and is guarded by a file: a process killed meanwhile leaves it behind,
     and every later training of that user would wait for it for ever.
     """
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def _settle_environment(place: Place) -> None:
-    """DeepSpeed guesses its accelerator from the environment; tell it instead."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if place.device.type == "cuda" else "cpu")
     os.environ.setdefault("LOCAL_RANK", "0")
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from icl_embed.config import TrainConfig
 from icl_embed.errors import TrainingError
 from icl_embed.model.backbone import load_backbone
 from icl_embed.model.cpu.adapted import join_adapters
@@ -148,12 +149,7 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
             )
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if job.settings.template.demonstrations:
-        if train.snapshot_every:
-            raise TrainingError("train.snapshot_every does not keep demonstration embeddings; set it to 0")
-        if train.start_from is not None:
-            raise TrainingError("an adapter has no demonstration embeddings; leave train.start_from out")
-        if train.dev.keep == "best":
-            raise TrainingError("train.dev.keep = 'best' does not keep demonstration embeddings; use 'last'")
+        _refuse_beside_demonstrations(train)
         with whole_weights(model.get_input_embeddings()):
             add_demonstrations(model)
     if train.tuning == "lora":
@@ -162,10 +158,21 @@ def load_for_training(job: EmbedderJob, place: Place) -> TrainedModel:
             model = attach(model, train.lora, seed=job.seed, trained_tokens=tokens)
         if train.start_from is not None:
             start_from(model, train.start_from)
-        join_adapters(model)
+        if not train.optimizer.spreads_weights:  # joined layers are not called
+            join_adapters(model)
     if job.settings.template.demonstrations:
         model.demonstrations.requires_grad_(True)  # adapters freeze everything else
     settings = job.settings.model_copy(update={"prompt": train.prompt})
     embedder = Embedder(model, tokenizer, settings)
     embedder.model.train()
     return TrainedModel(job, embedder, tokens, is_partitioned)
+
+
+def _refuse_beside_demonstrations(train: TrainConfig) -> None:
+    """Raises TrainingError for options that would lose the demonstration embeddings."""
+    if train.snapshot_every:
+        raise TrainingError("train.snapshot_every does not keep demonstration embeddings; set it to 0")
+    if train.start_from is not None:
+        raise TrainingError("an adapter has no demonstration embeddings; leave train.start_from out")
+    if train.dev.keep == "best":
+        raise TrainingError("train.dev.keep = 'best' does not keep demonstration embeddings; use 'last'")

@@ -16,7 +16,6 @@ from icl_embed.model.lora import attach
 from icl_embed.rerank.folder import export_reranker, start_from
 from icl_embed.rerank.pairs import PairBuilder
 from icl_embed.train.distributed import enter
-from icl_embed.train.engine import whole_weights
 from icl_embed.train.job import read_job
 from icl_embed.train.loop import run_training
 from icl_embed.train.plan import count_steps
@@ -65,8 +64,8 @@ def train(job: RerankerJob) -> bool:
             watched=partial(open_trackers, config.launch.trackers, job.work_dir, job.fingerprint, job.told),
         )
         if result.is_complete:
-            with torch.no_grad(), whole_weights(model):
-                if place.is_first:
+            if place.is_first:
+                with torch.no_grad():
                     export_reranker(model, tokenizer, settings, job.out_dir, adapted=adapted)
         place.wait()
     return result.is_complete
