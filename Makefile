@@ -5,6 +5,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PRESET ?= demo
 SET    ?=
+# of a suite, the files to run; all of them unless told
+TESTS  ?=
 export OMP_NUM_THREADS ?= 2
 # an index with CPU builds of torch saves gigabytes where no GPU is; empty means the usual index
 TORCH_INDEX ?=
@@ -18,7 +20,7 @@ PARALLEL := --numprocesses $(JOBS) --dist loadfile
 BENCH_ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo laptop plan test check slow faults cluster bench bench-encode bench-train bench-rerank bench-pool bench-mine bench-plan bench-rows bench-engines bench-venv gpu-check ui clean
+.PHONY: help install demo laptop plan test coverage check slow faults cluster bench bench-encode bench-train bench-rerank bench-pool bench-mine bench-plan bench-rows bench-engines bench-venv gpu-check ui clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,8 +43,12 @@ plan: install  ## what would run, and why
 	$(BIN)/icl-embed plan --preset $(PRESET) $(foreach setting,$(SET),--set $(setting))
 
 test: export OMP_NUM_THREADS := 1
-test: install  ## the default test suite, and which lines no test ran
-	$(BIN)/python -m pytest $(PARALLEL) --cov=flows --cov=tasks --cov=icl_embed --cov-report=term:skip-covered
+test: install  ## the default test suite (the architecture's part of it is in check); TESTS=tests/pool for less
+	$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/test_architecture.py $(TESTS)
+
+coverage: export OMP_NUM_THREADS := 1
+coverage: install  ## the same, and which lines no test ran (half as long again)
+	$(BIN)/python -m pytest $(PARALLEL) --cov=flows --cov=tasks --cov=icl_embed --cov-report=term:skip-covered $(TESTS)
 
 check: install  ## format, lint, types, architecture
 	$(BIN)/ruff format --check .
@@ -52,15 +58,15 @@ check: install  ## format, lint, types, architecture
 
 slow: export OMP_NUM_THREADS := 1
 slow: install  ## tests that take minutes or fetch real sources
-	$(BIN)/python -m pytest $(PARALLEL) -m slow --timeout 1800
+	$(BIN)/python -m pytest $(PARALLEL) -m slow --timeout 1800 $(TESTS)
 
 faults: install  ## kill real processes, fill real disks
-	$(BIN)/python -m pytest -m fault --timeout 900
+	$(BIN)/python -m pytest -m fault --timeout 900 $(TESTS)
 
 cluster: export OMP_NUM_THREADS := 1
 cluster: install  ## two Ray nodes on this machine: the same results, and nothing lost with a node
 	$(BIN)/pip install --quiet --constraint constraints.txt 'ray>=2.50'
-	$(BIN)/python -m pytest -m cluster --timeout 600
+	$(BIN)/python -m pytest -m cluster --timeout 600 $(TESTS)
 
 bench: bench-encode bench-train bench-rerank  ## measurements against other libraries; results go to tests/bench/results
 

@@ -12,6 +12,7 @@ os.environ.update(
     HF_HOME=f"{_HOME}/hf",
     MTEB_CACHE=f"{_HOME}/mteb",
     PREFECT_HOME=f"{_HOME}/prefect",
+    PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
     PREFECT_LOCAL_STORAGE_PATH=f"{_HOME}/prefect-results",
     TOKENIZERS_PARALLELISM="false",
 )

@@ -19,6 +19,7 @@ def rows_of(store: Path) -> list[list[str]]:
     return [line.strip("| \n").split(" | ") for line in table.read_text().splitlines()[2:]]
 
 
+@pytest.mark.slow
 def test_every_variant_has_a_row_with_its_losses_and_scores(project: Path, store_copy: Path) -> None:
     # the first variant is the finished run's embedder
     vary = ["train.examples.mode=in_batch|none"]

@@ -52,6 +52,7 @@ def benchmark(
     return run_flow("benchmark", preset, *asked, *overrides, options=options)
 
 
+@pytest.mark.slow
 def test_every_score_is_a_prefect_task_and_the_second_run_is_cached(project: Path) -> None:
     first = benchmark(project, [*TASKS, "data/tiny-notes", "NFCorpus"])
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]

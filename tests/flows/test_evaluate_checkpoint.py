@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.flows.running import run_flow
 
 
+@pytest.mark.slow
 def test_every_checkpoint_is_scored_on_dev_and_the_best_on_test(project: Path, store_copy: Path) -> None:
     # data and base model are the finished run's
     settings = [f"paths.store={store_copy}", "train.snapshot_every=2", "train.optimizer.steps=5"]

@@ -7,6 +7,8 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from icl_embed.evaluation.scores import read_examples
 from icl_embed.pipeline.plan import plan
 from icl_embed.pipeline.run import open_run
@@ -48,6 +50,7 @@ def test_a_second_run_takes_everything_from_the_store(finished) -> None:
     assert states["Cached"] == len(list(open_run(str(project)).keys))
 
 
+@pytest.mark.slow
 def test_controls_stand_beside_the_trained_model_in_scores_and_report(finished) -> None:
     project, _ = finished
     asked = ['evaluate.baselines=["bm25","base","base_mean","no_examples"]', "evaluate.placebo=true"]
@@ -68,6 +71,7 @@ def test_controls_stand_beside_the_trained_model_in_scores_and_report(finished) 
     assert shown and {example.query for example in shown} <= known
 
 
+@pytest.mark.slow
 def test_the_rerankers_flow_has_every_stage_up_to_the_report(finished) -> None:
     project, _ = finished
     again = run_flow("distill-reranker", project)
@@ -171,6 +175,7 @@ def test_a_card_that_does_not_exist_is_refused_with_near_names(project: Path) ->
     assert "did you mean tiny-facts" in process.stderr
 
 
+@pytest.mark.slow
 def test_no_model_is_loaded_in_the_flows_own_process(finished) -> None:
     project, _ = finished
     models = ["icl_embed.model.embedder", "icl_embed.rerank.reranker", "transformers.modeling_utils"]

@@ -123,6 +123,7 @@ def test_the_first_scores_are_accepted_and_then_there_is_no_work(project: Path) 
     assert artefacts(project) == before
 
 
+@pytest.mark.slow
 def test_perturbed_weights_fail_the_run_until_the_fall_is_accepted(project: Path) -> None:
     run(project)
     publish(project, noise=5.0)
@@ -144,6 +145,7 @@ def test_perturbed_weights_fail_the_run_until_the_fall_is_accepted(project: Path
     assert "nothing changed" in run(project).result()
 
 
+@pytest.mark.slow
 def test_a_change_of_the_pooling_code_fails_the_run(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,7 +90,7 @@ def test_without_its_projection_a_model_is_refused(folder: Path) -> None:
         Embedder.load(folder, device="cpu", dtype="float32")
 
 
-@pytest.mark.parametrize("sharing", ["per_query", "per_batch"])
+@pytest.mark.parametrize("sharing", ["per_query", pytest.param("per_batch", marks=pytest.mark.slow)])
 def test_training_moves_the_projection_and_publishes_it(
     tiny_model: Path, tmp_path: Path, sharing: str
 ) -> None:

@@ -62,6 +62,7 @@ def test_more_shots_than_dev_rows_are_refused_by_the_name_of_the_set(preset: Pat
         trained(preset, [*DEV, "train.dev.shots=80", "train.dev.patience=1"])
 
 
+@pytest.mark.slow
 def test_an_embedder_goes_on_from_another_of_the_same_base_which_the_key_knows_by_its_content(
     preset: Path, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ def slow_mean(adapters: list[dict[str, torch.Tensor]], name: str) -> list[float]
     return [sum(column) / len(column) for column in columns]
 
 
-@pytest.mark.parametrize("zero_stage", [1, 3])
+@pytest.mark.parametrize("zero_stage", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_published_adapter_is_the_mean_of_the_last_ones(
     tiny_model: Path, tmp_path: Path, zero_stage: int
 ) -> None:

@@ -118,6 +118,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rows(tmp_path_factory.mktemp("rows") / "train.parquet")
 
 
+@pytest.mark.slow
 def test_offload_by_a_file_trains_as_without(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
     params = {"zero_optimization": {**OFFLOAD["zero_optimization"], "offload_param": {"device": "cpu"}}}
     runs = {
@@ -135,6 +136,7 @@ def test_offload_by_a_file_trains_as_without(tiny_model: Path, rows: Path, tmp_p
             assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_in_bf16_are_those_of_every_stage(tiny_model: Path, rows: Path, tmp_path: Path) -> None:
     """In many parts, where a wrong sum would show."""
     norms = []

@@ -62,7 +62,7 @@ def test_measuring_changes_no_step_and_no_weight(
     assert read_published(job.out_dir)["published_step"] == 6
 
 
-@pytest.mark.parametrize("zero_stage", [1, 3])
+@pytest.mark.parametrize("zero_stage", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_two_ranks_share_the_work_and_find_the_same(
     measured, tiny_model: Path, rows: Path, sources: list[Any], tmp_path: Path, zero_stage: int
 ) -> None:
@@ -117,7 +117,7 @@ def same_as_step(job: EmbedderJob, model: Path, step: int, folder: Path) -> bool
     return all(torch.equal(weight, found[name]) for name, weight in wanted.items())
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("tuning", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_the_best_weights_are_published_and_training_ends_when_patience_does(
     tiny_model: Path, rows: Path, sources: list[Any], tmp_path: Path, monkeypatch, tuning: str
 ) -> None:
@@ -149,6 +149,7 @@ def test_the_best_weights_are_published_and_training_ends_when_patience_does(
     assert len(step_lines(again)) == 6, "a training that ended early goes on when it is run again"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_between_two_measurements_chooses_the_same_step(
     tiny_model: Path, rows: Path, sources: list[Any], tmp_path: Path, monkeypatch
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_run_that_is_killed_between_two_measurements_chooses_the_same_step(
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_stop_measures_when_it_goes_on(
     tiny_model: Path, rows: Path, sources: list[Any], tmp_path: Path, monkeypatch
 ) -> None:

@@ -35,13 +35,19 @@ def test_no_rank_ever_holds_the_whole_model(tiny_model: Path, rows: Path, tmp_pa
         assert all((weight.numel() == 0) == is_spread for weight in frozen)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("tuning", "name"),
+    [
+        ("lora", "plain"),
+        pytest.param("lora", "tokens", marks=pytest.mark.slow),
+        pytest.param("lora", "demonstrations", marks=pytest.mark.slow),
+        pytest.param("full", "plain", marks=pytest.mark.slow),
+        pytest.param("full", "tokens", marks=pytest.mark.slow),
+    ],
+)
 def test_two_ranks_with_pieces_train_what_two_with_copies_do(
-    tiny_model: Path, rows: Path, tmp_path: Path, name: str, tuning: str
+    tiny_model: Path, rows: Path, tmp_path: Path, tuning: str, name: str
 ) -> None:
-    if tuning == "full" and name == "demonstrations":
-        pytest.skip("the same path as with adapters")
     logs, weights = [], []
     for stage in (1, 3):
         folder = tmp_path / str(stage)

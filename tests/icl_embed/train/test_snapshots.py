@@ -14,7 +14,7 @@ from tests.training_jobs import make_job, run_job, write_rows
 CONSTANT = {"schedule": "constant", "warmup_steps": 1, "save_every": 2}
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("tuning", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_checkpoint_equals_the_model_of_a_training_that_stopped_there(
     tmp_path: Path, tiny_model: Path, tuning: str
 ) -> None:

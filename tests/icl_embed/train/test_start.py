@@ -42,6 +42,7 @@ def adapted(model_dir: Path, config: LoraConfig | None = None) -> Any:
     return attach(model, config or LoraConfig(), seed=3)
 
 
+@pytest.mark.slow
 def test_training_goes_on_with_the_weights_of_the_adapter(
     trained: Path, tiny_model: Path, rows: Path, tmp_path: Path
 ) -> None:
