@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icl_embed.config import RerankConfig
+from icl_embed.config import ONE_HERE, EngineConfig, RerankConfig
 from icl_embed.evaluation.measurement import Bootstrap
 from icl_embed.evaluation.reranker.candidates import read_candidates
 from icl_embed.evaluation.reranker.measure import Progress, Systems, curve_of, measure_systems, summarise
 from icl_embed.evaluation.reranker.tuning import read_choice, way_of
-from icl_embed.rerank.reranker import Reranker
+from icl_embed.rerank.folder import RerankerSettings
 from icl_embed.rerank.shape import lightweight_shape
+from icl_embed.rerank.timed import opened_reranker
 from icl_embed.rerank.ways import Way, name_of
 from icl_embed.store.files import write_atomically
 
@@ -38,6 +39,7 @@ def evaluate_reranker(  # noqa: PLR0913 - the stage's whole context, passed once
     choice: Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    engine: EngineConfig = ONE_HERE,
     progress: Progress | None = None,
 ) -> Mapping[str, Any]:
     """Measure a reranker and write ``scores.json``, ``curve.json`` and ``per_query.parquet``.
@@ -53,18 +55,17 @@ def evaluate_reranker(  # noqa: PLR0913 - the stage's whole context, passed once
         ModelError: the reranker folder is incomplete, or a score is not finite.
         ConfigError: config or choice ask for a depth or width that the reranker does not have.
     """
-    reranker = Reranker.load(reranker_folder, device=device, dtype=dtype)
-    chosen = _lightweight(reranker, config, choice)
     inputs = read_candidates(evaluations, top_k=config.top_k, max_queries=config.max_queries, seed=seed)
-    systems = measure_systems(
-        reranker,
-        inputs,
-        chosen,
-        ratios=(config.compress_ratio, *config.compress_ratios_trained),
-        batch_tokens=config.batch_tokens,
-        bm25=bm25,
-        progress=progress,
-    )
+    with opened_reranker(reranker_folder, engine, device=device, dtype=dtype) as reranker:
+        systems = measure_systems(
+            reranker,
+            inputs,
+            _lightweight(reranker.settings, config, choice),
+            ratios=(config.compress_ratio, *config.compress_ratios_trained),
+            batch_tokens=config.batch_tokens,
+            bm25=bm25,
+            progress=progress,
+        )
     scores = summarise(systems, bootstrap) | {
         "chosen_by": "development queries" if choice else "config, before any test query was seen",
         "skipped": len(evaluations) - len(inputs),
@@ -73,8 +74,7 @@ def evaluate_reranker(  # noqa: PLR0913 - the stage's whole context, passed once
     return _counts(systems, scores)
 
 
-def _lightweight(reranker: Reranker, config: RerankConfig, choice: Path | None) -> Way:
-    settings = reranker.settings
+def _lightweight(settings: RerankerSettings, config: RerankConfig, choice: Path | None) -> Way:
     if choice is None:
         return lightweight_shape(config, settings.head_layers)
     return way_of(read_choice(choice), settings)

@@ -8,6 +8,7 @@ scores of a pass that carried all of them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ from icl_embed.rerank.forward import Exits
 from icl_embed.rerank.pairs import PairTokens
 from icl_embed.rerank.reranker import Reranker
 from icl_embed.rerank.shape import Shape
+from icl_embed.rerank.timed import RerankerPool, timed
 from icl_embed.rerank.ways import (
     Cascade,
     Outcome,
@@ -215,7 +217,7 @@ class Grid:
 
 
 def score_grid(
-    reranker: Reranker,
+    reranker: Reranker | RerankerPool,
     inputs: Sequence[Candidates],
     passes: Sequence[Shape],
     *,
@@ -229,32 +231,40 @@ def score_grid(
         ModelError: a score is not finite.
     """
     tell = progress or (lambda *_: None)
-    for whole in passes:  # warm up: the clock starts afterwards
-        reranker.score_exits(inputs[0].queries[0].pairs, whole, batch_tokens=batch_tokens)
-    sets = []
-    for candidates in inputs:
-        scored = []
-        for number, query in enumerate(candidates.queries):
-            tell(candidates.dataset, number, len(candidates.queries))
-            exits = {
-                whole: reranker.score_exits(query.pairs, whole, batch_tokens=batch_tokens) for whole in passes
-            }
-            scored.append(ScoredQuery(query, reranker.pairs.pairs(query.pairs), exits))
-        sets.append(ScoredSet(candidates, tuple(scored)))
-        tell(candidates.dataset, len(candidates.queries), len(candidates.queries))
+    found: dict[tuple[int, int], ScoredQuery] = {}
+    places = [(one, number) for one, given in enumerate(inputs) for number in range(len(given.queries))]
+    behind = Counter[int]()
+    for given in inputs[:1]:
+        tell(given.dataset, 0, len(given.queries))
+    asked = (inputs[one].queries[number].pairs for one, number in places)
+    for place, scores in timed(reranker, asked, passes, batch_tokens=batch_tokens):
+        one, number = places[place]
+        given = inputs[one]
+        found[one, number] = ScoredQuery(given.queries[number], scores.tokens, scores.exits)
+        behind[one] += 1
+        tell(given.dataset, behind[one], len(given.queries))
+    sets = [
+        ScoredSet(given, tuple(found[one, number] for number in range(len(given.queries))))
+        for one, given in enumerate(inputs)
+    ]
     return Grid(sets, exits_of(reranker.settings, passes), reranker.costs)
 
 
 def time_cascade(
-    reranker: Reranker, grid: Grid, cascade: Cascade, *, batch_tokens: int, progress: Progress | None = None
+    reranker: Reranker | RerankerPool,
+    grid: Grid,
+    cascade: Cascade,
+    *,
+    batch_tokens: int,
+    progress: Progress | None = None,
 ) -> None:
     """Run a cascade by itself on every query: its scores and seconds then are those of the run."""
     tell = progress or (lambda *_: None)
-    reranker.score_cascade(grid.queries[0].query.pairs, cascade, batch_tokens=batch_tokens)  # warm up
-    for number, one in enumerate(grid.queries, start=1):
-        found = reranker.score_cascade(one.query.pairs, cascade, batch_tokens=batch_tokens)
-        one.ran[cascade] = (found.scores, found.seconds)
-        tell(name_of(cascade), number, grid.num_queries)
+    asked = (one.query.pairs for one in grid.queries)
+    results = timed(reranker, asked, [cascade], batch_tokens=batch_tokens)
+    for done, (number, scores) in enumerate(results, start=1):
+        grid.queries[number].ran.update(scores.cascades)
+        tell(name_of(cascade), done, grid.num_queries)
 
 
 def _summary(lengths: Sequence[int]) -> dict[str, float]:
@@ -346,7 +356,7 @@ class Systems:
 
 
 def measure_systems(
-    reranker: Reranker,
+    reranker: Reranker | RerankerPool,
     inputs: Sequence[Candidates],
     lightweight: Way,
     *,

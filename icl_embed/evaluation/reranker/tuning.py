@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from icl_embed.config import Count, RerankConfig, Section
+from icl_embed.config import ONE_HERE, Count, EngineConfig, RerankConfig, Section
 from icl_embed.errors import ConfigError, EvaluationError
 from icl_embed.evaluation.measurement import (
     Bootstrap,
@@ -30,6 +30,7 @@ from icl_embed.evaluation.reranker.measure import Grid, Progress, score_grid
 from icl_embed.rerank.folder import RerankerSettings
 from icl_embed.rerank.reranker import Reranker
 from icl_embed.rerank.shape import Calibration, Shape, calibrate
+from icl_embed.rerank.timed import RerankerPool, opened_reranker
 from icl_embed.rerank.ways import (
     Way,
     WayRecord,
@@ -293,6 +294,7 @@ def tune_reranker(  # noqa: PLR0913 - the stage's whole context, passed once
     bootstrap: Bootstrap,
     device: str = "auto",
     dtype: str = "auto",
+    engine: EngineConfig = ONE_HERE,
     progress: Progress | None = None,
 ) -> Mapping[str, Any]:
     """Choose the cheapest way within ``config.tune.max_loss``; returns counts for the manifest.
@@ -307,16 +309,16 @@ def tune_reranker(  # noqa: PLR0913 - the stage's whole context, passed once
     """
     tune = config.tune
     inputs = read_candidates(evaluations, top_k=config.top_k, max_queries=tune.max_queries, seed=seed)
-    reranker = Reranker.load(reranker_folder, device=device, dtype=dtype)
-    record = tune_on(
-        reranker,
-        inputs,
-        limit=Limit(tune.max_loss / 100, tune.safe, bootstrap),
-        ratios=(config.compress_ratio, *config.compress_ratios_trained),
-        cascades=tune.cascades,
-        batch_tokens=config.batch_tokens,
-        progress=progress,
-    )
+    with opened_reranker(reranker_folder, engine, device=device, dtype=dtype) as reranker:
+        record = tune_on(
+            reranker,
+            inputs,
+            limit=Limit(tune.max_loss / 100, tune.safe, bootstrap),
+            ratios=(config.compress_ratio, *config.compress_ratios_trained),
+            cascades=tune.cascades,
+            batch_tokens=config.batch_tokens,
+            progress=progress,
+        )
     write_choice(out_dir, record)
     result = record.chosen_result
     return {
@@ -329,7 +331,7 @@ def tune_reranker(  # noqa: PLR0913 - the stage's whole context, passed once
 
 
 def tune_on(
-    reranker: Reranker,
+    reranker: Reranker | RerankerPool,
     inputs: Sequence[Candidates],
     *,
     limit: Limit,

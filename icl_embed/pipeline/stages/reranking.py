@@ -85,6 +85,7 @@ def build_reranker_choice(run: Run, key: StageKey, out_dir: Path) -> Mapping[str
         bootstrap=_bootstrap(key),
         progress=tell,
         dtype=key.settings["dtype"],
+        engine=run.config.engine,
     )
 
 
@@ -106,6 +107,7 @@ def build_reranker_evaluation(run: Run, key: StageKey, out_dir: Path) -> Mapping
         bm25=bm25,
         choice=run.input(key, "choice").path if "choice" in key.inputs else None,
         dtype=key.settings["dtype"],
+        engine=run.config.engine,
     )
 
 

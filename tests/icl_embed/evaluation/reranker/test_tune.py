@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from icl_embed.config import EngineConfig
 from icl_embed.errors import ConfigError, EvaluationError
 from icl_embed.evaluation.measurement import Bootstrap, average_difference
 from icl_embed.evaluation.reranker.candidates import Candidates, ndcg_at_10, read_candidates
@@ -24,6 +26,7 @@ from icl_embed.evaluation.reranker.tuning import (
 from icl_embed.rerank.folder import export_reranker
 from icl_embed.rerank.reranker import Reranker
 from icl_embed.rerank.shape import Shape
+from icl_embed.rerank.timed import RerankerPool, opened_reranker
 from icl_embed.rerank.ways import (
     Cascade,
     WayRecord,
@@ -186,6 +189,31 @@ def test_the_stage_writes_a_choice_that_can_be_read_and_run(
     shown = shown_tried(record)
     assert record.chosen in [one.way for one in shown]
     assert len(shown) < len(record.tried)
+
+
+def test_two_devices_find_what_one_does(reranker: Reranker, inputs: list[Candidates], tmp_path: Path) -> None:
+    saved = tmp_path / "reranker"
+    export_reranker(reranker.model, reranker.tokenizer, reranker.settings, saved)
+    passes, cascade = passes_of(reranker.settings, RATIOS), Cascade(((1, 0.5),), Shape(4))
+    grids, told = [], Counter[tuple[str, int, int]]()
+    for devices in (("cpu",), ("cpu", "cpu")):
+        with opened_reranker(saved, EngineConfig(devices=devices), dtype="float32") as opened:
+            assert isinstance(opened, RerankerPool) == (len(devices) > 1)
+            grid = score_grid(
+                opened, inputs, passes, batch_tokens=8192, progress=lambda *news: told.update([news])
+            )
+            time_cascade(opened, grid, cascade, batch_tokens=8192)
+            grids.append(grid)
+    assert set(told.values()) == {2}
+    assert len(told) == 1 + 6 + 6
+    for one, other in zip(*(grid.queries for grid in grids), strict=True):
+        assert one.query is other.query
+        for way in (*grids[0].exits, cascade):
+            # each process chooses its products by a measurement of its own, so last bits may differ
+            np.testing.assert_allclose(grids[1].scores(other, way), grids[0].scores(one, way), atol=1e-5)
+    for way in (*grids[0].exits, cascade):
+        assert grids[0].flops(way).tolist() == grids[1].flops(way).tolist()
+        assert (grids[1].seconds(way) > 0).all()
 
 
 def test_a_choice_for_another_reranker_or_a_damaged_one_is_refused(
