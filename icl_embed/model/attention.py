@@ -7,7 +7,7 @@ part, and for the prefix's part products in blocks that stay in the cache; neith
 matrix. For short rows on CPU that is too much ado: their score matrices are small, and batched products make
 them two to three times faster. A GPU in 16 bits takes all rows and prefixes at once (``gpu.attention``).
 Training on CPU, fp32 on a GPU and capped scores use plain, differentiable operations where a prefix is
-shared, and torch's own attention where none is.
+shared, and torch's own attention where none is; they hold the scores of some rows at a time.
 
 Legend of tensor shapes: T packed tokens, R rows, H query heads, K key heads, L tokens of a row, P of the
 prefix, D width of a head.
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from icl_embed.errors import ModelError
 from icl_embed.model.cpu.kernels import onednn_is_faster, onednn_linear
@@ -30,6 +31,7 @@ from icl_embed.model.pooling import last_looks
 
 SHORT_ROW = 256  # tokens of prefix and row up to which whole score matrices are faster on CPU
 SCORES_IN_CACHE = 2**20  # of short rows that are computed together
+SCORES_AT_ONCE = 2**26  # by the plain formula: 256 MiB in fp32
 ROWS_IN_CACHE = 1024  # query rows whose scores against a prefix of usual length stay in the processor's cache
 ATTENTION_NAME = "icl_packed"
 
@@ -264,18 +266,47 @@ def _attend_by_formula(
     hidden: Tensor,
     softcap: float | None,
 ) -> Tensor:
+    """Plain products, which autograd can follow, in blocks of rows whose scores are no more than a limit.
+
+    Training computes a block's scores again in the backward pass instead of keeping those of all rows.
+    """
+    rows, heads, length, _ = query.shape
+    step = max(1, SCORES_AT_ONCE // (heads * length * (length + (far[0].shape[2] if far else 0))))
+    if step >= rows:
+        return _formula(query, key, value, far, hidden, softcap)
+    outs = []
+    per_row = (query, key, value, hidden.expand(rows, -1, -1, -1))
+    for mine in zip(*(torch.split(states, step) for states in per_row), strict=True):
+        block = (*mine[:3], far, mine[3], softcap)
+        if torch.is_grad_enabled():
+            out = checkpoint(_formula, *block, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = _formula(*block)
+        outs.append(out)
+    return torch.cat(outs)
+
+
+def _formula(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    far: tuple[Tensor, Tensor] | None,
+    hidden: Tensor,
+    softcap: float | None,
+) -> Tensor:
     groups = query.shape[1] // key.shape[1]
-    scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3)
+    # Scores near a cap of 50 lie 0.25 apart in bf16: capped ones are summed in fp32, as kernels sum all.
+    wide = query.dtype if softcap is None else torch.promote_types(query.dtype, torch.float32)
+    scores = query.to(wide) @ key.to(wide).repeat_interleave(groups, 1).transpose(2, 3)
     seen = 0
     if far is not None:
         seen = far[0].shape[2]
-        scores = torch.cat(
-            [_unfold(_fold(query, key.shape[1]) @ far[0].transpose(2, 3), query.shape), scores], -1
-        )
+        far_scores = _fold(query.to(wide), key.shape[1]) @ far[0].to(wide).transpose(2, 3)
+        scores = torch.cat([_unfold(far_scores, query.shape), scores], -1)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     scores[..., seen:].masked_fill_(hidden, -torch.inf)
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(wide, torch.float32)).to(query.dtype)
     out = weights[..., seen:] @ value.repeat_interleave(groups, 1)
     if far is not None:
         out = out + _unfold(_fold(weights[..., :seen], key.shape[1]) @ far[1], query.shape)
