@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from icl_embed.cli import evaluation_options as options
-from icl_embed.cli.options import DEFAULT_STORE, DeviceOption, StoreOption, spread
+from icl_embed.cli.options import DEFAULT_STORE, DevicesOption, StoreOption, placed, spread
 from icl_embed.cli.store import readable_size
 from icl_embed.errors import ConfigError
 from icl_embed.evaluation.scores import STAGE, EvaluationScores, SettingScore, read_scores
@@ -49,7 +49,7 @@ def run(
     second: options.SecondStageOptions,
     air_bench_version: Annotated[str, typer.Option(help="24.04 or 24.05; default: the latest")] = "",
     split: Annotated[str, typer.Option(help="instead of each task's usual one")] = "",
-    device: DeviceOption = "auto",
+    device: DevicesOption = "auto",
     require_few_shot: Annotated[
         bool, typer.Option("--require-few-shot", help="no examples: an error")
     ] = False,
@@ -76,8 +76,15 @@ def run(
         require_few_shot=require_few_shot,
     )
     prompt, kept = request.config.prompt, request.places.store
+    engine, one = placed(device)
     model = open_model(
-        measured.model, kept, prompt=prompt, name=measured.name, device=device, dtype=asked.dtype
+        measured.model,
+        kept,
+        prompt=prompt,
+        name=measured.name,
+        device=one,
+        dtype=asked.dtype,
+        engine=engine,
     )
     summary = _measured(request, _with_reranker(model, kept, second), json_file, max_cache_gb=cache_gb)
     raise typer.Exit(1 if summary.failed or (summary.missing and not allow_missing) else 0)
@@ -98,6 +105,7 @@ def _with_reranker(model: OpenedModel, store: Store, asked: options.SecondStageO
         top_k=asked.rerank_top_k,
         device=model.about.device,
         dtype=model.about.dtype if model.sort != "bm25" else "float32",
+        engine=model.engine,
     )
     return dataclasses.replace(model, second=second)
 

@@ -16,9 +16,10 @@ from rich.markup import escape
 from icl_embed.cli.options import (
     DEFAULT_STORE,
     BatchTokensOption,
-    DeviceOption,
+    DevicesOption,
     DtypeOption,
     StoreOption,
+    placed,
     spread,
 )
 from icl_embed.errors import ConfigError, DataError
@@ -43,7 +44,7 @@ class AskedModel:
     instruction: Annotated[
         str, typer.Option("--instruction", "-i", help="what the queries look for; a model of ours needs it")
     ] = ""
-    device: DeviceOption = "auto"
+    device: DevicesOption = "auto"
     dtype: DtypeOption = "auto"
     batch_tokens: BatchTokensOption = 8192
     store: StoreOption = DEFAULT_STORE
@@ -60,8 +61,14 @@ class AskedModel:
         from icl_embed.model.settings import read_settings
         from icl_embed.store import Store
 
+        engine, device = placed(self.device)
         found = open_model(
-            self.model, Store(self.store), prompt=PromptConfig(), device=self.device, dtype=self.dtype
+            self.model,
+            Store(self.store),
+            prompt=PromptConfig(),
+            device=device,
+            dtype=self.dtype,
+            engine=engine,
         )
         if found.sort != "ours":
             return found

@@ -12,7 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from icl_embed.cli.options import DEFAULT_STORE, BatchTokensOption, DeviceOption, DtypeOption, StoreOption
+from icl_embed.cli.options import (
+    DEFAULT_STORE,
+    BatchTokensOption,
+    DeviceOption,
+    DevicesOption,
+    DtypeOption,
+    StoreOption,
+    placed,
+)
 from icl_embed.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -54,9 +62,6 @@ InstructionOption = Annotated[
 ExamplesOption = Annotated[
     Path | None, typer.Option("--examples", "-e", help='.jsonl of {"query": …, "response": …}')
 ]
-DevicesOption = Annotated[
-    list[str], typer.Option("--device", help="cpu, cuda:0, …; several times for one process each")
-]
 
 
 @app.command(
@@ -77,7 +82,7 @@ def encode(
     examples: ExamplesOption = None,
     dim: Annotated[int | None, typer.Option("--dim", help="keep only the first dimensions")] = None,
     quantise: Annotated[Quantise, typer.Option(help="store smaller numbers")] = Quantise.none,
-    device: DevicesOption = ["auto"],  # noqa: B006 - typer copies it
+    device: DevicesOption = "auto",
     dtype: DtypeOption = "auto",
     batch_tokens: BatchTokensOption = 8192,
     store: StoreOption = DEFAULT_STORE,
@@ -130,7 +135,7 @@ def search(
     instruction: InstructionOption = None,
     examples: ExamplesOption = None,
     top: Annotated[int, typer.Option("--top", help="passages per query", min=1)] = 5,
-    device: DevicesOption = ["auto"],  # noqa: B006
+    device: DevicesOption = "auto",
     dtype: DtypeOption = "auto",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -194,22 +199,19 @@ def compile_task(
 
 
 def _open(
-    model: str, store: Path, devices: list[str], dtype: str, task: CompiledTask | None
+    model: str, store: Path, devices: str, dtype: str, task: CompiledTask | None
 ) -> AbstractContextManager[TextEncoder]:
     """An encoder on the devices, in the number format of the task if there is one."""
+    from icl_embed.model.encoder_pool import EncoderPool, open_encoder
     from icl_embed.store import Store
     from icl_embed.store.models import find_model
 
     folder = find_model(Store(store), model).path
     if task is not None and dtype == "auto":
         dtype = task.dtype
-    if len(devices) > 1:
-        from icl_embed.model.encoder_pool import EncoderPool
-
-        return EncoderPool(folder, devices, dtype=dtype)
-    from icl_embed.model.embedder import Embedder
-
-    return nullcontext(Embedder.load(folder, device=devices[0], dtype=dtype))
+    engine, device = placed(devices)
+    encoder = open_encoder(folder, engine, device=device, dtype=dtype)
+    return encoder if isinstance(encoder, EncoderPool) else nullcontext(encoder)
 
 
 def _read_task(path: Path | None) -> CompiledTask | None:

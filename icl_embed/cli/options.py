@@ -7,20 +7,40 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from icl_embed.errors import ConfigError
 
+if TYPE_CHECKING:
+    from icl_embed.config import EngineConfig
+
 StoreOption = Annotated[Path, typer.Option("--store", help="the store's folder, where artefacts are")]
 DEFAULT_STORE = Path("store")
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:0 …")]
+DevicesOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="auto: every GPU, or the CPU; one: cpu, cuda:0; cuda:0,cuda:1: a process each; ray: a cluster's",
+    ),
+]
 DtypeOption = Annotated[
     Literal["auto", "float32", "bfloat16"],
     typer.Option("--dtype", help="number format of the model; auto: bfloat16 where it is the faster one"),
 ]
 BatchTokensOption = Annotated[int, typer.Option("--batch-tokens", min=1, help="tokens at once")]
+
+
+def placed(devices: str) -> tuple[EngineConfig, str]:
+    """What ``--device`` says of several devices, and of one."""
+    from icl_embed.config import ONE_HERE, EngineConfig
+
+    if devices == "ray":
+        return EngineConfig(name="ray"), "auto"
+    names = tuple(name for name in (one.strip() for one in devices.split(",")) if name)
+    return (EngineConfig(devices=names), "auto") if len(names) > 1 else (ONE_HERE, devices)
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:

@@ -130,7 +130,7 @@ def score(
     refuse_other_endings(output, ".jsonl")
     pairs = read_pairs(input_)
     reranker = run.load()
-    way = asked.of(reranker)
+    way = asked.of(reranker.settings)
     texts = [(pair.query, pair.passage) for pair in pairs]
     scores = score_by(reranker, texts, way, batch_tokens=run.batch_tokens, show_progress=True)
     write_scored(output, pairs, scores.tolist(), probabilities_of(scores, way, asked.choice))
@@ -161,7 +161,7 @@ def rank(
     texts = read_texts(passages)
     name_blank_lines(passages, texts)
     reranker = run.load()
-    way = asked.of(reranker)
+    way = asked.of(reranker.settings)
     ranked = {}
     with changing_bar() as tell:
         for number, text in enumerate(dict.fromkeys(query)):

@@ -70,15 +70,14 @@ def evaluate(
     how = Bootstrap(seed=measured.seed)
     stored = measured.stored(run.kept, "test")
     inputs = measured.read(stored)
-    reranker = run.load()
     if against:
-        _compare(reranker, replace(run, model=against).load(), inputs, how, run.batch_tokens)
+        _compare(run.load(), replace(run, model=against).load(), inputs, how, run.batch_tokens)
         return
-    with changing_bar() as tell:
+    with run.opened() as reranker, changing_bar() as tell:
         systems = measure_systems(
             reranker,
             inputs,
-            asked.lightweight(reranker, run.folder, run.kept),
+            asked.lightweight(reranker.settings, run.folder, run.kept),
             ratios=options.parse_ratios(measured.ratios),
             batch_tokens=run.batch_tokens,
             bm25=find_bm25(run.kept, stored),
@@ -111,8 +110,7 @@ def tune(
 
     refuse_other_endings(output, ".json")
     inputs = measured.read(measured.stored(run.kept, "dev"))
-    reranker = run.load()
-    with changing_bar() as tell:
+    with run.opened() as reranker, changing_bar() as tell:
         record = tune_on(
             reranker,
             inputs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,17 +12,20 @@ import typer
 from icl_embed.cli.options import (
     DEFAULT_STORE,
     BatchTokensOption,
-    DeviceOption,
+    DevicesOption,
     DtypeOption,
     StoreOption,
     parse_numbers,
+    placed,
 )
 from icl_embed.errors import ConfigError
 from icl_embed.store import Store
 
 if TYPE_CHECKING:
     from icl_embed.evaluation.reranker.candidates import Candidates
+    from icl_embed.rerank.folder import RerankerSettings
     from icl_embed.rerank.reranker import Reranker
+    from icl_embed.rerank.timed import RerankerPool
     from icl_embed.rerank.ways import Way
     from icl_embed.store import Artefact
 
@@ -33,7 +37,7 @@ class ModelOptions:
     model: Annotated[
         str, typer.Option("--model", "-m", help="folder or artefact; default: the store's newest reranker")
     ] = ""
-    device: DeviceOption = "auto"
+    device: DevicesOption = "auto"
     dtype: DtypeOption = "auto"
     batch_tokens: BatchTokensOption = 8192
     store: StoreOption = DEFAULT_STORE
@@ -56,6 +60,13 @@ class ModelOptions:
 
         return Reranker.load(self.folder, device=self.device, dtype=self.dtype)
 
+    def opened(self) -> AbstractContextManager[Reranker | RerankerPool]:
+        """The reranker on all its devices, to be measured."""
+        from icl_embed.rerank.timed import opened_reranker
+
+        engine, device = placed(self.device)
+        return opened_reranker(self.folder, engine, device=device, dtype=self.dtype)
+
 
 @dataclass(frozen=True)
 class WayOptions:
@@ -68,14 +79,18 @@ class WayOptions:
         None
     )
 
-    def of(self, reranker: Reranker) -> Way:
+    def of(self, settings: RerankerSettings) -> Way:
         """The way that the options ask for; full depth when they ask for nothing.
 
         Raises
-            ConfigError: they contradict each other, or this reranker cannot run it.
+            ConfigError: they contradict each other, or a reranker of these settings cannot run it.
         """
         if self.choice is None:
-            return reranker.shape(
+            from icl_embed.rerank.shape import choose_shape
+
+            return choose_shape(
+                settings.head_layers,
+                default_layers=settings.compress_layers,
                 cutoff_layer=self.layer,
                 compress_ratio=self.ratio,
                 compress_layers=parse_layers(self.compress_layers) or None,
@@ -86,9 +101,9 @@ class WayOptions:
             raise ConfigError(
                 "--choice already says --layer, --ratio and --compress-layers; give one or other"
             )
-        return way_of(read_choice(self.choice), reranker.settings)
+        return way_of(read_choice(self.choice), settings)
 
-    def lightweight(self, reranker: Reranker, folder: Path, store: Store) -> Way:
+    def lightweight(self, settings: RerankerSettings, folder: Path, store: Store) -> Way:
         """The way to measure against full depth: as asked, else the tuned one, else the middle exit.
 
         Raises
@@ -99,11 +114,10 @@ class WayOptions:
         from icl_embed.rerank.shape import lightweight_shape
 
         if self != WayOptions():
-            return self.of(reranker)
+            return self.of(settings)
         tuned = find_choice(folder, store)
         if tuned is not None:
-            return WayOptions(choice=tuned).of(reranker)
-        settings = reranker.settings
+            return WayOptions(choice=tuned).of(settings)
         config = RerankConfig(
             compress_layers=settings.compress_layers, compress_ratio=2 if settings.compress_layers else 1
         )

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from flows.command_line import app
 from icl_embed import CompiledTask, Embedder, Example
+from icl_embed.cli.options import placed
+from icl_embed.config import EngineConfig
 from icl_embed.errors import ConfigError, DataError, IclEmbedError, ModelError
 from icl_embed.model.quantise import binarise
 from icl_embed.store import StageKey, Store
@@ -59,6 +61,29 @@ def test_each_line_becomes_a_row(desk: Path) -> None:
     )
     assert "5 vectors of 32 dimensions" in printed
     assert np.array_equal(np.load(desk / "p.npy"), embedder(desk).encode_passages(PASSAGES))
+
+
+def test_several_devices_give_the_rows_of_one(desk: Path) -> None:
+    common = ("encode", "-m", desk / "model", "--input", desk / "passages.txt", "--dtype", "float32")
+    for name, device in (("one", "cpu"), ("two", "cpu, cpu")):
+        call(*common, "--device", device, "-o", desk / f"{name}.npy")
+    one, two = (np.load(desk / f"{name}.npy") for name in ("one", "two"))
+    np.testing.assert_allclose(two, one, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("option", "engine", "device"),
+    [
+        ("auto", EngineConfig(), "auto"),
+        ("cuda:1", EngineConfig(), "cuda:1"),
+        ("cuda:0, cuda:1", EngineConfig(devices=("cuda:0", "cuda:1")), "auto"),
+        ("ray", EngineConfig(name="ray"), "auto"),
+    ],
+)
+def test_one_option_names_a_device_several_or_a_cluster(
+    option: str, engine: EngineConfig, device: str
+) -> None:
+    assert placed(option) == (engine, device)
 
 
 def test_queries_by_task_file_equal_queries_by_examples(desk: Path) -> None:
@@ -146,6 +171,7 @@ def test_a_model_can_be_named_as_an_artefact(desk: Path) -> None:
         (["--dim", "99"], ConfigError, "truncate_dim must be from 1 to 32"),
         (["--device", "toaster"], ConfigError, "device must be auto, cpu"),
         (["--device", "cuda:97"], ConfigError, "cuda:97 is not among them"),
+        (["--device", "cpu,toaster"], ConfigError, "device must be auto, cpu"),
         (["--task", "absent.safetensors"], ModelError, "cannot read the compiled task"),
         (["--input", "absent.txt"], DataError, "cannot read absent.txt: No such file"),
     ],
