@@ -173,8 +173,7 @@ def mine(
 
 def _miner(asked: AskedModel, choice: Choice, work: Path, contents: list[str]) -> Miner:
     """How to mine; its work folder serves the same files, model and choice only."""
-    from icl_embed.model.dtype import resolve_device
-    from icl_embed.model.stored_search import embed_to, search_of
+    from icl_embed.model.stored_search import embed_to, search_devices, search_of
     from icl_embed.pool.mining import Miner
 
     model = asked.opened()
@@ -187,7 +186,7 @@ def _miner(asked: AskedModel, choice: Choice, work: Path, contents: list[str]) -
     return Miner(
         config,
         choice.seed,
-        search=search_of(config.search, config.faiss_from, resolve_device(about.device)),
+        search=search_of(config.search, config.faiss_from, search_devices(model.engine, about.device)),
         embed=embed_to(work, model.encoder, identity, batch_tokens=asked.batch_tokens),
         sample=choice.sample,
         **how,

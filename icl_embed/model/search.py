@@ -10,8 +10,10 @@ Shape letters: Q queries, P passages of a block, K ranks, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +26,7 @@ from icl_embed.errors import ConfigError, ModelError
 SCORES_AT_ONCE = 1 << 26  # 256 MiB of float32
 BLOCK_NUMBERS = 1 << 25  # of passages that are searched at once: 128 MiB of float32
 BLOCK_PASSAGES = 1 << 16
+Found = tuple[Tensor, Tensor]  # scores and positions [Q, K]
 MANY = 4  # times K new candidates for a query: the block's own best are found first
 
 
@@ -70,12 +73,17 @@ class SearchResult:
 
 
 def best_passages(
-    queries: NDArray[np.float32], passages: VectorRows, *, top_k: int, device: torch.device | str = "cpu"
+    queries: NDArray[np.float32],
+    passages: VectorRows,
+    *,
+    top_k: int,
+    devices: Sequence[torch.device | str] = ("cpu",),
 ) -> SearchResult:
     """The ``top_k`` passages (all, if there are fewer) of each query, from vectors [Q, D] and [P, D].
 
     Parameters
-        device: where products are computed; takes the queries and one block at a time.
+        devices: where products are computed, each of other blocks of passages; a device takes the queries and
+            one block at a time.
 
     Raises
         ConfigError: ``top_k`` is not positive.
@@ -87,17 +95,51 @@ def best_passages(
         raise ModelError(
             f"queries and passages must be vectors of one length, found {queries.shape} and {passages.shape}"
         )
-    asked = finite_rows(queries, 0, "query").to(device)
+    asked = finite_rows(queries, 0, "query")
+    blocks = _Shared(blocks_of(passages))
     shape = (len(queries), min(top_k, passages.shape[0]))
+    if len(devices) == 1:
+        scores, indices = _best_of(asked.to(devices[0]), blocks, shape)
+    else:  # products leave the interpreter to other threads
+        with ThreadPoolExecutor(len(devices)) as threads:
+            found = [threads.submit(_best_of, asked.to(device), blocks, shape) for device in devices]
+            parts = [one.result() for one in found]
+        scores, indices = _best_of_all(parts, shape[1])
+    return SearchResult(indices.cpu().numpy(), scores.cpu().numpy())
+
+
+class _Shared(Iterator[tuple[int, Tensor]]):
+    """Blocks that several threads take, each block once."""
+
+    def __init__(self, blocks: Iterator[tuple[int, Tensor]]) -> None:
+        self._blocks, self._lock = blocks, Lock()
+
+    def __next__(self) -> tuple[int, Tensor]:
+        with self._lock:
+            return next(self._blocks)
+
+
+def _best_of(asked: Tensor, blocks: Iterator[tuple[int, Tensor]], shape: tuple[int, int]) -> Found:
+    """The best of the blocks that are taken here: scores and positions [Q, K], on the queries' device."""
+    device = asked.device
     scores = torch.full(shape, -torch.inf, device=device)
     indices = torch.full(shape, -1, dtype=torch.int64, device=device)
-    for first, block in blocks_of(passages):
+    for first, block in blocks:
         passages_PD = block.to(device)
         step = max(1, SCORES_AT_ONCE // len(block))
         for start in range(0, len(asked), step):
             part = slice(start, start + step)
             _merge(scores[part], indices[part], _products(asked[part], passages_PD), first)
-    return SearchResult(indices.cpu().numpy(), scores.cpu().numpy())
+    return scores, indices
+
+
+def _best_of_all(parts: Sequence[Found], top_k: int) -> Found:
+    """Of each query the best of all parts; equal scores in the order of the passages."""
+    scores, indices = (torch.cat([one.cpu() for one in each], dim=1) for each in zip(*parts, strict=True))
+    by_place = indices.argsort(dim=1)
+    scores, indices = scores.gather(1, by_place), indices.gather(1, by_place)
+    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :top_k]
+    return scores.gather(1, order), indices.gather(1, order)
 
 
 def blocks_of(passages: VectorRows) -> Iterator[tuple[int, Tensor]]:

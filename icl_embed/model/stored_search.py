@@ -16,8 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from icl_embed.config import ONE_HERE, EngineConfig
+from icl_embed.engines.engine import device_of, spread_over
 from icl_embed.errors import ConfigError
 from icl_embed.model.cached_encoding import CachingEncoder, Encoder
+from icl_embed.model.dtype import resolve_device
 from icl_embed.model.search import SearchResult, UnitRows, VectorRows, best_passages, blocks_of
 from icl_embed.model.vector_cache import FOLDER_NAME, ShardedVectors
 
@@ -53,8 +56,16 @@ def embed_to(
     return embed
 
 
+def search_devices(config: EngineConfig, device: str = "auto") -> tuple[str, ...]:
+    """The devices of this machine, whoever runs the model, for products that need none of it."""
+    here = config if config.name == "local" else ONE_HERE
+    named = spread_over(here, device) or (device_of(here, device),)
+    gpus = tuple(name for name in named if resolve_device(name).type == "cuda")
+    return gpus or ("cpu",)  # which is one device, however many processes share it
+
+
 def search_of(
-    way: Literal["exact", "faiss"], faiss_from: int, device: torch.device | str
+    way: Literal["exact", "faiss"], faiss_from: int, devices: Sequence[torch.device | str]
 ) -> Callable[[VectorRows], Find]:
     """A function from passages to their search: exact, or FAISS's from so many passages on.
 
@@ -67,7 +78,7 @@ def search_of(
     def over(passages: VectorRows) -> Find:
         if way == "faiss" and passages.shape[0] >= faiss_from:
             return faiss_index(passages)
-        return lambda queries, top_k: best_passages(queries, passages, top_k=top_k, device=device)
+        return lambda queries, top_k: best_passages(queries, passages, top_k=top_k, devices=devices)
 
     return over
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,13 +61,9 @@ class Ranker(Protocol):
         """The best passages of the queries first … last - 1, and the scores of their pairs."""
 
 
-def exact_search(device: Any = "cpu") -> Search:
-    """Search of all passages."""
-
-    def over(passages: VectorRows) -> Callable[[NDArray[np.float32], int], SearchResult]:
-        return lambda queries, top_k: best_passages(queries, passages, top_k=top_k, device=device)
-
-    return over
+def exact_search(passages: VectorRows) -> Callable[[NDArray[np.float32], int], SearchResult]:
+    """Search of all passages, on the CPU."""
+    return lambda queries, top_k: best_passages(queries, passages, top_k=top_k)
 
 
 class Scorer(Protocol):

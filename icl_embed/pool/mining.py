@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Miner:
     config: NegativesConfig
     seed: int
     embed: Embed | None = None
-    search: Search = field(default_factory=exact_search)
+    search: Search = exact_search
     work_dir: Path | None = None
     identity: str = ""
     sample: bool = False

@@ -84,7 +84,7 @@ def ours(
         faiss_from=1,
     )
     embed = embed_to(folder / "work", Precomputed(folder), {"model": "precomputed"})
-    miner = Miner(config, 0, embed, search_of(config.search, 1, "cpu"), sample=sample)
+    miner = Miner(config, 0, embed, search_of(config.search, 1, ["cpu"]), sample=sample)
     mine_file(folder / "rows.jsonl", folder / "mined.jsonl", miner, corpus=folder / "corpus.jsonl")
     return [row["neg"] for row in read_lines(folder / "mined.jsonl")]
 

@@ -27,6 +27,8 @@ EXAMPLES, EXAMPLE_TOKENS = 5, 200
 BATCH_TOKENS = 65_536
 QUERIES_AT_ONCE = 16_384  # negatives.shard_queries: what a search holds while the passages pass by
 DISK = 2e9  # bytes a second that one node reads
+NODE = 8  # GPUs
+FP32_PEAK = 67e12  # operations a second of an H100 (its data sheet) on numbers in fp32
 BF16, F16 = 2, 2
 HOUR, GIGABYTE = 3600.0, 1e9
 
@@ -39,13 +41,14 @@ class Stage:
     flops: float
     read: float
     kept: float
-    spreads: bool = True  # over GPUs
+    is_search: bool = False  # products in fp32, by the GPUs of one node
 
     def hours(self, machine: Machine) -> float:
         """As long as the slower of the two takes; eight GPUs share a node's disk."""
-        if not self.spreads:
-            machine = Machine(machine.gpu, 1, machine.mfu)
-        nodes = max(1, machine.gpus // 8)
+        nodes = max(1, machine.gpus // NODE)
+        if self.is_search:
+            gpus = min(NODE, machine.gpus)
+            return max(self.flops / (FP32_PEAK * machine.mfu * gpus), self.read / DISK) / HOUR
         return max(machine.seconds(self.flops), self.read / (DISK * nodes)) / HOUR
 
 
@@ -63,7 +66,7 @@ def stages(shape: DecoderShape, passages: int) -> Iterator[Stage]:
     )  # fmt: skip
     rounds = -(-queries // QUERIES_AT_ONCE)
     flops = 2 * queries * passages * shape.width
-    yield Stage("search, exact, on one GPU", flops, rounds * passages * vector, 0, spreads=False)
+    yield Stage("search, exact, on one node", flops, rounds * passages * vector, 0, is_search=True)
     pair = int(lengths.passage) + query
     yield Stage("teacher scores", queries * CANDIDATES * shape.sequence(pair), 0, queries * CANDIDATES * 12)
 
@@ -131,11 +134,12 @@ block of passages, the pool {peak:.1f} GB at its peak ({texts:.0f} million texts
 
 What the tables say:
 
-- **The search is what does not scale.** It grows with the square, runs on one device and reads every vector again for each
-  shard of queries. From some ten million passages on, `negatives.search = "faiss"` compares a query with the passages of the
-  nearest cells only (64 of 2√P), but holds its index in one node's memory: 8 TB for a billion vectors of 4,096 dimensions, so
-  vectors must be shorter (Matryoshka) or the corpus cut into parts. A billion passages were not tried, nor was a search
-  spread over GPUs built.
+- **The search is what does not scale.** It grows with the square, stays on the GPUs of one node, computes in fp32 and reads
+  every vector again for each shard of queries, which the disk limits: a node whose memory holds ten million vectors needs 0.11
+  hours on eight GPUs instead of 0.71. From some ten million passages on, `negatives.search = "faiss"` compares a query with the
+  passages of the nearest cells only (64 of 2√P), but holds its index in one node's memory: 8 TB for a billion vectors of 4,096
+  dimensions, so vectors must be shorter (Matryoshka) or the corpus cut into parts. A billion passages were not tried, and
+  several devices in a search only as threads on a CPU.
 - **The pool is one process on one node**, and that is enough: ten hours for a billion texts, if what was seen up to ten million
   goes on; more memory than that was not tried.
 - **Examples cost little where a prefix is shared**: the operations of queries with five examples grow by attention to the prefix

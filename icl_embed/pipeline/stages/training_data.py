@@ -82,7 +82,7 @@ def build_negatives(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]
     if "base-model" not in key.inputs:
         return mine_negatives(pool, out_dir, Miner(config, key.settings["seed"], work_dir=work))
     from icl_embed.model.encoder_pool import open_encoder
-    from icl_embed.model.stored_search import embed_to, search_of
+    from icl_embed.model.stored_search import embed_to, search_devices, search_of
 
     base = run.input(key, "base-model")
     embedder = open_encoder(base.path, run.config.engine)
@@ -91,7 +91,7 @@ def build_negatives(run: Run, key: StageKey, out_dir: Path) -> Mapping[str, Any]
         key.settings["seed"],
         # another number format makes other vectors: a resumed run may find itself on another machine
         embed=embed_to(work, embedder, {"fingerprint": base.fingerprint, "dtype": embedder.dtype}),
-        search=search_of(config.search, config.faiss_from, embedder.device),
+        search=search_of(config.search, config.faiss_from, search_devices(run.config.engine)),
         work_dir=work,
         identity=embedder.dtype,
     )

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icl_embed.config import EngineConfig
 from icl_embed.errors import ConfigError, ModelError
 from icl_embed.model import search
 from icl_embed.model.search import UnitRows, best_passages
-from icl_embed.model.stored_search import embed_to, faiss_index, search_of
+from icl_embed.model.stored_search import embed_to, faiss_index, search_devices, search_of
 
 
 def slow(queries, passages, top_k):
@@ -24,18 +25,40 @@ def slow(queries, passages, top_k):
     st.integers(1, 70),
     st.sampled_from([1, 3, 8, 1000]),
     st.sampled_from([1, 40, 1 << 26]),
+    st.sampled_from([1, 1, 3]),
 )
-def test_blocks_find_what_a_full_sort_finds_in_ties_too(seed, num_passages, top_k, at_once, scores_at_once):
+def test_blocks_find_what_a_full_sort_finds_in_ties_too(
+    seed, num_passages, top_k, at_once, scores_at_once, num_devices
+):
     rng = np.random.default_rng(seed)
     queries = rng.integers(-1, 2, (7, 2)).astype(np.float32)  # few numbers: most scores are ties
     passages = rng.integers(-1, 2, (num_passages, 2)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "BLOCK_PASSAGES", at_once)
         patch.setattr(search, "SCORES_AT_ONCE", scores_at_once)
-        found = best_passages(queries, passages, top_k=top_k)
+        found = best_passages(queries, passages, top_k=top_k, devices=num_devices * ["cpu"])
     expected = slow(queries, passages, top_k)
     assert np.array_equal(found.indices, expected)
     assert np.array_equal(found.scores, np.take_along_axis(queries @ passages.T, expected, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "expected"),
+    [
+        (EngineConfig(), "auto", ("cpu",)),
+        (EngineConfig(devices=("cpu", "cpu")), "auto", ("cpu",)),
+        (EngineConfig(name="ray"), "auto", ("cpu",)),
+        (EngineConfig(name="ray", devices=("cuda:0", "cuda:3")), "auto", ("cuda:0", "cuda:1")),
+        (EngineConfig(), "auto", ("cuda:0", "cuda:1")),
+        (EngineConfig(), "cuda:1", ("cuda:1",)),
+        (EngineConfig(devices=("cuda:1",)), "auto", ("cuda:1",)),
+    ],
+)
+def test_a_search_takes_the_gpus_of_this_machine(config, device, expected, monkeypatch):
+    if expected[0] != "cpu":
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert search_devices(config, device) == expected
 
 
 def test_passages_that_get_better_towards_the_end_are_all_seen(monkeypatch):
@@ -131,12 +154,12 @@ def test_faiss_finds_nearly_all_and_is_asked_only_where_there_are_many():
     exact, found = best_passages(queries, passages, top_k=20), faiss_index(passages, probed=40)(queries, 20)
     shared = sum(len(set(one) & set(two)) for one, two in zip(exact.indices, found.indices, strict=True))
     assert 0.9 < shared / exact.indices.size <= 1
-    few = search_of("faiss", 4001, "cpu")(passages)(queries, 20)
+    few = search_of("faiss", 4001, ["cpu"])(passages)(queries, 20)
     assert np.array_equal(few.indices, exact.indices)
 
 
 def test_faiss_that_is_not_installed_is_told_before_the_work(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ConfigError, match=r"pip install 'icl-embed\[mine\]'"):
-        search_of("faiss", 1, "cpu")
-    search_of("exact", 1, "cpu")
+        search_of("faiss", 1, ["cpu"])
+    search_of("exact", 1, ["cpu"])
