@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class IclEmbedError(Exception):
     """Base of every error this package raises on purpose."""
@@ -65,3 +67,13 @@ class MissingTaskError(EvaluationError):
 
 class NoBaselineError(EvaluationError):
     """A baseline has nothing to go by here; a score of it would say nothing."""
+
+
+def how_it_ended(code: int | None) -> str:
+    """What to say of a process that ended with a code: minus the signal that killed it; None if it lives."""
+    if code is None:
+        return "does not answer"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    guess = " (so the kernel does when memory runs out)" if -code == signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{guess}"

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from icl_embed.engines.engine import Engine, Work
-from icl_embed.errors import ConfigError, IclEmbedError, ModelError
+from icl_embed.errors import ConfigError, IclEmbedError, ModelError, how_it_ended
 
 logger = logging.getLogger(__name__)
 
@@ -159,10 +159,8 @@ class LocalEngine(Engine):
     def _death_of(self, worker: _Worker) -> ModelError:
         worker.process.join(SECONDS_TO_LEAVE)
         code = worker.process.exitcode
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-        why = "; signal 9 is often the system's answer to memory running out" if code == -9 else ""
-        if code == 1:
-            why = "; a script must start workers under if __name__ == '__main__'"
+        how = how_it_ended(code)
+        why = "; a script must start workers under if __name__ == '__main__'" if code == 1 else ""
         return ModelError(
             f"the {self._work.name} on {worker.device} (process {worker.process.pid}) {how}{why}"
         )

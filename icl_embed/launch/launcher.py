@@ -21,7 +21,7 @@ from pathlib import Path
 
 from icl_embed import errors
 from icl_embed.config import LaunchConfig
-from icl_embed.errors import IclEmbedError, StoreError
+from icl_embed.errors import IclEmbedError, StoreError, how_it_ended
 from icl_embed.launch.nodes import INVITATION_NAME, inviting, node_environment
 from icl_embed.launch.output import LINES_KEPT, Output, tail_of
 from icl_embed.launch.processes import die_with_parent, is_stopped, reap_orphans, register
@@ -299,11 +299,8 @@ def _explain_silence(failed: _Child, work_dir: Path) -> IclEmbedError:
             f"training stopped because nothing more can be written to {work_dir}: {refusal}. Nothing was "
             "published; free space or fix the folder, and run again to resume from the last checkpoint"
         )
-    code = failed.process.returncode
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    guess = " (so the kernel does when memory runs out)" if code == -signal.SIGKILL else ""
     last = "\n  ".join(tail_of(failed.log, LINES_KEPT))
     return WorkerLostError(
-        f"rank {failed.name} {how}{guess} without a message. Run again to resume from the last checkpoint. "
-        f"All logs: {work_dir / 'logs'}. Last lines:\n  {last}"
+        f"rank {failed.name} {how_it_ended(failed.process.returncode)} without a message. Run again to resume "
+        f"from the last checkpoint. All logs: {work_dir / 'logs'}. Last lines:\n  {last}"
     )

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from icl_embed.errors import IclEmbedError
+from icl_embed.errors import IclEmbedError, how_it_ended
 from icl_embed.launch.launcher import WorkerLostError
 from icl_embed.launch.processes import end_processes
 from icl_embed.pipeline.build import LAUNCHING_STAGES, build
@@ -172,12 +172,9 @@ def _served(request: tuple[Run, StageKey], hear: dict[str, Callable[..., None]])
 
 def _loss_of(child: _Child, key: StageKey) -> WorkerLostError:
     end_child()
-    with_signal = -child.process.returncode
-    how = signal.Signals(with_signal).name if with_signal > 0 else f"exit code {-with_signal}"
-    guess = " (so the kernel does when memory runs out)" if with_signal == signal.SIGKILL else ""
     return WorkerLostError(
-        f"the process that built {key.reference} ended with {how}{guess} before it was done. Run again: what "
-        "it had made is kept"
+        f"the process that built {key.reference} {how_it_ended(child.process.returncode)} before it was "
+        "done. Run again: what it had made is kept"
     )
 
 

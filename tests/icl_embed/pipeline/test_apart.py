@@ -102,7 +102,7 @@ def test_a_killed_process_is_a_lost_worker_and_trying_again_works(run: Run) -> N
     def kill() -> None:
         os.kill(apart._children[0].process.pid, signal.SIGKILL)
 
-    with pytest.raises(WorkerLostError, match="ended with SIGKILL .*memory runs out"):
+    with pytest.raises(WorkerLostError, match="was killed by SIGKILL .*memory runs out"):
         build_apart(run, other(run, 6), on_start=kill)
     assert build_apart(run, other(run, 6)).path.is_dir()
 
