@@ -301,6 +301,6 @@ def _explain_silence(failed: _Child, work_dir: Path) -> IclEmbedError:
         )
     last = "\n  ".join(tail_of(failed.log, LINES_KEPT))
     return WorkerLostError(
-        f"rank {failed.name} {how_it_ended(failed.process.returncode)} without a message. Run again to resume "
-        f"from the last checkpoint. All logs: {work_dir / 'logs'}. Last lines:\n  {last}"
+        f"rank {failed.name} {how_it_ended(failed.process.returncode)} without a message. Run again to "
+        f"resume from the last checkpoint. All logs: {work_dir / 'logs'}. Last lines:\n  {last}"
     )
