@@ -55,10 +55,22 @@ class ModelOptions:
         return find_model(self.kept, self.model, RERANKERS).path
 
     def load(self) -> Reranker:
-        """Load the reranker; raises ModelError if it cannot be."""
+        """The reranker on one device.
+
+        Raises
+            ModelError: it cannot be loaded.
+            ConfigError: several devices are named.
+        """
+        from icl_embed.config import ONE_HERE
         from icl_embed.rerank.reranker import Reranker
 
-        return Reranker.load(self.folder, device=self.device, dtype=self.dtype)
+        engine, device = placed(self.device)
+        if engine != ONE_HERE:
+            raise ConfigError(
+                f"expected one device, found {self.device!r}; several serve rerank tune and rerank eval "
+                "without --against"
+            )
+        return Reranker.load(self.folder, device=device, dtype=self.dtype)
 
     def opened(self) -> AbstractContextManager[Reranker | RerankerPool]:
         """The reranker on all its devices, to be measured."""

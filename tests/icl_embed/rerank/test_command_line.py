@@ -216,3 +216,10 @@ def test_test_queries_and_missing_evaluations_are_refused(store: Path, folder: P
     assert "takes some of 1, 2, 4, 8" in run(
         "eval", "-m", folder, *PLAIN, "--candidates", test, "--ratios", "3", expect=ConfigError
     )
+
+
+def test_scoring_takes_one_device_and_says_what_takes_several(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"query": "sun", "passage": "moon"}\n')
+    words = ["score", "-m", folder, "--input", tmp_path / "pairs.jsonl", "--output", tmp_path / "out.jsonl"]
+    said = run(*words, "--device", "cpu,cpu", expect=ConfigError)
+    assert "expected one device, found 'cpu,cpu'; several serve rerank tune" in said
