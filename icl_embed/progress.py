@@ -33,6 +33,16 @@ def listening(listener: Tell) -> Iterator[None]:
 
 
 @contextmanager
+def unheard() -> Iterator[None]:
+    """Do a small part of work whose whole says how far it is."""
+    token = _LISTENER.set(None)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+@contextmanager
 def progress_bar(total: int, show: bool, what: str = "encoding") -> Iterator[Callable[[int], None]]:
     """A bar over texts; yields the function that advances it."""
     behind = 0

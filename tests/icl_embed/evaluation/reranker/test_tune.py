@@ -23,6 +23,7 @@ from icl_embed.evaluation.reranker.tuning import (
     tune_reranker,
     way_of,
 )
+from icl_embed.progress import listening
 from icl_embed.rerank.folder import export_reranker
 from icl_embed.rerank.reranker import Reranker
 from icl_embed.rerank.shape import Shape
@@ -199,9 +200,10 @@ def test_two_devices_find_what_one_does(reranker: Reranker, inputs: list[Candida
     for devices in (("cpu",), ("cpu", "cpu")):
         with opened_reranker(saved, EngineConfig(devices=devices), dtype="float32") as opened:
             assert isinstance(opened, RerankerPool) == (len(devices) > 1)
-            grid = score_grid(
-                opened, inputs, passes, batch_tokens=8192, progress=lambda *news: told.update([news])
-            )
+            with listening(lambda *_: pytest.fail("each query's pairs are nobody's progress")):
+                grid = score_grid(
+                    opened, inputs, passes, batch_tokens=8192, progress=lambda *news: told.update([news])
+                )
             time_cascade(opened, grid, cascade, batch_tokens=8192)
             grids.append(grid)
     assert set(told.values()) == {2}
