@@ -26,8 +26,8 @@ from icl_embed.errors import ConfigError, ModelError
 SCORES_AT_ONCE = 1 << 26  # 256 MiB of float32
 BLOCK_NUMBERS = 1 << 25  # of passages that are searched at once: 128 MiB of float32
 BLOCK_PASSAGES = 1 << 16
-Found = tuple[Tensor, Tensor]  # scores and positions [Q, K]
 MANY = 4  # times K new candidates for a query: the block's own best are found first
+Found = tuple[Tensor, Tensor]  # scores and positions [Q, K]
 
 
 class VectorRows(Protocol):

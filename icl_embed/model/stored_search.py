@@ -60,8 +60,8 @@ def search_devices(config: EngineConfig, device: str = "auto") -> tuple[str, ...
     """The devices of this machine, whoever runs the model, for products that need none of it."""
     here = config if config.name == "local" else ONE_HERE
     named = spread_over(here, device) or (device_of(here, device),)
-    gpus = tuple(name for name in named if resolve_device(name).type == "cuda")
-    return gpus or ("cpu",)  # which is one device, however many processes share it
+    places = dict.fromkeys(str(resolve_device(name)) for name in named)  # each once, whoever shares it
+    return tuple(place for place in places if place != "cpu") or ("cpu",)
 
 
 def search_of(

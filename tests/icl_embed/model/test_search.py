@@ -52,12 +52,14 @@ def test_blocks_find_what_a_full_sort_finds_in_ties_too(
         (EngineConfig(), "auto", ("cuda:0", "cuda:1")),
         (EngineConfig(), "cuda:1", ("cuda:1",)),
         (EngineConfig(devices=("cuda:1",)), "auto", ("cuda:1",)),
+        (EngineConfig(devices=("cuda:1", "cuda:1", "cpu")), "auto", ("cuda:1",)),
+        (EngineConfig(), "auto", ("cuda",)),
     ],
 )
 def test_a_search_takes_the_gpus_of_this_machine(config, device, expected, monkeypatch):
     if expected[0] != "cpu":
         monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-        monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 1 if expected == ("cuda",) else 2)
     assert search_devices(config, device) == expected
 
 
