@@ -43,7 +43,7 @@ plan: install  ## what would run, and why
 	$(BIN)/icl-embed plan --preset $(PRESET) $(foreach setting,$(SET),--set $(setting))
 
 test: export OMP_NUM_THREADS := 1
-test: install  ## the default test suite (the architecture's part of it is in check); TESTS=tests/pool for less
+test: install  ## the default test suite (the architecture's part of it is in check); TESTS=tests/flows for less
 	$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/test_architecture.py $(TESTS)
 
 coverage: export OMP_NUM_THREADS := 1

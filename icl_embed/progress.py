@@ -23,19 +23,9 @@ def tell(what: str, behind: int, total: int) -> None:
 
 
 @contextmanager
-def listening(listener: Tell) -> Iterator[None]:
-    """Hear what is told in this thread."""
+def listening(listener: Tell | None) -> Iterator[None]:
+    """Hear what is told in this thread; None lets nobody hear a part whose whole says how far it is."""
     token = _LISTENER.set(listener)
-    try:
-        yield
-    finally:
-        _LISTENER.reset(token)
-
-
-@contextmanager
-def unheard() -> Iterator[None]:
-    """Do a small part of work whose whole says how far it is."""
-    token = _LISTENER.set(None)
     try:
         yield
     finally:

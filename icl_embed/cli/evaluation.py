@@ -49,7 +49,7 @@ def run(
     second: options.SecondStageOptions,
     air_bench_version: Annotated[str, typer.Option(help="24.04 or 24.05; default: the latest")] = "",
     split: Annotated[str, typer.Option(help="instead of each task's usual one")] = "",
-    device: DevicesOption = "auto",
+    device: DevicesOption = [],  # noqa: B006
     require_few_shot: Annotated[
         bool, typer.Option("--require-few-shot", help="no examples: an error")
     ] = False,

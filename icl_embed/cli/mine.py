@@ -44,7 +44,7 @@ class AskedModel:
     instruction: Annotated[
         str, typer.Option("--instruction", "-i", help="what the queries look for; a model of ours needs it")
     ] = ""
-    device: DevicesOption = "auto"
+    device: DevicesOption = dataclasses.field(default_factory=list)
     dtype: DtypeOption = "auto"
     batch_tokens: BatchTokensOption = 8192
     store: StoreOption = DEFAULT_STORE

@@ -82,7 +82,7 @@ def encode(
     examples: ExamplesOption = None,
     dim: Annotated[int | None, typer.Option("--dim", help="keep only the first dimensions")] = None,
     quantise: Annotated[Quantise, typer.Option(help="store smaller numbers")] = Quantise.none,
-    device: DevicesOption = "auto",
+    device: DevicesOption = [],  # noqa: B006
     dtype: DtypeOption = "auto",
     batch_tokens: BatchTokensOption = 8192,
     store: StoreOption = DEFAULT_STORE,
@@ -135,7 +135,7 @@ def search(
     instruction: InstructionOption = None,
     examples: ExamplesOption = None,
     top: Annotated[int, typer.Option("--top", help="passages per query", min=1)] = 5,
-    device: DevicesOption = "auto",
+    device: DevicesOption = [],  # noqa: B006
     dtype: DtypeOption = "auto",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -199,7 +199,7 @@ def compile_task(
 
 
 def _open(
-    model: str, store: Path, devices: str, dtype: str, task: CompiledTask | None
+    model: str, store: Path, devices: list[str], dtype: str, task: CompiledTask | None
 ) -> AbstractContextManager[TextEncoder]:
     """An encoder on the devices, in the number format of the task if there is one."""
     from icl_embed.model.encoder_pool import EncoderPool, open_encoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -20,10 +20,11 @@ StoreOption = Annotated[Path, typer.Option("--store", help="the store's folder, 
 DEFAULT_STORE = Path("store")
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:0 …")]
 DevicesOption = Annotated[
-    str,
+    list[str],
     typer.Option(
         "--device",
-        help="auto: every GPU, or the CPU; one: cpu, cuda:0; cuda:0,cuda:1: a process each; ray: a cluster's",
+        help="default: every GPU, or the CPU; one: cpu, cuda:0; several, by comma or again: a process each; "
+        "ray: a cluster's",
     ),
 ]
 DtypeOption = Annotated[
@@ -33,14 +34,16 @@ DtypeOption = Annotated[
 BatchTokensOption = Annotated[int, typer.Option("--batch-tokens", min=1, help="tokens at once")]
 
 
-def placed(devices: str) -> tuple[EngineConfig, str]:
+def placed(devices: Sequence[str]) -> tuple[EngineConfig, str]:
     """What ``--device`` says of several devices, and of one."""
     from icl_embed.config import ONE_HERE, EngineConfig
 
-    if devices == "ray":
+    names = tuple(name for name in (one.strip() for one in ",".join(devices).split(",")) if name)
+    if names == ("ray",):
         return EngineConfig(name="ray"), "auto"
-    names = tuple(name for name in (one.strip() for one in devices.split(",")) if name)
-    return (EngineConfig(devices=names), "auto") if len(names) > 1 else (ONE_HERE, devices)
+    if len(names) > 1:
+        return EngineConfig(devices=names), "auto"
+    return ONE_HERE, names[0] if names else "auto"
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:

@@ -37,7 +37,7 @@ class ModelOptions:
     model: Annotated[
         str, typer.Option("--model", "-m", help="folder or artefact; default: the store's newest reranker")
     ] = ""
-    device: DevicesOption = "auto"
+    device: DevicesOption = field(default_factory=list)
     dtype: DtypeOption = "auto"
     batch_tokens: BatchTokensOption = 8192
     store: StoreOption = DEFAULT_STORE
@@ -66,9 +66,10 @@ class ModelOptions:
 
         engine, device = placed(self.device)
         if engine != ONE_HERE:
+            found = ",".join(self.device)
             raise ConfigError(
-                f"expected one device, found {self.device!r}; several serve rerank tune and rerank eval "
-                "without --against"
+                f"expected one device, found {found!r}; several serve rerank tune and rerank eval without "
+                "--against"
             )
         return Reranker.load(self.folder, device=device, dtype=self.dtype)
 
@@ -98,11 +99,7 @@ class WayOptions:
             ConfigError: they contradict each other, or a reranker of these settings cannot run it.
         """
         if self.choice is None:
-            from icl_embed.rerank.shape import choose_shape
-
-            return choose_shape(
-                settings.head_layers,
-                default_layers=settings.compress_layers,
+            return settings.shape(
                 cutoff_layer=self.layer,
                 compress_ratio=self.ratio,
                 compress_layers=parse_layers(self.compress_layers) or None,

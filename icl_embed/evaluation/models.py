@@ -267,7 +267,7 @@ def open_model(
     if reference == BM25:
         from icl_embed.bm25 import VERSION
 
-        return OpenedModel(EvaluatedModel(name or BM25, VERSION, Path(), dtype="none"), "bm25")
+        return OpenedModel(EvaluatedModel(name or BM25, VERSION, Path(), dtype="none"), "bm25", engine=engine)
     found = find_model(store, reference)
     folder, artefact = found.path, found.artefact
     default = folder.resolve().name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from pydantic import Field, ValidationError
@@ -22,7 +22,14 @@ from icl_embed.model.lora import merge
 from icl_embed.rerank.decoder import part_of, refuse_unknown_backbone
 from icl_embed.rerank.model import RerankerModel, ScoreHeads, heads_from_vocabulary
 from icl_embed.rerank.pairs import CONTAINS_ANSWER
-from icl_embed.rerank.shape import Calibration, head_layers, refuse_bad_layers
+from icl_embed.rerank.shape import (
+    Calibration,
+    Shape,
+    ShapeOptions,
+    choose_shape,
+    head_layers,
+    refuse_bad_layers,
+)
 from icl_embed.store.files import write_atomically
 
 SETTINGS_NAME = "icl_rerank.json"
@@ -39,6 +46,14 @@ class RerankerSettings(Section):
     prompt_place: PromptPlace = "after"
     compress_pooling: Literal["mean", "attention"] = "mean"
     calibrations: tuple[Calibration, ...] = ()
+
+    def shape(self, **options: Unpack[ShapeOptions]) -> Shape:
+        """The shape that these options mean for such a reranker; none of them is full depth, uncompressed.
+
+        Raises
+            ConfigError: it cannot run it.
+        """
+        return choose_shape(self.head_layers, **options, default_layers=self.compress_layers)
 
 
 class _Saved(RerankerSettings):

@@ -36,7 +36,6 @@ from icl_embed.rerank.shape import (
     ShapeOptions,
     calibrate,
     calibration_of,
-    choose_shape,
     sigmoid,
 )
 from icl_embed.rerank.ways import Cascade, Way
@@ -115,9 +114,7 @@ class Reranker(Portable):
         Raises
             ConfigError: this model cannot run it.
         """
-        return choose_shape(
-            self.settings.head_layers, **options, default_layers=self.settings.compress_layers
-        )
+        return self.settings.shape(**options)
 
     def score(
         self,

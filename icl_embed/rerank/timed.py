@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from icl_embed.config import ONE_HERE, EngineConfig
 from icl_embed.engines.engine import Engine, Work, device_of, spread_over, start_engine
-from icl_embed.progress import unheard
+from icl_embed.progress import listening
 from icl_embed.rerank.flops import Costs
 from icl_embed.rerank.folder import RerankerSettings
 from icl_embed.rerank.forward import Exits
@@ -59,7 +59,7 @@ class Clock:
     def __call__(self, search: Search) -> TimedScores:
         """Raises DataError, ModelError: as ``Reranker.score``."""
         cold = [way for way in search.ways if way not in self._warm]
-        with unheard():
+        with listening(None):
             if cold:
                 self._run(Search(search.pairs, cold, search.batch_tokens))
             self._warm.update(cold)

@@ -53,7 +53,7 @@ class Engine:
             weight_decay=config.weight_decay,
         )
         self._place = place
-        self._zero_stage = config.zero_stage
+        self._config = config
         self._trained = trained
         with _explained():
             self._engine, *_ = deepspeed.initialize(
@@ -71,7 +71,7 @@ class Engine:
         stages 2 and 3, which keep no whole gradient, exchange each part.
         """
         self._engine.set_gradient_accumulation_boundary(is_last)
-        if self._zero_stage == 3:
+        if self._config.spreads_weights:
             # Stage 3 counts the backward passes of an update here, from the engine's own forward, which we do
             # not use. Uncounted, each pass would overwrite the gradients of the one before.
             self._engine.optimizer.clear_backward_seen_flag()
@@ -83,7 +83,7 @@ class Engine:
         for group, rate in zip(self._engine.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * learning_rate
         plain = [parameter.grad for parameter in self._trained if parameter.grad is not None]
-        own_norm = torch.nn.utils.get_total_norm(plain) if self._zero_stage == 0 and plain else None
+        own_norm = torch.nn.utils.get_total_norm(plain) if self._config.zero_stage == 0 and plain else None
         self._engine.step()
         beat()
         norm = self._engine.get_global_grad_norm()
@@ -109,7 +109,7 @@ class Engine:
         Raises
             TrainingError: DeepSpeed found nothing to load (it only warns, and would train from scratch).
         """
-        if ranks == self._place.world_size or self._zero_stage == 0:
+        if ranks == self._place.world_size or self._config.zero_stage == 0:
             self._load(folder, joined=False)
             return
         joined = folder.with_name(f"{folder.name}.joined")
@@ -127,7 +127,7 @@ class Engine:
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
         if loaded is None:
             raise TrainingError(f"no state could be read from the checkpoint {folder}")
-        if joined and self._zero_stage == 3:
+        if joined and self._config.spreads_weights:
             # DeepSpeed 0.19 gives all groups of parameters one counter, and each would count on in it.
             for state in self._engine.optimizer.optimizer.state.values():
                 state["step"] = state["step"].clone()

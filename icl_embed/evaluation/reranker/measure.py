@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -231,22 +232,18 @@ def score_grid(
         ModelError: a score is not finite.
     """
     tell = progress or (lambda *_: None)
-    found: dict[tuple[int, int], ScoredQuery] = {}
-    places = [(one, number) for one, given in enumerate(inputs) for number in range(len(given.queries))]
-    behind = Counter[int]()
-    for given in inputs[:1]:
-        tell(given.dataset, 0, len(given.queries))
-    asked = (inputs[one].queries[number].pairs for one, number in places)
-    for place, scores in timed(reranker, asked, passes, batch_tokens=batch_tokens):
-        one, number = places[place]
-        given = inputs[one]
-        found[one, number] = ScoredQuery(given.queries[number], scores.tokens, scores.exits)
-        behind[one] += 1
-        tell(given.dataset, behind[one], len(given.queries))
-    sets = [
-        ScoredSet(given, tuple(found[one, number] for number in range(len(given.queries))))
-        for one, given in enumerate(inputs)
-    ]
+    asked = [(given, query) for given in inputs for query in given.queries]
+    scored: dict[int, ScoredQuery] = {}
+    behind = Counter[str]()
+    tell(inputs[0].dataset, 0, len(inputs[0].queries))
+    pairs = (query.pairs for _, query in asked)
+    for number, found in timed(reranker, pairs, passes, batch_tokens=batch_tokens):
+        given, query = asked[number]
+        scored[number] = ScoredQuery(query, found.tokens, found.exits)
+        behind[given.dataset] += 1
+        tell(given.dataset, behind[given.dataset], len(given.queries))
+    in_order = (scored[number] for number in range(len(asked)))
+    sets = [ScoredSet(given, tuple(islice(in_order, len(given.queries)))) for given in inputs]
     return Grid(sets, exits_of(reranker.settings, passes), reranker.costs)
 
 

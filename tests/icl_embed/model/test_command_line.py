@@ -83,7 +83,8 @@ def test_several_devices_give_the_rows_of_one(desk: Path) -> None:
 def test_one_option_names_a_device_several_or_a_cluster(
     option: str, engine: EngineConfig, device: str
 ) -> None:
-    assert placed(option) == (engine, device)
+    assert placed([option]) == placed(option.split(",")) == (engine, device)
+    assert placed([]) == (EngineConfig(), "auto")
 
 
 def test_queries_by_task_file_equal_queries_by_examples(desk: Path) -> None:
