@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from icl_embed.model.cpu.kernels import FastLinear, onednn_linear
+from icl_embed.model.cpu.kernels import FastLinear, fast_linear
 
 ADAPTER = "default"
 
@@ -27,7 +27,7 @@ class _AdaptedProduct(torch.autograd.Function):
         narrow = (rows @ down.t()).mul_(scaling)
         ctx.save_for_backward(rows, narrow, weight, down, up)
         ctx.scaling = scaling
-        return onednn_linear(rows, weight, bias).addmm_(narrow, up.t())
+        return fast_linear(rows, weight, bias).addmm_(narrow, up.t())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -36,7 +36,7 @@ class _AdaptedProduct(torch.autograd.Function):
         narrow_grad = (grad @ up).mul_(ctx.scaling)
         rows_grad = None
         if ctx.needs_input_grad[0]:
-            rows_grad = onednn_linear(grad, weight.t()).addmm_(narrow_grad, down)
+            rows_grad = fast_linear(grad, weight.t()).addmm_(narrow_grad, down)
         return rows_grad, None, None, narrow_grad.t() @ rows, grad.t() @ narrow, None
 
 
