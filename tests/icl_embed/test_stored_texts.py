@@ -57,3 +57,11 @@ def test_both_forms_are_stable_normalised_and_never_null(texts):
 def test_the_compared_form_of_the_stored_form_is_the_compared_form():
     texts = pa.array(["A\0 B", "caf\u0065\u0301", " \u2066x\u2069  Y"])
     assert compared_column(clean_texts(texts)).equals(compared_column(texts))
+
+
+def test_a_part_of_a_long_column_has_the_same_keys() -> None:
+    texts = [f"Text {number}" for number in range(50)] + ["Straße"]
+    part = pa.array(texts, pa.large_string())[20:]
+    keys = compared_column(part)
+    keys.validate(full=True)
+    assert pa.concat_arrays([keys]).to_pylist() == [compared_form(text) for text in texts[20:]]
