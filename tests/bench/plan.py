@@ -20,7 +20,7 @@ import torch
 
 from icl_embed.experiments.overhead import peak_bytes
 from icl_embed.model.architectures import read_config
-from icl_embed.model.cpu.kernels import onednn_linear
+from icl_embed.model.cpu.kernels import fast_linear
 from icl_embed.model.decoder_shape import DecoderShape
 from icl_embed.pipeline.estimate import measured_sets
 from icl_embed.train import cost
@@ -48,7 +48,7 @@ def peak_flops(shape: DecoderShape, rounds: int = 5) -> float:
         started = time.perf_counter()
         with torch.no_grad():
             for _ in range(10):
-                onednn_linear(rows, weight)
+                fast_linear(rows, weight)
         seconds.append((time.perf_counter() - started) / 10)
     return 2 * rows.numel() * shape.inner / min(seconds)
 

@@ -1,10 +1,11 @@
 """Faster products on CPUs: oneDNN's matrix product in place of torch's default one, where it is faster.
 
-Torch sends fp32 products to MKL, which on processors of other makers than Intel uses at most 256 bits of their
-vectors. With AVX-512 oneDNN uses all of them (2.2 times faster on an AMD EPYC); without it MKL is the faster
-one by a fifth. oneDNN also joins the activation and the product of a gated feed-forward layer to the matrix
-products around them, which saves passes over memory in any number format. The operations are torch's own (its
-compiler emits them) but private: they are tried once per process, and everything works without them.
+Torch sends fp32 products to MKL, which on processors of other makers than Intel uses at most 256 bits of
+their vectors. With AVX-512 oneDNN uses all of them (2.2 times faster on an AMD EPYC); without it MKL is the
+faster one by a tenth or a fifth. oneDNN also joins the activation and the product of a gated feed-forward
+layer to the matrix products around them, which saves passes over memory in any number format. The operations
+are torch's own (its compiler emits them) but private: they are tried once per process, and everything works
+without them.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _gated(rows: Tensor, gate: Tensor, up: Tensor) -> Tensor:
 
 
 def fast_linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """rows @ weight.T + bias, by the library that is faster here; no gradient where that is oneDNN."""
+    """Computes rows @ weight.T + bias by the library that is faster here; no gradient where that is oneDNN."""
     if onednn_is_faster(rows.dtype):
         return onednn_linear(rows, weight, bias)
     return F.linear(rows, weight, bias)
@@ -110,7 +111,7 @@ def undo_speed_up(model: Any) -> None:
 
 
 def speed_up_frozen(model: Any) -> None:
-    """For training adapters: faster products with frozen fp32 weights on CPU. In bf16 torch uses oneDNN itself."""
+    """For training adapters: faster products with frozen fp32 weights on CPU; in bf16 torch has them itself."""
     weight = next(model.parameters())
     if weight.device.type == "cpu" and weight.dtype == torch.float32:
         _use_fast_linears(model)
@@ -156,8 +157,8 @@ def onednn_is_right(dtype: torch.dtype) -> bool:
 def onednn_is_faster(dtype: torch.dtype) -> bool:
     """Whether they are right, and faster than torch's default by what is known of this kind of processor.
 
-    Nothing is measured: a choice that depends on the machine's load would give two workers other last bits, and
-    break the promise that a resumed training ends with the same ones.
+    Nothing is measured: a choice that depends on the machine's load would give two workers other last bits,
+    and break the promise that a resumed training ends with the same ones.
     """
     return torch.backends.cpu.get_cpu_capability() not in MKL_IS_FASTER and onednn_is_right(dtype)
 
@@ -170,4 +171,3 @@ def _probe(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 def _usual(rows: Tensor, gate: Tensor, up: Tensor) -> Tensor:
     return F.silu(F.linear(rows, gate)) * F.linear(rows, up)
-

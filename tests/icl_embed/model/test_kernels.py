@@ -37,8 +37,22 @@ def test_the_gated_layer_gives_the_same_numbers_and_gradients(
     assert torch.equal(*gradients)
 
 
-@needs_onednn
-def test_a_frozen_weight_passes_the_same_gradient_on_and_a_trained_one_gets_its_own() -> None:
+@pytest.mark.parametrize(
+    ("instructions", "takes_onednn"), [("AVX2", False), ("DEFAULT", False), ("AVX512", True)]
+)
+def test_the_kind_of_processor_decides_and_no_stopwatch(
+    instructions: str, takes_onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    monkeypatch.setattr(kernels, "onednn_is_right", lambda _dtype: True)
+    assert kernels.onednn_is_faster.__wrapped__(torch.float32) is takes_onednn
+
+
+@pytest.mark.parametrize("is_fast", [pytest.param(True, marks=needs_onednn), False])
+def test_a_frozen_weight_passes_the_same_gradient_on_and_a_trained_one_gets_its_own(
+    is_fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "onednn_is_faster", lambda _dtype: is_fast)
     generator = torch.Generator().manual_seed(4)
     usual = torch.nn.Linear(6, 4)
     fast = kernels.FastLinear(6, 4)
