@@ -54,7 +54,7 @@ def _gated(rows: Tensor, gate: Tensor, up: Tensor) -> Tensor:
 
 
 def fast_linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Computes rows @ weight.T + bias by the library that is faster here; no gradient where that is oneDNN."""
+    """Computes rows @ weight.T + bias by the library that is faster here; oneDNN's has no gradient."""
     if onednn_is_faster(rows.dtype):
         return onednn_linear(rows, weight, bias)
     return F.linear(rows, weight, bias)
@@ -111,7 +111,7 @@ def undo_speed_up(model: Any) -> None:
 
 
 def speed_up_frozen(model: Any) -> None:
-    """For training adapters: faster products with frozen fp32 weights on CPU; in bf16 torch has them itself."""
+    """For training adapters: faster products with frozen fp32 weights on CPU; torch has them in bf16."""
     weight = next(model.parameters())
     if weight.device.type == "cpu" and weight.dtype == torch.float32:
         _use_fast_linears(model)
