@@ -12,8 +12,8 @@ from prefect import Flow, flow
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from icl_embed.config.load import known_presets
 from icl_embed.errors import IclEmbedError
-from icl_embed.pipeline.run import known_presets
 from tasks.policies import DOWNLOADS
 
 P = ParamSpec("P")

@@ -14,6 +14,8 @@ from icl_embed.config import RunConfig
 from icl_embed.config.base import Section
 from icl_embed.errors import ConfigError
 
+PRESETS_DIR = Path(__file__).parent / "presets"
+EXTENDS = "extends"  # at the top of a preset: the one that it changes
 LIKENESS = 0.75  # of difflib: a letter or two wrong
 
 # What other trainers call a thing -> the end of our setting's path ("": there is none), and what differs.
@@ -22,10 +24,7 @@ _BATCH = (
     "train.batch_size counts the queries of one update over all ranks; it is cut into forward passes of "
     "batch_tokens, and with train.gradient_cache the memory is that of one of them"
 )
-_TRACKER = (
-    "nothing is sent to a tracker; the figures of every step are in metrics.jsonl of the artefact, in "
-    "the report and in the run's log"
-)
+_TRACKER = "a list: tensorboard, mlflow, wandb; each is told every step"
 DEEPSPEED = "a DeepSpeed JSON is merged over our settings by train.optimizer.deepspeed = its path"
 _RESUME = "a killed run goes on from its last checkpoint by itself when it is started again"
 FOREIGN: Mapping[str, tuple[str, str]] = {
@@ -46,7 +45,9 @@ FOREIGN: Mapping[str, tuple[str, str]] = {
         ("train_batch_size", "per_device_train_batch_size", "train_micro_batch_size_per_gpu"),
         ("batch_size", _BATCH),
     ),
-    **dict.fromkeys(("wandb", "report_to", "tensorboard", "mlflow", "logging_steps"), ("", _TRACKER)),
+    **dict.fromkeys(
+        ("wandb", "report_to", "tensorboard", "mlflow", "logging_steps"), ("launch.trackers", _TRACKER)
+    ),
     **dict.fromkeys(("deepspeed", "deepspeed_config", "ds_config"), ("optimizer.deepspeed", DEEPSPEED)),
     "zero_optimization": ("optimizer.zero_stage", DEEPSPEED),
     **dict.fromkeys(("resume", "resume_from_checkpoint"), ("", _RESUME)),
@@ -152,8 +153,31 @@ def _described(path: tuple[str, ...], description: str) -> str:
     return ".".join(path) + (f" ({description})" if description else "")
 
 
+def find_preset(name: str, beside: Path = Path()) -> Path:
+    """The file of a preset; a relative path starts from ``beside``.
+
+    Raises
+        ConfigError: neither a file nor a known name.
+    """
+    if name.endswith(".toml"):
+        return beside / name
+    if name.endswith(".json"):
+        raise ConfigError(f"{name} is no preset, which is a TOML file of settings; {DEEPSPEED}")
+    known = known_presets()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)},"
+        raise ConfigError(f"there is no preset {name!r}; {hint} or give the path of a .toml file")
+    return PRESETS_DIR / f"{name}.toml"
+
+
+def known_presets() -> list[str]:
+    """The names of the shipped presets."""
+    return sorted(path.stem for path in PRESETS_DIR.glob("*.toml"))
+
+
 def load_config(preset: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a preset and apply ``section.key=value`` overrides.
+    """Read a preset, on top of the one that it ``extends``, and apply ``section.key=value`` overrides.
 
     Values are TOML; a bare word that is not valid TOML is taken as a string.
 
@@ -162,17 +186,40 @@ def load_config(preset: Path | None = None, overrides: Sequence[str] = ()) -> Ru
     """
     tree: dict[str, Any] = {}
     if preset is not None:
-        try:
-            tree = tomllib.loads(preset.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"cannot read the preset {preset}: {error}") from error
-        tree.setdefault("preset", preset.stem)
+        tree = {"preset": preset.stem} | _read_preset(preset)
     for override in overrides:
         _apply_override(tree, override)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from error
+
+
+def _read_preset(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings of a preset over those of the one that it extends; lists are replaced, tables merged."""
+    if path.resolve() in above:
+        raise ConfigError(f"the preset {path} extends itself, by way of {above[-1]}")
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the preset {path}: {error}") from error
+    base = tree.pop(EXTENDS, None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ConfigError(
+            f"{path}: {EXTENDS} is {base!r}; expected a preset's name or the path of a .toml file"
+        )
+    return _over(_read_preset(find_preset(base, path.parent), (*above, path.resolve())), tree)
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two trees as one, in which the second has the last word."""
+    merged = dict(below)
+    for name, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(name), dict)
+        merged[name] = _over(below[name], value) if both else value
+    return merged
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:

@@ -407,8 +407,7 @@ def without_index(preset: str, overrides: Sequence[str], machine: Machine) -> Es
     Raises
         ConfigError: the preset is not valid.
     """
-    from icl_embed.config.load import load_config
-    from icl_embed.pipeline.run import find_preset
+    from icl_embed.config.load import find_preset, load_config
 
     config = load_config(find_preset(preset), overrides)
     reason = "its index was not fetched yet"

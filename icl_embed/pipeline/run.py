@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from icl_embed.config import RunConfig
-from icl_embed.config.load import DEEPSPEED, load_config
+from icl_embed.config.load import find_preset, load_config
 from icl_embed.errors import ConfigError
 from icl_embed.pipeline.keys import PipelineKeys, pipeline_keys
 from icl_embed.pipeline.stages.base_model import refuse_unfit
@@ -18,8 +18,6 @@ from icl_embed.sources.card import Card, load_catalog
 from icl_embed.sources.collection import Collection, CollectionCard, chosen, load_collections
 from icl_embed.sources.collection_index import cards_of
 from icl_embed.store import Artefact, StageKey, Store
-
-PRESETS_DIR = Path(__file__).resolve().parents[1] / "config" / "presets"
 
 
 @dataclass(frozen=True)
@@ -83,29 +81,6 @@ def open_run(preset: str = "demo", overrides: Sequence[str] = ()) -> Run:
     refuse_training_sets([catalog[name] for name in data["evaluate"]])
     config = config.model_copy(update={"data": config.data.model_copy(update=data)})
     return Run(config, catalog, preset, tuple(overrides))
-
-
-def find_preset(name: str) -> Path:
-    """The file of a preset.
-
-    Raises
-        ConfigError: neither a file nor a known name.
-    """
-    if name.endswith(".toml"):
-        return Path(name)
-    if name.endswith(".json"):
-        raise ConfigError(f"{name} is no preset, which is a TOML file of settings; {DEEPSPEED}")
-    known = known_presets()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)},"
-        raise ConfigError(f"there is no preset {name!r}; {hint} or give the path of a .toml file")
-    return PRESETS_DIR / f"{name}.toml"
-
-
-def known_presets() -> list[str]:
-    """The names of the shipped presets."""
-    return sorted(path.stem for path in PRESETS_DIR.glob("*.toml"))
 
 
 def find_data_sets(

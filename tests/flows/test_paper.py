@@ -18,11 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from icl_embed.config import LABEL_KINDS, RunConfig
-from icl_embed.config.load import load_config
+from icl_embed.config.load import find_preset, load_config
 from icl_embed.evaluation.air_bench.data import write_task
 from icl_embed.evaluation.air_bench.names import TaskName
 from icl_embed.evaluation.scores import read_scores
-from icl_embed.pipeline.run import find_preset
 from icl_embed.store import Store
 from icl_embed.train.embedder.batches import draw_candidates, make_batch, rule_of
 from icl_embed.train.plan import plan_steps

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 
 from icl_embed.config import RunConfig
-from icl_embed.config.load import FOREIGN, load_config, settings_below
+from icl_embed.config.load import FOREIGN, find_preset, load_config, settings_below
 from icl_embed.errors import ConfigError
-from icl_embed.pipeline.run import find_preset
 
 PRESETS = sorted((Path(__file__).resolve().parents[2] / "icl_embed/config/presets").glob("*.toml"))
 
@@ -58,7 +57,7 @@ def test_a_bad_override_is_refused_and_named(override: str, named: str) -> None:
         ("train.epochs=3", "did you mean train.optimizer.epochs.*count by their rows"),
         ("rerank.num_train_epochs=3", "did you mean rerank.optimizer.epochs"),
         ("train.warmup_ratio=0.1", "did you mean train.optimizer.warmup_steps.*ratio × steps"),
-        ("wandb.project=x", "wandb: .*nothing is sent to a tracker"),
+        ("train.report_to=wandb", "did you mean train.launch.trackers.*a list: tensorboard, mlflow, wandb"),
         (
             "train.deepspeed=ds.json",
             "did you mean train.optimizer.deepspeed.*a DeepSpeed JSON is merged over our settings",
@@ -148,7 +147,28 @@ def test_every_shipped_preset_is_valid_and_names_known_cards(preset: Path) -> No
     assert len({key.fingerprint for key in run.keys}) == len(list(run.keys))
 
 
-def test_paper_e5_is_paper_on_other_data() -> None:
-    paper, other = (load_config(find_preset(name)).model_dump() for name in ("paper", "paper_e5"))
-    assert {name for name in paper if paper[name] != other[name]} == {"preset", "data"}
-    assert {name for name in paper["data"] if paper["data"][name] != other["data"][name]} == {"train"}
+def test_a_preset_extends_another_and_says_what_differs(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'extends = "demo"\n[train]\ntemperature = 0.1\n[data]\ntrain = ["x"]\n'
+    )
+    (tmp_path / "again.toml").write_text('extends = "mine.toml"\nseed = 9\n[train]\nbatch_size = 32\n')
+    demo, again = load_config(find_preset("demo")), load_config(tmp_path / "again.toml")
+    assert (again.preset, again.seed, again.data.train) == ("again", 9, ("x",))
+    assert (again.train.temperature, again.train.batch_size) == (0.1, 32)
+    assert again.train.optimizer == demo.train.optimizer and again.rerank == demo.rerank
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        ('"mine.toml"', "extends itself"),
+        ('"dmeo"', "did you mean demo"),
+        ('"gone.toml"', "cannot read the preset .*gone.toml"),
+        ("3", "extends is 3; expected a preset's name"),
+    ],
+)
+def test_a_preset_that_extends_nothing_is_refused(base: str, told: str, tmp_path: Path) -> None:
+    preset = tmp_path / "mine.toml"
+    preset.write_text(f"extends = {base}\n")
+    with pytest.raises(ConfigError, match=told):
+        load_config(preset)

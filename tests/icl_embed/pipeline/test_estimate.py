@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from icl_embed.config import TemplateConfig
-from icl_embed.config.load import load_config
+from icl_embed.config.load import find_preset, load_config
 from icl_embed.errors import ConfigError
 from icl_embed.model.decoder_shape import DecoderShape
 from icl_embed.pipeline.estimate import (
@@ -27,7 +27,7 @@ from icl_embed.pipeline.estimate import (
     steps_of,
     without_index,
 )
-from icl_embed.pipeline.run import find_preset, open_run
+from icl_embed.pipeline.run import open_run
 from icl_embed.train.cost import Machine
 from tests.tiny_project import build_project
 from tests.training_jobs import write_rows
