@@ -102,23 +102,23 @@ def run_flow(
 
     name = flow.partition("/")[0]  # Prefect's way to name a deployment is understood, too
     parameters: dict[str, object] = {"preset": preset, "overrides": list(overrides)}
+    own: dict[str, dict[str, object]] = {
+        "ablations": {"vary": list(vary)},
+        "re-evaluate": {"accept": accept},
+        "benchmark": {"models": list(model), "reranker": reranker or None},
+    }
+    for owner, given in own.items():
+        foreign = [option.removesuffix("s") for option, value in given.items() if value and owner != name]
+        if foreign:
+            raise ConfigError(
+                f"--{foreign[0]} belongs to the flow {owner}, not to {name}; settings are changed by --set"
+            )
+    parameters |= own.get(name, {})
     # a mistake in the config is told now, in one line, not by a failed run
     if name == "ablations":
         open_variants(preset, overrides, vary)
-        parameters["vary"] = list(vary)
-    elif vary:
-        raise ConfigError(f"--vary belongs to the flow ablations, not to {name}; use --set")
     else:
         open_run(preset, overrides)
-    if accept and name != "re-evaluate":
-        raise ConfigError(f"--accept belongs to the flow re-evaluate, not to {name}")
-    if name == "re-evaluate":
-        parameters["accept"] = accept
-    if (model or reranker) and name != "benchmark":
-        option = "--model" if model else "--reranker"
-        raise ConfigError(f"{option} belongs to the flow benchmark, not to {name}; use --set")
-    if name == "benchmark":
-        parameters |= {"models": list(model), "reranker": reranker or None}
     if here:
         result = starting.run_here(flow, parameters)
         console.print(f"\n[bold]{escape(name)} is done[/bold]\n{escape(str(result))}", soft_wrap=True)
