@@ -238,11 +238,17 @@ def _attend_by_flash(query: Tensor, key: Tensor, value: Tensor, far: tuple[Tenso
 
 def _attend_far(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Attention of [1, K, N, D] to all of a prefix [1, K, P, D]: the result, and log-sum-exp [1, K, N]."""
-    if not onednn_is_faster(query.dtype):
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, False, scale=1.0
-        )
-        return out, lse
+    by = _attend_far_by_products if onednn_is_faster(query.dtype) else _attend_far_by_flash
+    return by(query, key, value)
+
+
+def _attend_far_by_flash(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, lse = kernel(query, key, value, 0.0, False, scale=1.0)
+    return out, lse
+
+
+def _attend_far_by_products(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.empty_like(query)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     for head in range(query.shape[1]):
