@@ -30,7 +30,7 @@ def prepare_pool(run: Run, *first: StageKey) -> str:
     """Data sets and example pool; returns the pool's reference.
 
     Parameters
-        first: what else is fetched; if it cannot be used the flow ends without waiting for the data sets.
+        first: what else is fetched, and waited for first: what cannot be used ends the flow before the pool.
     """
     # Downloads wait for the network, so they may run at once; the rest uses all cores by itself.
     waiting = [(key, submit_stage(run, key)) for key in (*first, *run.keys.datasets.values())]

@@ -40,8 +40,8 @@ EXAMPLES = (Example("where is the cat", "the cat sleeps"), Example("what is red"
 def measure(folder: Path) -> dict[str, Any]:
     """All figures, made in an empty folder.
 
-    By one thread, as two add up in another order, and with torch's own products, as a probe on a busy machine may
-    choose others.
+    By one thread, as two add up in another order, and with torch's own products, as other processors take
+    others.
     """
     torch.set_num_threads(1)
     model = build_model(folder / "model", layers=4)

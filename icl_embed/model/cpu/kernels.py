@@ -1,11 +1,10 @@
 """Faster products on CPUs: oneDNN's matrix product in place of torch's default one, where it is faster.
 
 Torch sends fp32 products to MKL, which on processors of other makers than Intel uses at most 256 bits of
-their vectors. With AVX-512 oneDNN uses all of them (2.2 times faster on an AMD EPYC); without it MKL is the
-faster one by a tenth or a fifth. oneDNN also joins the activation and the product of a gated feed-forward
-layer to the matrix products around them, which saves passes over memory in any number format. The operations
-are torch's own (its compiler emits them) but private: they are tried once per process, and everything works
-without them.
+their vectors. With AVX-512 oneDNN uses all of them (2.2 times faster on an AMD EPYC); without it MKL is
+faster. oneDNN also joins the activation and the product of a gated feed-forward layer to the matrix products
+around them, which saves passes over memory in any number format. The operations are torch's own (its compiler
+emits them) but private: they are tried once per process, and everything works without them.
 """
 
 from __future__ import annotations

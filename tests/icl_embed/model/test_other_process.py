@@ -49,7 +49,7 @@ def run(script: str, *arguments: str, **variables: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.fixture(params=[False, True], ids=["as probed", "fast"])
+@pytest.fixture(params=[False, True], ids=["as here", "fast"])
 def embedder(tiny_model: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Embedder:
     if request.param:  # what other processors choose
         monkeypatch.setattr(kernels, "onednn_is_faster", kernels.onednn_is_right)
@@ -174,9 +174,11 @@ def resident_megabytes() -> int:
 @pytest.mark.skipif(
     sys.platform != "linux" or not kernels.onednn_is_right(torch.float32), reason="no oneDNN, or no /proc"
 )
-def test_memory_does_not_grow_with_texts_of_new_lengths(tiny_model: Path) -> None:
+def test_memory_does_not_grow_with_texts_of_new_lengths(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "onednn_is_faster", kernels.onednn_is_right)  # it keeps products by length
     embedder = Embedder.load(tiny_model, device="cpu", dtype="float32")
-    kernels.speed_up_frozen(embedder.model)  # the faster products, whatever a measurement says
     for length in (1, 50, 110):
         embedder.encode_passages(["sun " * length])
     before = resident_megabytes()
