@@ -1,9 +1,11 @@
-"""How fast one model encodes on a GPU, and how far that is from what the GPU can multiply.
+"""How fast one model encodes, trains and reranks on a GPU, and how far that is from what the GPU can multiply.
 
 ``python -m tests.bench.gpu_speed --out FILE`` (``--model FOLDER`` for another than the laptop's base model)
 
 Few-shot queries are timed with their prefix shared, and with a copy of it before every query; both against
-zero-shot. A share of the peak is that of a large product of the same format, measured in the same run.
+zero-shot. Training is the forward and backward pass of one step with adapters; reranking is a model whose heads
+nobody trained, which costs the same. A share of the peak is that of a large product of the same format, measured
+in the same run. ``--device cpu`` runs all of it without a GPU, to try the script.
 """
 
 from __future__ import annotations
@@ -19,21 +21,31 @@ from typing import Any
 
 import torch
 
+from icl_embed.config import LoraConfig, RerankConfig
 from icl_embed.examples import Example
+from icl_embed.model.architectures import read_config
 from icl_embed.model.batching import Group
+from icl_embed.model.decoder_shape import DecoderShape
+from icl_embed.model.dtype import resolve_dtype
 from icl_embed.model.embedder import Embedder
+from icl_embed.model.lora import attach
 from icl_embed.pipeline.build import build
 from icl_embed.pipeline.run import open_run
+from icl_embed.rerank.folder import start_from
+from icl_embed.rerank.reranker import Reranker
 from icl_embed.store.files import write_atomically
+from icl_embed.train.cost import Rows, effort_of, step_flops
 from tests.bench.machine import describe_machine
 
 ROUNDS = 5
 WORDS = 60  # of a passage, about as many tokens
 QUERY_WORDS = 12
 SHOTS = 5
+GROUPS, GROUP_SIZE, PASSAGES = 8, 8, 8  # of a training step: queries that share examples, passages of a query
+CANDIDATES = 50  # of a query that are reranked
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -43,9 +55,12 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=65536)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     folder = options.model or build(run := open_run("laptop"), run.keys.base_model).path
-    found = measure(Embedder.load(folder, device=options.device), options.texts, options.batch_tokens)
+    embedder = Embedder.load(folder, device=options.device)
+    found = measure(embedder, options.texts, options.batch_tokens)
+    found["reranking"] = reranking(folder, embedder.device, options.texts, options.batch_tokens)
+    found["training"] = training(embedder, 1e12 * found["peak_tflops"])  # last: the model has adapters then
     write_atomically(options.out, json.dumps(found, indent=1).encode())
     print(json.dumps(found, indent=1))
 
@@ -53,13 +68,10 @@ def main() -> None:
 def measure(embedder: Embedder, num_texts: int, batch_tokens: int) -> dict[str, Any]:
     """Tokens a second and shares of the peak of passages, zero-shot and few-shot queries."""
     draw = random.Random(0)
-    words = [token for token in embedder.tokenizer.get_vocab() if token.isalpha() and token.isascii()]
-    passages = [" ".join(draw.choices(words, k=WORDS)) for _ in range(num_texts)]
-    queries = [" ".join(draw.choices(words, k=QUERY_WORDS)) for _ in range(num_texts)]
-    examples = [
-        Example(" ".join(draw.choices(words, k=QUERY_WORDS)), " ".join(draw.choices(words, k=WORDS)))
-        for _ in range(SHOTS)
-    ]
+    passages = texts(embedder.tokenizer, draw, num_texts, WORDS)
+    queries = texts(embedder.tokenizer, draw, num_texts, QUERY_WORDS)
+    responses = texts(embedder.tokenizer, draw, SHOTS, WORDS)
+    examples = [Example(*pair) for pair in zip(queries, responses, strict=False)]
     instruction = "Given a question, retrieve passages that answer it"
     zero, few = embedder.compile_task(instruction), embedder.compile_task(instruction, examples)
     weights = sum(
@@ -95,7 +107,7 @@ def measure(embedder: Embedder, num_texts: int, batch_tokens: int) -> dict[str, 
         "texts": num_texts,
         "weights_millions": round(weights / 1e6, 1),
         "prefix_tokens": len(few.prefix.tokens),
-        "peak_tflops": round(peak / 1e12, 1),
+        "peak_tflops": round(peak / 1e12, 4),
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
         "passage_tokens_per_second": round(tokens["passages"] / seconds["passages"]),
         "passage_share_of_peak": round(2 * weights * tokens["passages"] / seconds["passages"] / peak, 4),
@@ -105,6 +117,55 @@ def measure(embedder: Embedder, num_texts: int, batch_tokens: int) -> dict[str, 
         if embedder.device.type == "cuda"
         else None,
     }
+
+
+def texts(tokenizer: Any, draw: random.Random, count: int, length: int) -> list[str]:
+    """So many texts of words that are one token each."""
+    words = [token for token in tokenizer.get_vocab() if token.isalpha() and token.isascii()]
+    return [" ".join(draw.choices(words, k=length)) for _ in range(count)]
+
+
+def training(embedder: Embedder, peak: float) -> dict[str, float]:
+    """Tokens a second of a step's passes, and the share of the peak that its operations are (MFU)."""
+    lora = LoraConfig()
+    shape = DecoderShape.of(embedder.model.config)
+    tuned = Embedder(attach(embedder.model, lora, seed=0), embedder.tokenizer, embedder.settings)
+    tuned.model.train()
+    prefix, query, passage = [1] * SHOTS * (WORDS + QUERY_WORDS), [2] * QUERY_WORDS, [3] * WORDS
+    queries = GROUPS * GROUP_SIZE
+    groups = [Group([query] * GROUP_SIZE, prefix) for _ in range(GROUPS)]
+    groups.append(Group([passage] * (PASSAGES * queries)))
+
+    def step() -> None:
+        tuned.model.zero_grad()
+        tuned.embed_groups(groups).square().sum().backward()
+
+    rows = [
+        Rows(GROUPS, len(prefix)),
+        Rows(queries, len(query), after=len(prefix)),
+        Rows(PASSAGES * queries, len(passage)),
+    ]
+    tokens = sum(one.count * one.tokens for one in rows)
+    adapters = shape.adapter_parameters(lora.rank, lora.targets)
+    flops = step_flops(effort_of(shape, rows), forwards=1, adapter_flops=2 * adapters * tokens)
+    seconds = timed(step)
+    return {"tokens_per_second": round(tokens / seconds), "mfu": round(flops / seconds / peak, 4)}
+
+
+def reranking(folder: Path, device: torch.device, num_texts: int, batch_tokens: int) -> dict[str, float]:
+    """Pairs a second at full depth, and how much faster half the depth with half the passage's tokens is."""
+    depth = DecoderShape.of(read_config(folder)).layers
+    config = RerankConfig(start_layer=depth // 2, compress_layers=(depth // 4,))
+    model = Reranker(*start_from(folder, config, device=device, dtype=resolve_dtype("auto", device)))
+    draw = random.Random(1)
+    passages = texts(model.tokenizer, draw, num_texts, WORDS)
+    queries = texts(model.tokenizer, draw, -(-num_texts // CANDIDATES), QUERY_WORDS)
+    pairs = [(queries[number // CANDIDATES], passage) for number, passage in enumerate(passages)]
+    full = timed(lambda: model.score(pairs, batch_tokens=batch_tokens))
+    light = timed(
+        lambda: model.score(pairs, batch_tokens=batch_tokens, cutoff_layer=depth // 2, compress_ratio=2)
+    )
+    return {"pairs_per_second": round(num_texts / full, 1), "lightweight_is_faster": round(full / light, 2)}
 
 
 def timed(work: Callable[[], object]) -> float:
