@@ -42,13 +42,13 @@ def tuning_sets(config: RunConfig, cards: Mapping[str, Card]) -> list[str]:
         for name in config.data.train
         if cards[name].kind in RANKING_KINDS and cards[name].splits.fractions()[1] > 0
     ]
-    return list(tune.datasets) or split_off
+    return list(tune.datasets) or split_off[: tune.max_datasets or None]
 
 
 def reranker_choice_key(config: RunConfig, reranker: StageKey, tuning: Iterable[StageKey]) -> StageKey:
     """The way to rerank that loses little on development queries."""
     settings = _measuring(config, "max_queries", "cutoff_layer")
-    settings["rerank"]["tune"] = identity(config.rerank.tune, "enabled", "datasets")
+    settings["rerank"]["tune"] = identity(config.rerank.tune, "enabled", "datasets", "max_datasets")
     inputs = {"reranker": reranker.reference, **{key.label: key.reference for key in tuning}}
     return StageKey(CHOICE, VERSIONS[CHOICE], settings, inputs, config.preset)
 
