@@ -22,7 +22,7 @@ class TuneConfig(Section):
     datasets: tuple[str, ...] = Field(
         (), description="whose dev splits; empty: every ranking training set whose card splits off a dev part"
     )
-    max_datasets: CountOrZero = Field(0, description="only the first of those, as data.train has them; 0: all")
+    max_datasets: CountOrZero = Field(0, description="only the first of those, in data.train's order; 0: all")
     max_loss: float = Field(
         2.0, ge=0.0, le=100.0, description="nDCG@10 points that may be lost against full depth"
     )
