@@ -47,6 +47,17 @@ def test_other_data_sets_can_be_named(preset: Path) -> None:
     assert list(keys.tuning_scores) == ["tiny-notes"]
 
 
+def test_the_first_sets_are_tuned_on_whatever_the_training_sets_are() -> None:
+    demo = open_run("demo").keys
+    assert list(demo.tuning_scores) == ["icd10-terms", "trivia-answers", "computing-terms"]
+    one = open_run("demo", ['data.train=["sympy-code", "icd10-chapters"]', "rerank.tune.max_datasets=1"]).keys
+    assert list(one.tuning_scores) == ["sympy-code"]
+    everything = open_run("demo", ["rerank.tune.max_datasets=0"]).keys
+    assert len(everything.tuning_scores) > len(demo.tuning_scores)
+    assert one.reranker_choice and demo.reranker_choice
+    assert one.reranker_choice.settings == demo.reranker_choice.settings  # its inputs say on what
+
+
 @pytest.mark.parametrize("name", ["tiny-topics", "nothing"])
 def test_data_sets_that_rank_nothing_cannot(preset: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="expected retrieval or reranking sets"):
