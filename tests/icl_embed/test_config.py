@@ -57,6 +57,7 @@ def test_a_bad_override_is_refused_and_named(override: str, named: str) -> None:
         ("train.epochs=3", "did you mean train.optimizer.epochs.*count by their rows"),
         ("rerank.num_train_epochs=3", "did you mean rerank.optimizer.epochs"),
         ("train.warmup_ratio=0.1", "did you mean train.optimizer.warmup_steps.*ratio × steps"),
+        ("wandb.project=x", "wandb: .*did you mean train.launch.trackers"),
         ("train.report_to=wandb", "did you mean train.launch.trackers.*a list: tensorboard, mlflow, wandb"),
         (
             "train.deepspeed=ds.json",
@@ -145,6 +146,12 @@ def test_every_shipped_preset_is_valid_and_names_known_cards(preset: Path) -> No
     # a collection's data sets are known once its index is there; any other set stands in for it
     run = open_run(preset.stem, ['data.train=["sympy-code"]'] if collected else [])
     assert len({key.fingerprint for key in run.keys}) == len(list(run.keys))
+
+
+def test_paper_e5_is_paper_on_other_data() -> None:
+    paper, other = (load_config(find_preset(name)).model_dump() for name in ("paper", "paper_e5"))
+    assert {name for name in paper if paper[name] != other[name]} == {"preset", "data"}
+    assert {name for name in paper["data"] if paper["data"][name] != other["data"][name]} == {"train"}
 
 
 def test_a_preset_extends_another_and_says_what_differs(tmp_path: Path) -> None:
