@@ -19,6 +19,7 @@ from icl_embed.config import LaunchConfig
 from icl_embed.errors import TrainingError
 from icl_embed.launch.nodes import address_to
 from icl_embed.launch.worker import MEETING, beat
+from icl_embed.model.cpu.kernels import keep_products_of_training
 from icl_embed.model.dtype import resolve_device, resolve_dtype
 
 Result = TypeVar("Result")
@@ -106,6 +107,7 @@ def enter(config: LaunchConfig, *, dtype: str) -> Iterator[Place]:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    keep_products_of_training()
     torch.set_num_threads(config.threads or max(1, available_cores() // local_size))
     where = resolve_device(config.device)
     if where.type == "cuda":

@@ -29,9 +29,21 @@ MKL_IS_FASTER = ("DEFAULT", "AVX2")  # as torch names the instructions it uses
 # ten (and oneDNN counts each twice); to prepare one again takes less than a millisecond. Both read these
 # variables at their first product, so they are set where every forward of ours is imported from; what the
 # environment already says stands.
-KEPT_PRODUCTS = {"LRU_CACHE_CAPACITY": "16", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
+KEPT_PRODUCTS = {"LRU_CACHE_CAPACITY": 16, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": 32}
+TRAINING_KEEPS = 16  # times as many: a step has some hundred shapes, and meets all of them in each layer
 for _name, _number in KEPT_PRODUCTS.items():
-    os.environ.setdefault(_name, _number)
+    os.environ.setdefault(_name, str(_number))
+
+
+def keep_products_of_training() -> None:
+    """Let this process keep the products of a whole training step; call it before the first product.
+
+    Each layer asks for the same products, forward and backward. With room for fewer than there are, the next
+    one needed is always the one just dropped, and steps in bf16 take almost twice as long.
+    """
+    for name, number in KEPT_PRODUCTS.items():
+        if os.environ[name] == str(number):  # else the user's
+            os.environ[name] = str(number * TRAINING_KEEPS)
 
 
 def onednn_linear(

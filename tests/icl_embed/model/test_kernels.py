@@ -1,5 +1,8 @@
 """The faster products give what torch's default ones give, and leave training alone."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -88,3 +91,36 @@ def test_a_gated_layer_that_got_adapters_later_uses_them(tiny_model: Path) -> No
             if "lora_B" in name:
                 parameter.fill_(0.3)
         assert not torch.allclose(mlp(rows), before)
+
+
+PRODUCTS_OF_TWO_LAYERS = """
+import sys, torch
+from icl_embed.model.cpu import kernels
+
+if sys.argv[1] == "training":
+    kernels.keep_products_of_training()
+for layer in range(2):
+    print("layer", flush=True)
+    for rows in range(1, 101):
+        kernels.onednn_linear(torch.zeros(rows, 64), torch.zeros(64, 64))
+"""
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("work", "said", "prepared_again"),
+    [("training", {}, 0), ("inference", {}, 100), ("training", dict.fromkeys(kernels.KEPT_PRODUCTS, "8"), 100)],
+)
+def test_training_prepares_each_product_once_a_step(
+    work: str, said: dict[str, str], prepared_again: int
+) -> None:
+    told = {name: value for name, value in os.environ.items() if name not in kernels.KEPT_PRODUCTS}
+    run = subprocess.run(
+        [sys.executable, "-c", PRODUCTS_OF_TWO_LAYERS, work],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**told, **said, "ONEDNN_VERBOSE": "profile_create"},
+    )
+    first, second = (part.count("create:cache_miss") for part in run.stdout.split("layer\n")[1:])
+    assert (first, second) == (100, prepared_again)
