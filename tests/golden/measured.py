@@ -51,7 +51,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 def _figures(folder: Path, model: Path) -> dict[str, Any]:
     return {
-        "processor": processor(),
+        "processor": f"{processor()}, {torch.backends.cpu.get_cpu_capability()}",  # one name, two kinds
         "losses": losses(folder, model),
         "scores": scores(folder, model),
         "vector": compiled_vector(model),
