@@ -108,7 +108,8 @@ class EncoderPool(TextEncoder):
         self._config, tokenizer = load_description(self.folder)
         self.settings = settings or read_settings(self.folder)
         self.prompts = build_prompts(tokenizer, self.settings, self._config)
-        self.dtype = _common_dtype(dtype, checked_devices(devices))
+        # a cluster's devices are not known before it is asked: as on this machine, so that no engine differs
+        self.dtype = _common_dtype(dtype, checked_devices(devices) or ("auto",))
         work = EncodeWork(self.folder.resolve(), self.dtype, self.settings)
         self._engine = start_engine(engine, work, devices)
 
