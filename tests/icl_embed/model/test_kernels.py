@@ -109,7 +109,11 @@ for layer in range(2):
 @needs_onednn
 @pytest.mark.parametrize(
     ("work", "said", "prepared_again"),
-    [("training", {}, 0), ("inference", {}, 100), ("training", dict.fromkeys(kernels.KEPT_PRODUCTS, "8"), 100)],
+    [
+        ("training", {}, 0),
+        ("inference", {}, 100),
+        ("training", dict.fromkeys(kernels.KEPT_PRODUCTS, "8"), 100),
+    ],
 )
 def test_training_prepares_each_product_once_a_step(
     work: str, said: dict[str, str], prepared_again: int
