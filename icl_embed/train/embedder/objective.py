@@ -5,10 +5,8 @@ flows. So the vectors are made once without a graph; the loss on them gives the 
 then each micro-batch is encoded again, with a graph, and back-propagated alone. Random numbers (dropout) are
 replayed, so the second pass computes what the first did and the gradients are those of the plain step.
 
-Legend of tensor shapes: Q queries of this rank, P passages that are scored (of all ranks, or of this one),
-G candidates per query.
-
-Legend of tensor shapes: N prompts of this rank, Q queries of this rank, P passages that are scored, D width.
+Legend of tensor shapes: N prompts and Q queries of this rank, P passages that are scored (of all ranks, or of
+this one), G candidates per query, D width.
 """
 
 from __future__ import annotations
