@@ -1,6 +1,6 @@
 """Variants of a training, each with several seeds, side by side on one accelerator, until the time is up.
 
-``python -m tests.bench.learn --variants tests/bench/variants.toml --jobs examples:3 none:3 --minutes 8``
+``python -m tests.bench.learn --variants tests/bench/variants.toml --jobs preset:3 none:3 --minutes 8``
 
 A small model leaves a large GPU idle between its kernels, so several trainings share it. What is done when the
 time is up is kept: the store has every score, and the next call goes on.
@@ -33,6 +33,7 @@ class Job:
     variant: str
     seed: int
     overrides: tuple[str, ...]
+    own_sets: bool
 
     @property
     def name(self) -> str:
@@ -40,12 +41,21 @@ class Job:
         return f"{self.variant}.{self.seed}"
 
 
-def jobs_of(
-    variants: Mapping[str, Sequence[str]], common: Sequence[str], seeds: Mapping[str, int]
-) -> list[Job]:
-    """Each variant with its first seed, then with the next: what is cut off leaves whole rounds."""
+def jobs_of(told: Mapping[str, Any], common: Sequence[str], seeds: Mapping[str, int]) -> list[Job]:
+    """Each variant with its first seed, then with the next: what is cut off leaves whole rounds.
+
+    ``told`` is the file of variants: those ``reported`` are measured on more tasks and on own data sets.
+    """
+
+    def job(name: str, seed: int) -> Job:
+        is_reported = name in told["reported"]
+        tasks = [*told["choosing"], *(told["reporting"] if is_reported else ())]
+        evaluated = f"evaluate.tasks={json.dumps(tasks)}"
+        overrides = (*told["common"], evaluated, *common, *told["variants"][name], f"train.seed={seed}")
+        return Job(name, seed, overrides, is_reported)
+
     return [
-        Job(name, seed, (*common, *variants[name], f"train.seed={seed}"))
+        job(name, seed)
         for seed in range(max(seeds.values()))
         for name, count in seeds.items()
         if seed < count
@@ -84,7 +94,8 @@ def run_jobs(jobs: Sequence[Job], preset: str, out: Path, *, parallel: int, seco
 def _start(job: Job, preset: str, out: Path) -> subprocess.Popen[bytes]:
     asked = out / f"{job.name}.asked.json"
     result = out / f"{job.name}.json"
-    asked.write_text(json.dumps({"preset": preset, "overrides": job.overrides, "out": str(result)}))
+    told = {"preset": preset, "overrides": job.overrides, "own_sets": job.own_sets, "out": str(result)}
+    asked.write_text(json.dumps(told))
     with (out / f"{job.name}.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.bench.learn_one", str(asked)], stdout=log, stderr=log
@@ -101,8 +112,8 @@ def main() -> None:
     """Run, and write ``learn.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="laptop")
-    parser.add_argument("--variants", type=Path, required=True, help="TOML: [variants] name = [overrides]")
-    parser.add_argument("--jobs", nargs="+", required=True, help="variant:seeds, e.g. examples:3 none:3")
+    parser.add_argument("--variants", type=Path, required=True, help="TOML: as variants.toml beside this")
+    parser.add_argument("--jobs", nargs="+", required=True, help="variant:seeds, e.g. preset:3 none:3")
     parser.add_argument(
         "--set", dest="common", action="append", default=[], help="an override of all variants"
     )
@@ -115,7 +126,7 @@ def main() -> None:
     seeds = {name: int(count or 1) for name, _, count in (one.partition(":") for one in options.jobs)}
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    jobs = jobs_of(told["variants"], [*told.get("common", []), *options.common], seeds)
+    jobs = jobs_of(told, options.common, seeds)
     if not options.prepared:
         prepare(jobs[0], options.preset)
     run_jobs(jobs, options.preset, options.out, parallel=options.parallel, seconds=60 * options.minutes)

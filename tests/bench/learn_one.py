@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(asked: Path) -> None:
-    """Build what the file asks for: ``{"preset", "overrides", "out"}``; write references as they appear."""
+    """Build what the file asks for: ``{"preset", "overrides", "own_sets", "out"}``; write references as they appear."""
     job: dict[str, Any] = json.loads(asked.read_text(encoding="utf-8"))
     logging.basicConfig(level=logging.WARNING)
     run = open_run(job["preset"], job["overrides"])
@@ -39,7 +39,8 @@ def main(asked: Path) -> None:
         "scores": [],
     }
     out.write_text(json.dumps(known), encoding="utf-8")
-    for task, key in scores_of(run, ScoredModel(TRAINED, run.keys.embedder.reference)):
+    model = ScoredModel(TRAINED, run.keys.embedder.reference)
+    for task, key in scores_of(run, model, own_sets=job["own_sets"]):
         known["scores"].append({"task": task, **score_of(run, key)})
         out.write_text(json.dumps(known), encoding="utf-8")
 
@@ -61,16 +62,16 @@ def score_of(run: Run, key: StageKey) -> dict[str, Any]:
     return said | {"kind": scores.kind, "score": score, "seconds": round(time.perf_counter() - began, 1)}
 
 
-def scores_of(run: Run, model: ScoredModel) -> list[tuple[str, StageKey]]:
-    """A run's own cards that are not trained on, then its public tasks."""
+def scores_of(run: Run, model: ScoredModel, *, own_sets: bool) -> list[tuple[str, StageKey]]:
+    """The public tasks, which choices are made by, then a run's own cards that are not trained on."""
     found = []
-    for card in run.config.data.evaluate:
-        if card not in run.config.data.train:
-            keys = card_scores(run.config, card, run.keys.datasets[card], run.keys.pool, model)
-            found += [(card, key) for key in keys]
     for scoring in scorings_of(run, [model]):
         build(run, scoring.data)
         found += [(scoring.task, key) for key in scoring.scores]
+    for card in run.config.data.evaluate if own_sets else ():
+        if card not in run.config.data.train:
+            keys = card_scores(run.config, card, run.keys.datasets[card], run.keys.pool, model)
+            found += [(card, key) for key in keys]
     return found
 
 

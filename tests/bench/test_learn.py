@@ -7,17 +7,27 @@ from icl_embed.evaluation.measurement import Measurement
 from tests.bench.learn import jobs_of, results_of, run_jobs
 from tests.bench.learn_table import FEW, ZERO, Cell, difference
 
-VARIANTS = {"examples": [], "none": ["train.examples.mode=none"]}
+TOLD = {
+    "common": ["x=1"],
+    "choosing": ["a"],
+    "reporting": ["b"],
+    "reported": ["none"],
+    "variants": {"examples": [], "none": ["train.examples.mode=none"]},
+}
 
 
 def test_what_is_cut_off_leaves_whole_rounds():
-    jobs = jobs_of(VARIANTS, ["x=1"], {"examples": 3, "none": 2})
+    jobs = jobs_of(TOLD, ["y=2"], {"examples": 3, "none": 2})
     assert [job.name for job in jobs] == ["examples.0", "none.0", "examples.1", "none.1", "examples.2"]
-    assert jobs[3].overrides == ("x=1", "train.examples.mode=none", "train.seed=1")
+    assert jobs[3].overrides == (
+        "x=1", 'evaluate.tasks=["a", "b"]', "y=2", "train.examples.mode=none", "train.seed=1"
+    )  # fmt: skip
+    assert jobs[2].overrides[1] == 'evaluate.tasks=["a"]'
+    assert [job.own_sets for job in jobs[2:4]] == [False, True]
 
 
 def test_a_job_that_fails_leaves_its_reason_and_nothing_runs_on_after_the_time(tmp_path):
-    jobs = jobs_of(VARIANTS, ["no.such_setting=1"], {"examples": 1, "none": 1})
+    jobs = jobs_of(TOLD, ["no.such_setting=1"], {"examples": 1, "none": 1})
     started = time.monotonic()
     run_jobs(jobs, "demo", tmp_path, parallel=1, seconds=0.5)
     assert time.monotonic() - started < 30
