@@ -106,7 +106,7 @@ $(OWN_BENCH_VENV)/.installed: tests/bench/requirements.txt
 gpu-check: install  ## on a machine with a GPU: the same results as on CPU, its speed, few-shot against its controls
 	$(BIN)/python -m pytest -m gpu tests/gpu
 	$(BIN)/python -m tests.bench.gpu_speed --out tests/bench/results/gpu_speed.json
-	$(BIN)/python -m tests.bench.learn --variants tests/bench/variants.toml --jobs preset:3 none:3 plain:3 --out store/learn $(BENCH_ARGS)
+	$(BIN)/python -m tests.bench.learn --variants tests/bench/variants.toml --jobs preset:3 none:3 plain:3 --out store/learn --set train.launch.device=cuda --set train.batch_tokens=65536 --set evaluate.batch_tokens=65536 $(BENCH_ARGS)
 	$(BIN)/python -m tests.bench.learn_table --learned store/learn/learn.json --store store --out tests/bench/results/learn.json
 
 ui: install  ## Prefect server, worker and deployments on this machine

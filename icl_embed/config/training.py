@@ -219,12 +219,6 @@ class TrainConfig(Section):
     batch_size: Count = Field(16, description="queries per step over all ranks")
     num_negatives: CountOrZero = Field(3, description="hard negatives per query that enter the loss")
     temperature: float = Field(0.02, gt=0.0, description="paper section 3.3")
-    mask_above: float | None = Field(
-        None, ge=0.0, description="cosine above the positive's from which a passage is no negative"
-    )
-    focal: float = Field(
-        0.0, ge=0.0, description="a query counts by (1 - p)^focal, p being its positive's probability"
-    )
     label_target: LabelTarget = Field(
         "mixed", description="positive of a label task: the label's text, another text of it, or by turns"
     )
@@ -251,9 +245,6 @@ class TrainConfig(Section):
     )
     start_from: Annotated[LocalPath | None, NO_RESULT, ADDED_LATER] = Field(
         None, description="folder of a LoRA adapter, or of a trained model, of the same base to go on from"
-    )
-    average_last: Annotated[CountOrZero, ADDED_LATER] = Field(
-        0, description="publish the mean of so many adapters, the last and the snapshots before; 0: the last"
     )
     dev: Annotated[DevConfig, ADDED_LATER] = DevConfig()
     launch: Annotated[LaunchConfig, NO_RESULT] = LaunchConfig()
@@ -312,28 +303,6 @@ class TrainConfig(Section):
         if self.four_bit_base and self.optimizer.zero_stage == 3:
             raise ValueError("4-bit weights cannot be partitioned: use optimizer.zero_stage 0, 1 or 2")
         return self
-
-    @model_validator(mode="after")
-    def _average_has_parts(self) -> TrainConfig:
-        if self.optimizer.steps:  # epochs are counted when the rows are known
-            self.refuse_average(self.optimizer.steps)
-        if self.average_last and (self.tuning == "full" or self.dev.keep == "best"):
-            raise ValueError(
-                "average_last averages adapters and publishes the mean; use it with tuning = 'lora' and "
-                f"dev.keep = 'last', found {self.tuning!r} and {self.dev.keep!r}"
-            )
-        return self
-
-    def refuse_average(self, steps: int) -> None:
-        """Raise a ValueError if so many steps leave fewer weights than are to be averaged."""
-        wanted = self.average_last
-        found = 1 + (steps - 1) // self.snapshot_every if self.snapshot_every else 1
-        if wanted and not 1 < wanted <= found:
-            raise ValueError(
-                f"average_last = {wanted} needs at least 2 and so many sets of weights; snapshot_every = "
-                f"{self.snapshot_every} gives {found} in {steps} steps, the last included: "
-                "snapshot more often, or average fewer"
-            )
 
     @model_validator(mode="after")
     def _dimensions_are_distinct(self) -> TrainConfig:

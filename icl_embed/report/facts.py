@@ -289,8 +289,6 @@ def _published(folder: Path, measured: Sequence[Mapping[str, Any]]) -> list[tupl
     if not told:
         return []
     early = ", training ended early" if told["stopped_early"] else ""
-    if "averaged_steps" in told:
-        early += f", the mean of steps {', '.join(map(str, told['averaged_steps']))}"
     seconds = sum(float(line["dev_seconds"]) for line in measured)
     found = [("weights of step", f"{told['published_step']:,}{early}")]
     if "dev_few_shot" in told:

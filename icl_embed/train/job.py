@@ -60,16 +60,8 @@ class EmbedderJob(Job):
     dev_sources: tuple[DevSource, ...] = ()
 
     def counted(self, steps: int) -> EmbedderJob:
-        """This job now that its rows are known, and with them the steps that ``optimizer.epochs`` are.
-
-        Raises
-            TrainingError: they are too few for ``train.average_last``.
-        """
+        """This job now that its rows are known, and with them the steps that ``optimizer.epochs`` are."""
         train = self.train.model_copy(update={"optimizer": self.train.optimizer.counted(steps)})
-        try:
-            train.refuse_average(steps)
-        except ValueError as error:
-            raise TrainingError(str(error)) from error
         return self.model_copy(update={"train": train})
 
 

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--model", type=Path, help="a model folder; unset: the base model of the preset laptop"
     )
-    parser.add_argument("--texts", type=int, default=8192)
+    parser.add_argument("--texts", type=int, default=2048)
     parser.add_argument("--batch-tokens", type=int, default=65536)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, required=True)

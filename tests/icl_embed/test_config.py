@@ -30,7 +30,6 @@ def test_overrides_are_typed_and_win_over_the_preset(tmp_path: Path) -> None:
         ("train", "must look like"),
         ("train.optimizer.keep_checkpoints=1", "keep_checkpoints"),
         ("train.dev.metric=ndcg", "train.dev.metric: Input should be 'mrr' or 'accuracy' (found 'ndcg')"),
-        ("train.average_last=2", "train: average_last = 2 needs at least 2 and so many sets of weights"),
         *((f"pool.memory_limit={size}", "such as 4GB") for size in ("4", "0GB", "-1GB", "80%", "4 gb", "GB")),
         ("pool.threads=0", "pool.threads"),
         ("train.dev.patience=2", "train.dev: patience = 2 and keep = 'last' need measurements"),

@@ -23,7 +23,6 @@ def test_a_key_holds_what_decides_a_result_and_nothing_else():
         "launch",
         "tokenizer_workers",
         "dev",
-        "average_last",
         "start_from",
         "seed",
     }  # a key names its seed

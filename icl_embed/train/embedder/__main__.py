@@ -72,20 +72,14 @@ def train(job: EmbedderJob) -> bool:
             )
         if result.is_complete:
             told = Published.of(job.train, result.steps_done, dev.history if dev else DevHistory())
-            model.publish(place, _weights_of(told, result.steps_done, model, place))
-            if place.is_first and (dev or told.averaged_steps):
+            is_last = told.published_step == result.steps_done
+            model.publish(
+                place, None if is_last else snapshot_folder(job.work_dir, told.published_step, BEST)
+            )
+            if place.is_first and dev:
                 write_published(told, job.out_dir)
         place.wait()
     return result.is_complete
-
-
-def _weights_of(told: Published, done: int, model: TrainedModel, place: Place) -> Path | None:
-    """The folder of what is published, where that is not what training ended with."""
-    if told.averaged_steps:
-        return model.average(told.averaged_steps, place)
-    if told.published_step == done:
-        return None
-    return snapshot_folder(model.job.work_dir, told.published_step, BEST)
 
 
 def _dev_sets(job: EmbedderJob, training_sets: Sequence[TrainingSet]) -> list[DevSet]:

@@ -12,36 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def info_nce(scores_QP: Tensor, positive_Q: Tensor, masked_QP: Tensor, focal: float = 0.0) -> Tensor:
+def info_nce(scores_QP: Tensor, positive_Q: Tensor, masked_QP: Tensor) -> Tensor:
     """Summed cross-entropy of each query's positive among the passages that are not masked.
-
-    With ``focal``, a query that is solved already counts less (KaLM-Embedding-V2, arXiv 2506.20923).
 
     Parameters
         scores_QP: similarity divided by the temperature.
         positive_Q: column of each query's positive; must not be masked.
         masked_QP: True where a passage must not count as a negative of the query.
-        focal: exponent of the weight (1 - p), p being the positive's probability; 0 weighs all alike.
 
     Returns
         A scalar, the sum over queries (divide by the global batch size).
     """
-    scores_QP = scores_QP.masked_fill(masked_QP, -torch.inf)
-    if not focal:
-        return F.cross_entropy(scores_QP, positive_Q, reduction="sum")
-    loss_Q = F.cross_entropy(scores_QP, positive_Q, reduction="none")
-    return ((1.0 - (-loss_Q.detach()).exp()) ** focal * loss_Q).sum()
-
-
-def mask_better(scores_QP: Tensor, positive_Q: Tensor, margin: float) -> Tensor:
-    """Which passages score so far above a query's positive that they may be answers: [Q, P] bool.
-
-    The student's own scores decide (Qwen3-Embedding, arXiv 2506.05176, equation 1).
-
-    Parameters
-        margin: on the scale of the scores.
-    """
-    return scores_QP > scores_QP.gather(1, positive_Q[:, None]) + margin
+    return F.cross_entropy(scores_QP.masked_fill(masked_QP, -torch.inf), positive_Q, reduction="sum")
 
 
 def distillation(scores_QG: Tensor, teacher_QG: Tensor) -> Tensor:

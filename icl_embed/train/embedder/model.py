@@ -29,7 +29,7 @@ from icl_embed.model.lora import (
 )
 from icl_embed.model.settings import add_special_tokens, write_settings
 from icl_embed.train.distributed import Place
-from icl_embed.train.embedder.snapshots import AVERAGED, BEST, SNAPSHOTS, snapshot_folder, write_mean
+from icl_embed.train.embedder.snapshots import BEST, SNAPSHOTS, snapshot_folder
 from icl_embed.train.embedder.start import start_from
 from icl_embed.train.engine import partitioned_loading, whole_weights
 from icl_embed.train.job import EmbedderJob
@@ -56,23 +56,6 @@ class TrainedModel:
         with whole_weights(self.embedder.model, only_trained=self.job.train.tuning == "lora"):
             if place.is_first:
                 self._write(place, instead)
-
-    def average(self, steps: Sequence[int], place: Place) -> Path:
-        """A folder with the mean of the adapters of some steps; the model has those of the last.
-
-        Every rank must call it.
-
-        Raises
-            TrainingError: a snapshot is missing.
-        """
-        *earlier, last = steps
-        self.snapshot(last, place, AVERAGED)
-        mean = self.job.work_dir / AVERAGED / "mean"
-        if place.is_first:
-            root = self.job.work_dir
-            parts = [snapshot_folder(root, step) for step in earlier]
-            write_mean([*parts, snapshot_folder(root, last, AVERAGED)], mean)
-        return mean
 
     def keep_only(self, steps: Collection[int]) -> None:
         """Drop the ``BEST`` weights of all other steps."""

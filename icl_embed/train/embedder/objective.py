@@ -31,7 +31,6 @@ from icl_embed.train.embedder.loss import (
     imitation,
     info_nce,
     leading_dimensions,
-    mask_better,
     mask_false_negatives,
 )
 from icl_embed.train.embedder.prepare import MicroBatch, PreparedStep, plan_micro_batches, repeat_shortest
@@ -247,13 +246,10 @@ class EmbedderObjective:
         """The summed loss at one width. The last call, at full width, leaves its figures in ``sums``."""
         config, masked = self._config, targets.masked
         scores_QP = queries_QD @ passages_PD.T / config.temperature
-        if config.mask_above is not None:
-            margin = config.mask_above / config.temperature
-            masked = masked | mask_better(scores_QP.detach(), targets.positive, margin)
         choices_Q = (~masked).sum(dim=1)
         sums["without_negative"] = float((choices_Q == 1).sum())
         sums["chance_loss"] = float(choices_Q.log().sum())  # of a model that tells no passages apart
-        loss = info_nce(scores_QP, targets.positive, masked, config.focal)
+        loss = info_nce(scores_QP, targets.positive, masked)
         hits = scores_QP.detach().masked_fill(masked, -torch.inf).argmax(dim=1)
         sums["accuracy"] = float((hits == targets.positive).sum())
         if targets.alike is not None:

@@ -6,7 +6,6 @@ megabytes per snapshot instead of gigabytes; ``build_checkpoint`` puts it on the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from icl_embed.config import LoraConfig, TrainConfig
 from icl_embed.errors import TrainingError
 from icl_embed.model.backbone import load_backbone
 from icl_embed.model.dtype import resolve_device, resolve_dtype
-from icl_embed.model.lora import ADAPTER_WEIGHTS, attach, load_adapter, merge
+from icl_embed.model.lora import attach, load_adapter, merge
 from icl_embed.model.settings import EmbedderSettings, add_special_tokens, write_settings
 
 SNAPSHOTS = "snapshots"
-# Weights that may be published in place of the last ones; they stay in the work folder.
-BEST, AVERAGED = "best", "averaged"
+BEST = "best"  # weights that may be published in place of the last ones; they stay in the work folder
 
 
 def snapshot_steps(train: TrainConfig, steps: int) -> list[int]:
@@ -31,40 +29,6 @@ def snapshot_steps(train: TrainConfig, steps: int) -> list[int]:
 def snapshot_folder(root: Path, step: int, family: str = SNAPSHOTS) -> Path:
     """Where the weights of a step are, below a work folder or an embedder artefact."""
     return root / family / f"step-{step:06d}"
-
-
-def averaged_steps(train: TrainConfig, done: int) -> list[int]:
-    """The steps whose adapters ``train.average_last`` takes the mean of, after ``done`` steps.
-
-    Fewer than it asks for where training ended early.
-    """
-    steps = [*snapshot_steps(train, done), done]
-    return steps[-train.average_last :] if train.average_last else []
-
-
-def write_mean(folders: Sequence[Path], out_dir: Path) -> None:
-    """An adapter whose every weight is the mean of the same weight of some adapters (``model soups``).
-
-    The sum is made in fp32, whatever the adapters are kept in: bf16 would lose what tells them apart.
-
-    Raises
-        TrainingError: an adapter cannot be read, or they are not of the same layers.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
-    try:
-        adapters = [load_file(folder / ADAPTER_WEIGHTS) for folder in folders]
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"cannot average {', '.join(map(str, folders))}: {error}") from error
-    if any(adapter.keys() != adapters[0].keys() for adapter in adapters):
-        raise TrainingError(f"cannot average {', '.join(map(str, folders))}: they adapt different layers")
-    mean = {
-        name: sum(adapter[name].float() for adapter in adapters).div(len(adapters)).to(weight.dtype)  # type: ignore[union-attr]
-        for name, weight in adapters[0].items()
-    }
-    out_dir.mkdir(parents=True, exist_ok=True)
-    save_file(mean, out_dir / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def build_checkpoint(

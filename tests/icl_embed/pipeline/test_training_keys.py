@@ -42,12 +42,6 @@ def test_a_seed_of_training_is_another_model_of_the_same_data_asked_the_same(pre
     assert one.settings == another.settings
 
 
-def test_an_average_of_snapshots_is_another_model(preset: str) -> None:
-    snapshots = "train.snapshot_every=1"
-    assert fingerprint(preset, snapshots) != fingerprint(preset, snapshots, "train.average_last=2")
-    assert fingerprint(preset, snapshots) == fingerprint(preset, snapshots, "train.average_last=0")
-
-
 def test_the_reports_key_holds_what_it_prints_and_nothing_that_is_not_used(preset: str) -> None:
     keys = [open_run(preset, asked).keys.report for asked in ((), ("train.dev.every=2",))]
     assert "dev" not in keys[0].settings["config"]["train"]

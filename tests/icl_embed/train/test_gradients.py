@@ -93,7 +93,7 @@ def two_ranks(tiny_model: Path, rows: Path, tmp_path_factory: pytest.TempPathFac
         "stage3": {"gradient_cache": True, "optimizer": {"zero_stage": 3}, **SMALL},
         "wide3": {"optimizer": {"zero_stage": 3}, **SMALL},
         "alone": {"cross_device_negatives": False},
-        "rewarded": {**REWARDED, "focal": 0.5, "mask_above": 0.1},
+        "rewarded": REWARDED,
         "nearest": {"examples": {"mode": "nearest"}},
     }
     for name, train in jobs.items():
@@ -122,7 +122,7 @@ def read(folder: Path, name: str):
     [
         ("plain", {}),
         ("shared", PER_BATCH),
-        ("rewarded", {**REWARDED, "focal": 0.5, "mask_above": 0.1}),
+        ("rewarded", REWARDED),
         ("nearest", {"examples": {"mode": "nearest"}}),
     ],
 )

@@ -189,11 +189,3 @@ def test_an_epoch_is_as_many_steps_as_the_rows_fill_batches(tiny_model: Path, tm
     assert [line["step"] for line in log] == list(range(1, 11))  # twice 12 // 8 + 12 // 8 + 12 // 4
     assert log[-1]["learning_rate"] == pytest.approx(1e-3 / 8)  # the schedule ends with the last step
     assert (job.out_dir / "model.safetensors").exists() and any("step 10/10" in line for line in lines)
-
-
-def test_an_average_of_more_weights_than_the_epochs_leave_is_refused(tmp_path: Path) -> None:
-    asked = {"snapshot_every": 4, "average_last": 3, "optimizer": {"steps": 0, "epochs": 1.0}}
-    job = make_job(tmp_path, tmp_path, tmp_path, **asked)
-    assert job.counted(9).train.optimizer.steps == 9
-    with pytest.raises(TrainingError, match="average_last = 3 .* snapshot_every = 4 gives 2 in 8 steps"):
-        job.counted(8)
