@@ -104,7 +104,7 @@ def _start(job: Job, preset: str, out: Path) -> subprocess.Popen[bytes]:
 
 def results_of(out: Path) -> dict[str, Any]:
     """What every job has found so far."""
-    paths = sorted(path for path in out.glob("*.json") if not path.name.endswith(".asked.json"))
+    paths = sorted(path for path in out.glob("*.json") if path.stem.rpartition(".")[2].isdigit())
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 

@@ -38,6 +38,12 @@ def test_a_job_that_fails_leaves_its_reason_and_nothing_runs_on_after_the_time(t
     assert json.loads((tmp_path / "examples.0.asked.json").read_text())["preset"] == "demo"
 
 
+def test_a_run_that_goes_on_reads_its_jobs_alone(tmp_path):
+    for name in ("examples.0.json", "examples.0.asked.json", "learn.json"):
+        (tmp_path / name).write_text(json.dumps({"is": name}))
+    assert results_of(tmp_path) == {"examples.0": {"is": "examples.0.json"}}
+
+
 def table_of(**scores):
     """Measurements of ten items, by ``variant_seed_setting``."""
     names = [str(item) for item in range(10)]
