@@ -253,12 +253,12 @@ class EmbedderObjective:
         hits = scores_QP.detach().masked_fill(masked, -torch.inf).argmax(dim=1)
         sums["accuracy"] = float((hits == targets.positive).sum())
         if targets.alike is not None:
-            taught = imitation(scores_QP, targets.alike, targets.masked)
+            taught = imitation(scores_QP, targets.alike, masked)
             sums["imitation"] = taught.item()
             loss = loss + config.distillation_weight * taught
         if targets.teacher is not None and config.distillation_weight:
             # A hard negative that repeats the positive is no negative for the teacher either.
-            masked_QG = targets.masked.gather(1, targets.own)
+            masked_QG = masked.gather(1, targets.own)
             taught = distillation(
                 scores_QP.gather(1, targets.own), targets.teacher.masked_fill(masked_QG, torch.nan)
             )
