@@ -30,4 +30,4 @@ def announce_slowly(line, steps):
 DevWatch.look, loop._announce = look_up, announce_slowly
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))

@@ -18,4 +18,4 @@ def announce_slowly(line, steps):
 loop._announce = announce_slowly
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from icl_embed.errors import IclEmbedError, StoreError
 from icl_embed.launch.processes import register
@@ -26,12 +29,28 @@ EXIT_STOPPED = 3  # asked to stop: everything is saved, run again to go on
 _beat: Path | None = None
 
 
-def run_rank(work_dir: Path, work: Callable[[], bool]) -> int:
-    """Run ``work`` as one rank and return the process's exit code.
+def run_rank(work_dir: Path, work: Callable[[], bool]) -> NoReturn:
+    """Run ``work`` as one rank and end this process with the code that says how it went.
 
     ``work`` returns whether the job is complete. A typed error is written to ``outcome.json``, because
     who launched this rank may not be who launched the first.
+
+    The interpreter is not taken down: DeepSpeed keeps its process groups, so Gloo's threads outlive them, and
+    one that lets go of its last tensor meanwhile aborts a process that has done its work (pytorch PR 179291).
     """
+    code = 1
+    try:
+        code = _end_of(work_dir, work)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        logging.shutdown()
+        with suppress(OSError):  # a full disk, or whoever read this is gone
+            sys.stdout.flush()
+        os._exit(code)
+
+
+def _end_of(work_dir: Path, work: Callable[[], bool]) -> int:
     rank = int(os.environ.get("RANK", "0"))
     register(work_dir, str(rank), os.getpid())
     _answer_where(work_dir, rank)

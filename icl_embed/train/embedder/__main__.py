@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from icl_embed.launch.worker import run_rank
 from icl_embed.model.settings import build_prompts
@@ -29,10 +30,10 @@ from icl_embed.train.rows import TrainingSet, read_training_sets
 from icl_embed.train.trackers import open_trackers
 
 
-def main(job_path: Path) -> int:
+def main(job_path: Path) -> NoReturn:
     """Train, and write the model when the last step is done."""
     job = read_job(job_path, EmbedderJob)
-    return run_rank(job.work_dir, lambda: train(job))
+    run_rank(job.work_dir, lambda: train(job))
 
 
 def train(job: EmbedderJob) -> bool:
@@ -114,4 +115,4 @@ def load_teacher(job: EmbedderJob, place: Place) -> EmbedderTeacher | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))

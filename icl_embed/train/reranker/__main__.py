@@ -6,6 +6,7 @@ import logging
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -25,10 +26,10 @@ from icl_embed.train.rows import read_training_sets
 from icl_embed.train.trackers import open_trackers
 
 
-def main(job_path: Path) -> int:
+def main(job_path: Path) -> NoReturn:
     """Train, and write the reranker when the last step is done."""
     job = read_job(job_path, RerankerJob)
-    return run_rank(job.work_dir, lambda: train(job))
+    run_rank(job.work_dir, lambda: train(job))
 
 
 def train(job: RerankerJob) -> bool:
@@ -72,4 +73,4 @@ def train(job: RerankerJob) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))

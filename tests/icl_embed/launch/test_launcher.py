@@ -68,6 +68,18 @@ def test_a_crash_is_a_lost_worker_with_the_last_lines(tmp_path: Path) -> None:
         launch(WORKER, job(tmp_path, "crash"), tmp_path / "work", LaunchConfig(), lambda _line: None)
 
 
+def test_an_error_that_nobody_foresaw_is_shown(tmp_path: Path) -> None:
+    with pytest.raises(WorkerLostError, match=r"exit code 1 (.|\n)*ZeroDivisionError: nobody foresaw this"):
+        launch(WORKER, job(tmp_path, "trip"), tmp_path / "work", LaunchConfig(), lambda _line: None)
+
+
+def test_a_rank_whose_work_is_done_cannot_be_lost_while_its_interpreter_goes(tmp_path: Path) -> None:
+    """As by a thread of Gloo that outlived its process group and wants an interpreter that is gone."""
+    lines: list[str] = []
+    launch(WORKER, job(tmp_path, "linger"), tmp_path / "work", LaunchConfig(), lines.append)
+    assert lines == ["all is saved"]
+
+
 def test_an_error_in_the_listener_ends_the_job(tmp_path: Path) -> None:
     work = tmp_path / "work"
 

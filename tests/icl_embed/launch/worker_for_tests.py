@@ -1,5 +1,6 @@
 """A rank that behaves as its job file says."""
 
+import atexit
 import os
 import sys
 import time
@@ -22,6 +23,14 @@ def behave(name: str) -> bool:
     elif name == "crash":
         print("about to crash")
         os.abort()
+    elif name == "linger":
+        atexit.register(os.abort)
+        sys.stdout = open(
+            sys.stdout.fileno(), "w", buffering=1 << 16, closefd=False
+        )  # holds back what it is told
+        print("all is saved")
+    elif name == "trip":
+        raise ZeroDivisionError("nobody foresaw this")
     elif name.startswith("sleep"):
         print("asleep")
         time.sleep(float(name.removeprefix("sleep") or 120))
@@ -44,4 +53,4 @@ def behave(name: str) -> bool:
 
 if __name__ == "__main__":
     path = Path(sys.argv[1])
-    sys.exit(run_rank(path.parent / "work", lambda: behave(path.read_text())))
+    run_rank(path.parent / "work", lambda: behave(path.read_text()))
