@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,9 +18,11 @@ import tomllib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from icl_embed.launch.processes import die_with_parent
 from icl_embed.pipeline.build import build
 from icl_embed.pipeline.run import open_run
 from icl_embed.store.files import write_atomically
@@ -98,7 +101,10 @@ def _start(job: Job, preset: str, out: Path) -> subprocess.Popen[bytes]:
     asked.write_text(json.dumps(told))
     with (out / f"{job.name}.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.learn_one", str(asked)], stdout=log, stderr=log
+            [sys.executable, "-m", "tests.bench.learn_one", str(asked)],
+            stdout=log,
+            stderr=log,
+            preexec_fn=partial(die_with_parent, parent=os.getpid()),  # noqa: PLW1509 - two system calls
         )
 
 
