@@ -85,10 +85,6 @@ total_tokens = 256
 shots = 2
 bootstrap_resamples = 100
 label_experiments = 2
-[evaluate.prompt]
-query_tokens = 64
-passage_tokens = 64
-total_tokens = 256
 
 [rerank]
 start_layer = 2

@@ -76,7 +76,9 @@ class EvaluateConfig(Section):
         "fixed", description="how the few-shot setting's examples are chosen"
     )
     selection: SelectionConfig = SelectionConfig()
-    prompt: PromptConfig = PromptConfig()
+    prompt: PromptConfig = Field(
+        PromptConfig(), description="token budgets; what is left out is as in model.prompt"
+    )
     batch_tokens: Count = Field(8192, description="padded tokens per encoding batch")
     label_experiments: Count = Field(10, description="classifiers fitted per data set (mteb's default)")
     cluster_sets: Count = Field(40, description="bootstrap sets of texts that are clustered")

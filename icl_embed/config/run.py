@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import model_validator
 
 from icl_embed.config.base import Section
@@ -29,6 +32,18 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     rerank: RerankConfig = RerankConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _measured_as_published(cls, told: Any) -> Any:
+        """What ``evaluate.prompt`` leaves open is what ``model.prompt`` says."""
+        if not isinstance(told, Mapping):
+            return told
+        model, evaluate = told.get("model", {}), told.get("evaluate", {})
+        published, asked = _prompt_in(model), _prompt_in(evaluate)
+        if published is None or asked is None:
+            return told  # checked already, or about to be refused
+        return {**told, "evaluate": {**evaluate, "prompt": {**published, **asked}}}
+
     @model_validator(mode="after")
     def _learners_weigh_the_teacher(self) -> RunConfig:
         if self.teacher.source == "none":
@@ -40,3 +55,9 @@ class RunConfig(Section):
             if getattr(self.teacher, learner) and not weight:
                 raise ValueError(f"teacher.{learner} is on, but {name} is 0; set one of the two")
         return self
+
+
+def _prompt_in(section: Any) -> Mapping[str, Any] | None:
+    """The prompt's table as it was written; nothing where there is none to read."""
+    prompt = section.get("prompt", {}) if isinstance(section, Mapping) else None
+    return prompt if isinstance(prompt, Mapping) else None

@@ -122,6 +122,19 @@ def test_prompt_budgets_must_leave_room_for_the_query() -> None:
         load_config(None, ["train.prompt.total_tokens=100"])
 
 
+def test_a_model_is_measured_with_the_budgets_it_is_published_with_unless_others_are_told() -> None:
+    published = ["model.prompt.query_tokens=96", "model.prompt.total_tokens=300"]
+    assert load_config(None, published).evaluate.prompt == load_config(None, published).model.prompt
+    asked = load_config(None, [*published, "evaluate.prompt.total_tokens=200"])
+    assert asked.evaluate.prompt == asked.model.prompt.model_copy(update={"total_tokens": 200})
+    assert RunConfig.model_validate(asked.model_dump()) == asked
+    for wrong in ("model=3", "evaluate=[]", "model.prompt=3", "evaluate.prompt=x"):
+        with pytest.raises(ConfigError, match=re.escape(wrong.partition("=")[0])):
+            load_config(None, [wrong])
+    with pytest.raises(ConfigError, match=r"model\.prompt\.query_tokens"):
+        load_config(None, ["model.prompt.query_tokens=0"])
+
+
 def test_a_preset_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
     for name in ("bad.toml", "missing.toml"):
