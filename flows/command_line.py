@@ -147,7 +147,8 @@ def show_plan(
     """Dry run: per stage CACHED or RUN, which part of its key changed, and what it would take."""
     from icl_embed.cli.estimate import show_estimate
     from icl_embed.pipeline.benchmarks import planned_keys
-    from icl_embed.pipeline.estimate import estimate, known_sets, without_index
+    from icl_embed.pipeline.estimate import estimate, without_index
+    from icl_embed.pipeline.known_sizes import known_sets
     from icl_embed.pipeline.plan import plan
     from icl_embed.pipeline.run import open_run
     from icl_embed.train.cost import Machine

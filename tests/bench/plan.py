@@ -22,7 +22,7 @@ from icl_embed.experiments.overhead import peak_bytes
 from icl_embed.model.architectures import read_config
 from icl_embed.model.cpu.kernels import fast_linear
 from icl_embed.model.decoder_shape import DecoderShape
-from icl_embed.pipeline.estimate import measured_sets
+from icl_embed.pipeline.known_sizes import measured_sets
 from icl_embed.train import cost
 from icl_embed.train.job import EmbedderJob
 from tests.bench.machine import describe_machine

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from icl_embed.model.decoder_shape import DecoderShape
-from icl_embed.pipeline.estimate import ASSUMED, PUBLISHED_MODELS
+from icl_embed.pipeline.known_sizes import ASSUMED, PUBLISHED_MODELS
 from icl_embed.train.cost import Machine
 from tests.bench.options import RESULTS
 

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from icl_embed.config import LoraConfig
 from icl_embed.model.decoder_shape import DecoderShape
 from icl_embed.model.lora import attach
-from icl_embed.pipeline.estimate import PUBLISHED_MODELS
+from icl_embed.pipeline.known_sizes import PUBLISHED_MODELS
 from tests.tiny_models import build_model
 
 

@@ -13,19 +13,21 @@ from icl_embed.config.load import find_preset, load_config
 from icl_embed.errors import ConfigError
 from icl_embed.model.decoder_shape import DecoderShape
 from icl_embed.pipeline.estimate import (
-    ASSUMED,
     EVERYTHING,
-    PUBLISHED_MODELS,
-    Trained,
     embedder_part,
     estimate,
-    known_sets,
-    measured_sets,
-    published_sets,
     refuse_no_room,
     reranker_part,
     steps_of,
     without_index,
+)
+from icl_embed.pipeline.known_sizes import (
+    ASSUMED,
+    PUBLISHED_MODELS,
+    Trained,
+    known_sets,
+    measured_sets,
+    published_sets,
 )
 from icl_embed.pipeline.run import open_run
 from icl_embed.train.cost import Machine

@@ -12,7 +12,7 @@ from icl_embed.config import Kind, OptimizerConfig, RerankConfig, TrainConfig
 from icl_embed.errors import ConfigError
 from icl_embed.model.architectures import read_config
 from icl_embed.model.decoder_shape import DecoderShape
-from icl_embed.pipeline.estimate import measured_sets
+from icl_embed.pipeline.known_sizes import measured_sets
 from icl_embed.train import cost
 from icl_embed.train.cost import Effort, Lengths, Machine, Rows
 from tests.measured_steps import measure, opened
