@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,13 +11,9 @@ import httpx
 import pytest
 
 from tests.tiny_project import build_project
+from tests.ui.browser import CHROMIUM, dom_of
 from tests.ui.running_ui import ROOT, RunningUi, icl_embed
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --virtual-time-budget=20000"
-).split()
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -87,21 +82,8 @@ def test_a_run_completes_on_the_worker_and_the_browser_shows_it(
     name = run.stdout.split("flow run ")[1].split(":")[0]
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: the run completed, the page was not looked at")
-    profile = tmp_path / "profile"
-    page = subprocess.run(
-        [
-            CHROMIUM,
-            *QUIET,
-            f"--user-data-dir={profile}",
-            "--dump-dom",
-            f"{server.removesuffix('/api')}/v2/runs",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert name in page.stdout
+    runs = f"{server.removesuffix('/api')}/v2/runs"
+    assert name in dom_of(runs, tmp_path / "profile", patience_ms=20_000)
 
 
 def test_prefects_own_command_runs_the_deployment(

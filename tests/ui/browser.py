@@ -1,23 +1,23 @@
-"""The report in a real browser: what the DOM holds, and that it fits a phone."""
+"""A real browser without a window: pages of ours, and how much of them fits."""
+
+from __future__ import annotations
 
 import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from icl_embed.report.page import build_report
-from tests.icl_embed.report.run_folders import make_run
-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
+needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium binary found (apt-get install chromium)"
 )
-
 QUIET = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --allow-file-access-from-files"
+    "--disable-component-update --disable-sync"
 ).split()
 
 # Runs in the page's frame once it is laid out; the answer is left in the outer document for --dump-dom.
@@ -52,48 +52,20 @@ addEventListener("load", () => {
 """
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    home = tmp_path_factory.mktemp("ui")
-    build_report(make_run(home), home / "report")
-    return home / "report" / "index.html"
+def dom_of(address: str, profile: Path, *flags: str, patience_ms: int = 5000, size: str = "1400,1000") -> str:
+    """The page's elements once its scripts have run."""
+    argv = [str(CHROMIUM), *QUIET, *flags, f"--user-data-dir={profile}", f"--window-size={size}"]
+    argv += [f"--virtual-time-budget={patience_ms}", "--dump-dom", address]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
-def measure(page, width, *flags):
-    """What a browser finds in the report at a window width."""
+def measure(page: Path, width: int, *flags: str) -> dict[str, Any]:
+    """What a browser finds in a page of ours at a window width."""
     probe = page.parent / f"probe-{width}.html"
     frame = f'<iframe src="{page.name}" style="width:{width}px;height:900px;border:0"></iframe>'
     probe.write_text(f"<!doctype html><body>{frame}<pre id=answer></pre>{MEASURE}", encoding="utf-8")
-    argv = [CHROMIUM, *QUIET, *flags, f"--user-data-dir={page.parent / f'profile-{width}'}"]
-    argv += ["--window-size=1400,1000", "--virtual-time-budget=5000", "--dump-dom", probe.as_uri()]
-    dom = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True).stdout
-    answer = re.search(r'<pre id="answer">(.*?)</pre>', dom, re.DOTALL)[1]
-    return json.loads(answer.replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&"))
-
-
-@pytest.mark.parametrize("width", [390, 1200])
-def test_tables_and_charts_are_on_the_page_and_nothing_overflows(page, width):
-    found = measure(page, width)
-    assert found["width"] == width
-    assert found["content"] <= width
-    assert found["overflowing"] == []
-    assert found["clipped"] == []
-    tables = {"score-table", "cost-table", "reranker-table", "data-table", "config-table", "lineage-table"}
-    assert tables <= set(found["tables"])
-    assert found["rows"] == 2 + 9 + 6  # averages, data sets, kinds
-    assert len(found["charts"]) == 5
-    assert found["marks"] > 40
-    assert found["smallest"] >= 11
-
-
-def test_the_browser_asks_for_nothing_and_runs_nothing(page):
-    found = measure(page, 800)
-    assert found["scripts"] == 0
-    assert found["resources"] == []
-
-
-def test_light_and_dark_follow_the_reader(page):
-    light = measure(page, 700)["background"]
-    dark = measure(page, 701, "--blink-settings=preferredColorScheme=0")["background"]
-    assert light == "rgb(251, 251, 250)"
-    assert dark == "rgb(20, 22, 26)"
+    flags = ("--hide-scrollbars", "--allow-file-access-from-files", *flags)
+    dom = dom_of(probe.as_uri(), page.parent / f"profile-{width}", *flags)
+    [answer] = re.findall(r'<pre id="answer">(.*?)</pre>', dom, re.DOTALL)
+    found: dict[str, Any] = json.loads(answer.replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&"))
+    return found
