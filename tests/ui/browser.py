@@ -52,9 +52,9 @@ addEventListener("load", () => {
 """
 
 
-def dom_of(address: str, profile: Path, *flags: str, patience_ms: int = 5000, size: str = "1400,1000") -> str:
+def dom_of(address: str, profile: Path, *flags: str, patience_ms: int = 5000) -> str:
     """The page's elements once its scripts have run."""
-    argv = [str(CHROMIUM), *QUIET, *flags, f"--user-data-dir={profile}", f"--window-size={size}"]
+    argv = [str(CHROMIUM), *QUIET, *flags, f"--user-data-dir={profile}", "--window-size=1400,1000"]
     argv += [f"--virtual-time-budget={patience_ms}", "--dump-dom", address]
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True).stdout
 

@@ -1,4 +1,4 @@
-"""``python -m icl_embed.train job.json``: one rank of an embedder training job."""
+"""``python -m icl_embed.train.embedder job.json``: one rank of an embedder training job."""
 
 from __future__ import annotations
 
